@@ -1,0 +1,1 @@
+//! Extended JSON text of raw BSON and back, byte for byte.

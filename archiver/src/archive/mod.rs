@@ -1,0 +1,8 @@
+//! The cold tier: records become segments, segments are sealed by manifests, and the log is trimmed behind them.
+
+pub mod extjson;
+pub mod manifest;
+pub mod paths;
+pub mod schema;
+pub mod segment;
+pub mod store;

@@ -1,0 +1,1 @@
+//! The archive in one object store location: listing, reading, and the commit protocol.

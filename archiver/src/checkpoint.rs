@@ -1,0 +1,77 @@
+//! A checkpoint: where a source's capture stands. Written in the same transaction as the records before it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Position;
+
+/// Where one source's capture stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// The source's name.
+    pub source: String,
+    /// The writer's number; only the holder of the highest one can advance the checkpoint.
+    pub epoch: i64,
+    /// The seq that the next record gets; the log holds `..next_seq`.
+    pub next_seq: i64,
+    /// The stream is to be read from here.
+    pub position: Position,
+    /// The baseline's progress, until it is complete.
+    pub snapshot: Option<SnapshotProgress>,
+    /// The seq of the policy record in force, 0 before the first one.
+    pub policy: i64,
+    /// The digest of the plugin chain and its configuration in force.
+    pub policy_digest: String,
+    /// The digest of everything that determines what the stream delivers.
+    pub options: String,
+    /// What was read, and what became of it.
+    pub counters: Counters,
+}
+
+/// How far the baseline has been read.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// Collections ("db.coll") completely read.
+    pub done: Vec<String>,
+    /// The collection being read.
+    pub current: Option<String>,
+    /// Its last document's `_id`, as the raw BSON of `{_id: …}`.
+    #[serde(with = "serde_bytes_option")]
+    pub last_id: Option<Vec<u8>>,
+}
+
+mod serde_bytes_option {
+    use bson::{Binary, spec::BinarySubtype};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(|b| Binary { subtype: BinarySubtype::Generic, bytes: b.clone() }).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Binary>::deserialize(d)?.map(|b| b.bytes))
+    }
+}
+
+/// What was read, and what became of it: `read = appended + dropped`, always.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Change events and snapshot documents read.
+    pub read: i64,
+    /// Of these, how many became records, quarantined ones included.
+    pub appended: i64,
+    /// Of these, how many each plugin dropped.
+    pub dropped: BTreeMap<String, i64>,
+    /// Of the appended, how many are quarantine records.
+    pub quarantined: i64,
+    /// Records of the archiver's own doing: policy, gap, recovery.
+    pub own: i64,
+}
+
+impl Counters {
+    /// Whether everything that was read is accounted for.
+    pub fn add_up(&self) -> bool {
+        self.read == self.appended + self.dropped.values().sum::<i64>()
+    }
+}

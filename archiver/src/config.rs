@@ -1,0 +1,132 @@
+//! The configuration: what may stand in the TOML file, read with all its problems reported at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole configuration, checked: every name resolves, every value is in its range.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[mongodb] uri`: the deployment that is watched.
+    pub mongodb_uri: Secret,
+    /// `[audit] uri`; `None`: the same deployment.
+    pub audit_uri: Option<Secret>,
+    /// `[audit] database`, default `audit`.
+    pub audit_database: String,
+    /// `[archive]`.
+    pub archive: ArchiveConfig,
+    /// `[capture]`.
+    pub capture: CaptureConfig,
+    /// `[[plugin]]`, in the file's order.
+    pub plugins: Vec<PluginConfig>,
+    /// `[[source]]`, in the file's order.
+    pub sources: Vec<SourceConfig>,
+    /// `development = true`: plugins may go without a pin.
+    pub development: bool,
+}
+
+/// `[archive]`: where segments go and how they are cut.
+#[derive(Debug, Clone)]
+pub struct ArchiveConfig {
+    /// `file:///…`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`.
+    pub url: String,
+    /// Uncompressed BSON bytes of a segment's records at which it is cut. Default 128 MiB.
+    pub segment_max_bytes: usize,
+    /// Age at which a segment is cut. Default 1 hour.
+    pub segment_max_age: Duration,
+    /// How long rolled records stay in MongoDB. Default 7 days.
+    pub hot_retention: Duration,
+    /// `[archive.options]`: passed to object_store.
+    pub options: Vec<(String, Secret)>,
+}
+
+/// `[capture]`: the bounds of one batch.
+#[derive(Debug, Clone, Copy)]
+pub struct CaptureConfig {
+    /// Events in one batch at most. Default 1000.
+    pub batch_max_events: usize,
+    /// Bytes in one batch at most, a single larger event excepted. Default 8 MiB.
+    pub batch_max_bytes: usize,
+    /// How long a batch waits for more events. Default 20 ms.
+    pub batch_max_wait: Duration,
+}
+
+/// `[[plugin]]`: one plugin with its configuration.
+#[derive(Debug, Clone)]
+pub struct PluginConfig {
+    /// The name sources refer to.
+    pub name: String,
+    /// The WebAssembly file, relative to the configuration file's folder.
+    pub path: PathBuf,
+    /// The SHA-256 of the file, in hex; `None` only in development.
+    pub sha256: Option<String>,
+    /// What the plugin's `configure` gets: its `config` table as JSON text, `{}` where there is none.
+    pub config_json: Secret,
+}
+
+/// `[[source]]`.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
+    /// `[a-z][a-z0-9_-]*`; the audit collection, folder and lease are named after it.
+    pub name: String,
+    /// What is watched, at least one.
+    pub watch: Vec<Watch>,
+    /// Plugins in order, by name.
+    pub plugins: Vec<String>,
+    /// Whether a baseline is read first.
+    pub snapshot: Snapshot,
+    /// What happens when a plugin fails on an event.
+    pub on_plugin_error: OnPluginError,
+    /// The (dotted) field in which the application writes who did it.
+    pub actor_field: Option<String>,
+}
+
+/// One entry of `watch`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Watch {
+    /// `db.collection`
+    Collection(String, String),
+    /// `db.*`
+    Database(String),
+    /// `*`
+    Everything,
+}
+
+/// `snapshot`: whether a baseline of present documents is read first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Read it before the first change event.
+    Initial,
+    /// Start with the change events.
+    Never,
+}
+
+/// `on_plugin_error`; there is no pass-through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPluginError {
+    /// Keep a record without the event's contents and go on.
+    Quarantine,
+    /// Stop the source.
+    Halt,
+}
+
+/// A value that may be secret: its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Secret(value.into())
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}

@@ -1,0 +1,20 @@
+//! Archiver: captures sensitive MongoDB changes, redacts them in a sandbox, and keeps them for ever.
+//!
+//! The modules follow the flow: [`capture`] reads change events, [`plugin`] redacts or drops them, [`audit_log`]
+//! appends them as records, [`archive`] rolls records into segments, and [`history`] reads them all back.
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod audit_log;
+pub mod capture;
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod history;
+pub mod plugin;
+pub mod record;
+pub mod service;
+pub mod telemetry;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,1 @@
+//! Runs capture and archive for every source until stopped.

@@ -1,0 +1,298 @@
+//! Views of raw BSON: documents, their elements, and the check that every byte is accounted for.
+
+use std::fmt;
+
+/// The type bytes of BSON, by the names of <https://bsonspec.org/spec.html>.
+#[allow(missing_docs)]
+pub mod kind {
+    pub const DOUBLE: u8 = 0x01;
+    pub const STRING: u8 = 0x02;
+    pub const DOCUMENT: u8 = 0x03;
+    pub const ARRAY: u8 = 0x04;
+    pub const BINARY: u8 = 0x05;
+    pub const UNDEFINED: u8 = 0x06;
+    pub const OBJECT_ID: u8 = 0x07;
+    pub const BOOLEAN: u8 = 0x08;
+    pub const DATE: u8 = 0x09;
+    pub const NULL: u8 = 0x0A;
+    pub const REGEX: u8 = 0x0B;
+    pub const DB_POINTER: u8 = 0x0C;
+    pub const CODE: u8 = 0x0D;
+    pub const SYMBOL: u8 = 0x0E;
+    pub const CODE_WITH_SCOPE: u8 = 0x0F;
+    pub const INT32: u8 = 0x10;
+    pub const TIMESTAMP: u8 = 0x11;
+    pub const INT64: u8 = 0x12;
+    pub const DECIMAL128: u8 = 0x13;
+    pub const MIN_KEY: u8 = 0xFF;
+    pub const MAX_KEY: u8 = 0x7F;
+}
+
+/// What is wrong with the bytes, and where. Never quotes the contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Error {
+    /// What was expected and not found.
+    pub what: &'static str,
+    /// The offset in the bytes handed in, where known exactly; else of the enclosing document.
+    pub at: usize,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid BSON: {} at byte {}", self.what, self.at)
+    }
+}
+
+impl std::error::Error for Error {}
+
+pub(crate) fn le_i32(bytes: &[u8]) -> Option<i32> {
+    Some(i32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+pub(crate) fn le_i64(bytes: &[u8]) -> Option<i64> {
+    Some(i64::from_le_bytes(bytes.get(..8)?.try_into().ok()?))
+}
+
+/// One BSON document (or array): its length prefix and terminator are known to be right, its elements are not
+/// yet looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doc<'a>(&'a [u8]);
+
+impl<'a> Doc<'a> {
+    /// The empty document.
+    pub const EMPTY: Doc<'static> = Doc(&[5, 0, 0, 0, 0]);
+
+    /// A document that is exactly these bytes.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, Error> {
+        let (doc, rest) = Doc::split(bytes)?;
+        if rest.is_empty() { Ok(doc) } else { Err(Error { what: "no bytes after the document", at: doc.0.len() }) }
+    }
+
+    /// The first document of concatenated ones, and the bytes after it.
+    pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Error> {
+        let len = le_i32(bytes).ok_or(Error { what: "a document length", at: 0 })?;
+        let len = usize::try_from(len).ok().filter(|n| *n >= 5).ok_or(Error { what: "a length of 5 or more", at: 0 })?;
+        if len > bytes.len() {
+            return Err(Error { what: "as many bytes as the length says", at: 0 });
+        }
+        let (doc, rest) = bytes.split_at(len);
+        if doc[len - 1] != 0 {
+            return Err(Error { what: "a zero byte at the document's end", at: len - 1 });
+        }
+        Ok((Doc(doc), rest))
+    }
+
+    /// The bytes, length prefix and terminator included.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == 5
+    }
+
+    /// The elements in order. After an error the iteration ends.
+    pub fn elements(&self) -> Elements<'a> {
+        Elements { doc: self.0, at: 4 }
+    }
+
+    /// The first element of that name; `None` where there is none or the bytes before it are invalid.
+    pub fn get(&self, name: &str) -> Option<Element<'a>> {
+        self.elements().map_while(Result::ok).find(|e| e.name == name.as_bytes())
+    }
+
+    /// The element at a path of names, through documents only.
+    pub fn get_path(&self, path: &[&str]) -> Option<Element<'a>> {
+        let (last, parents) = path.split_last()?;
+        let mut doc = *self;
+        for name in parents {
+            doc = doc.get(name)?.as_doc()?;
+        }
+        doc.get(last)
+    }
+}
+
+/// Iterates over a document's elements; yields one error and ends where the bytes are invalid.
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    doc: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = self.doc.len() - 1;
+        if self.at >= end {
+            return None;
+        }
+        let start = self.at;
+        self.at = end;
+        let kind = self.doc[start];
+        let name_at = start + 1;
+        let body = &self.doc[name_at..end];
+        let Some(name_len) = body.iter().position(|b| *b == 0) else {
+            return Some(Err(Error { what: "a field name that ends", at: name_at }));
+        };
+        let value_at = name_at + name_len + 1;
+        let Some(len) = value_len(kind, &self.doc[value_at..end]) else {
+            return Some(Err(Error { what: "a known type and all of its value", at: start }));
+        };
+        self.at = value_at + len;
+        Some(Ok(Element { whole: &self.doc[start..self.at], name: &body[..name_len], value: &self.doc[value_at..self.at] }))
+    }
+}
+
+/// The length of a value of this kind at the start of `rest`, or `None` where it does not fit. Checks frames,
+/// not what is inside documents.
+fn value_len(kind: u8, rest: &[u8]) -> Option<usize> {
+    let string = |rest: &[u8]| -> Option<usize> {
+        let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 1)?;
+        (*rest.get(4 + len - 1)? == 0).then_some(4 + len)
+    };
+    let len = match kind {
+        kind::DOUBLE | kind::DATE | kind::TIMESTAMP | kind::INT64 => 8,
+        kind::STRING | kind::CODE | kind::SYMBOL => string(rest)?,
+        kind::DOCUMENT | kind::ARRAY => {
+            let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 5)?;
+            (*rest.get(len - 1)? == 0).then_some(len)?
+        }
+        kind::BINARY => 5 + usize::try_from(le_i32(rest)?).ok()?,
+        kind::UNDEFINED | kind::NULL | kind::MIN_KEY | kind::MAX_KEY => 0,
+        kind::OBJECT_ID => 12,
+        kind::BOOLEAN => (*rest.first()? <= 1).then_some(1)?,
+        kind::REGEX => {
+            let pattern = rest.iter().position(|b| *b == 0)? + 1;
+            pattern + rest[pattern..].iter().position(|b| *b == 0)? + 1
+        }
+        kind::DB_POINTER => string(rest)? + 12,
+        kind::CODE_WITH_SCOPE => {
+            let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 14)?;
+            let inner = rest.get(4..len)?;
+            let code = string(inner)?;
+            let scope = Doc::new(inner.get(code..)?).ok()?;
+            4 + code + scope.as_bytes().len()
+        }
+        kind::INT32 => 4,
+        kind::DECIMAL128 => 16,
+        _ => return None,
+    };
+    (len <= rest.len()).then_some(len)
+}
+
+/// One field: a view of its type byte, name and value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Element<'a> {
+    whole: &'a [u8],
+    name: &'a [u8],
+    value: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    /// The type byte, one of [`kind`].
+    pub fn kind(&self) -> u8 {
+        self.whole[0]
+    }
+
+    /// The name's bytes; MongoDB does not promise that they are UTF-8.
+    pub fn name(&self) -> &'a [u8] {
+        self.name
+    }
+
+    /// The name as text, or `None` where it is not UTF-8.
+    pub fn name_str(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.name).ok()
+    }
+
+    /// The value's bytes as BSON stores them.
+    pub fn value(&self) -> &'a [u8] {
+        self.value
+    }
+
+    /// Type byte, name and value: what copying the field takes.
+    pub fn whole(&self) -> &'a [u8] {
+        self.whole
+    }
+
+    /// A sub-document's or array's view; `None` for other kinds.
+    pub fn as_doc(&self) -> Option<Doc<'a>> {
+        matches!(self.kind(), kind::DOCUMENT | kind::ARRAY).then_some(Doc(self.value))
+    }
+
+    /// A string's bytes without length and terminator, also of code and symbols; not checked to be UTF-8.
+    pub fn string_bytes(&self) -> Option<&'a [u8]> {
+        matches!(self.kind(), kind::STRING | kind::CODE | kind::SYMBOL).then(|| &self.value[4..self.value.len() - 1])
+    }
+
+    /// A string's text; `None` for other kinds or where it is not UTF-8.
+    pub fn as_str(&self) -> Option<&'a str> {
+        (self.kind() == kind::STRING).then_some(())?;
+        std::str::from_utf8(self.string_bytes()?).ok()
+    }
+
+    /// An Int32's value.
+    pub fn as_i32(&self) -> Option<i32> {
+        (self.kind() == kind::INT32).then(|| le_i32(self.value))?
+    }
+
+    /// An Int64's value.
+    pub fn as_i64(&self) -> Option<i64> {
+        (self.kind() == kind::INT64).then(|| le_i64(self.value))?
+    }
+
+    /// A double's value.
+    pub fn as_f64(&self) -> Option<f64> {
+        (self.kind() == kind::DOUBLE).then(|| le_i64(self.value).map(|bits| f64::from_bits(bits as u64)))?
+    }
+
+    /// A boolean's value.
+    pub fn as_bool(&self) -> Option<bool> {
+        (self.kind() == kind::BOOLEAN).then(|| self.value[0] == 1)
+    }
+
+    /// A date's milliseconds since 1970.
+    pub fn as_date_millis(&self) -> Option<i64> {
+        (self.kind() == kind::DATE).then(|| le_i64(self.value))?
+    }
+
+    /// A timestamp's seconds and ordinal.
+    pub fn as_timestamp(&self) -> Option<(u32, u32)> {
+        let bits = (self.kind() == kind::TIMESTAMP).then(|| le_i64(self.value))?? as u64;
+        Some(((bits >> 32) as u32, bits as u32))
+    }
+
+    /// An ObjectId's twelve bytes.
+    pub fn as_object_id(&self) -> Option<[u8; 12]> {
+        (self.kind() == kind::OBJECT_ID).then(|| self.value.try_into().ok())?
+    }
+
+    /// A binary's subtype and bytes.
+    pub fn as_binary(&self) -> Option<(u8, &'a [u8])> {
+        (self.kind() == kind::BINARY).then(|| (self.value[4], &self.value[5..]))
+    }
+}
+
+/// Checks that `bytes` are exactly one document in which every nested frame, down to `max_depth` levels
+/// (the document itself is level 1), is valid. Strings need not be UTF-8: MongoDB stores such, and they are kept as they are.
+pub fn validate(bytes: &[u8], max_depth: usize) -> Result<(), Error> {
+    if max_depth == 0 {
+        return Err(Error { what: "fewer levels of nesting", at: 0 });
+    }
+    let doc = Doc::new(bytes)?;
+    for element in doc.elements() {
+        let element = element?;
+        let nested = match element.kind() {
+            kind::DOCUMENT | kind::ARRAY => element.value(),
+            kind::CODE_WITH_SCOPE => {
+                let code = le_i32(&element.value()[4..]).map_or(0, |n| n as usize);
+                &element.value()[8 + code..]
+            }
+            _ => continue,
+        };
+        let offset = bytes.len() - bytes.len().min(nested.len());
+        validate(nested, max_depth - 1).map_err(|e| Error { at: e.at.min(offset), ..e })?;
+    }
+    Ok(())
+}

@@ -9,6 +9,7 @@ pub mod audit_log;
 pub mod capture;
 pub mod checkpoint;
 pub mod config;
+pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod history;

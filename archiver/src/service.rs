@@ -4,17 +4,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bson::Timestamp;
 use mongodb::Client;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::archive::roll::{Extent, Open, Rolled, Roller};
-use crate::archive::store::Archive;
+use crate::archive::roll::{Extent, Open, Roller};
+use crate::archive::store::{Archive, Sealed};
 use crate::audit_log::AuditLog;
 use crate::backoff::Backoff;
 use crate::capture::Capture;
@@ -30,6 +31,8 @@ const ROLL_TICK: Duration = Duration::from_secs(1);
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// How often a lease that another process holds is asked for.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
+/// How long `run --once` waits for a lease: a little longer than that of a process that was killed.
+const LEASE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often a source that has stopped says so again.
 const HALTED_REMINDER: Duration = Duration::from_secs(60);
 /// How many times `run --once` tries a source again after a fault that may pass.
@@ -73,18 +76,42 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
     first_error.map_or(Ok(()), Err)
 }
 
+/// One segment that `roll` wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RolledSegment {
+    /// The source's name.
+    pub source: String,
+    /// The segment's key.
+    pub segment: String,
+    /// How many records it holds.
+    pub rows: u64,
+    /// The first record's seq.
+    pub first_seq: i64,
+    /// One after the last record's seq.
+    pub end_seq: i64,
+}
+
 /// Rolls what the log holds now, of one source or of all.
-pub async fn roll(config: &Config, source: Option<&str>) -> Result<Vec<(String, Rolled)>> {
+pub async fn roll(config: &Config, source: Option<&str>) -> Result<Vec<RolledSegment>> {
+    let sources = match source {
+        Some(name) => vec![config.source(name)?],
+        None => config.sources.iter().collect(),
+    };
     let service = Service::connect(config.clone(), CancellationToken::new()).await?;
-    let mut rolled = Vec::new();
-    for configured in config.sources.iter().filter(|s| source.is_none_or(|name| name == s.name)) {
-        let mut roller = service.roller(&configured.name).await?;
-        rolled.push((configured.name.clone(), roller.roll(Extent::Everything).await?));
+    let mut segments = Vec::new();
+    for source in sources {
+        let mut roller = service.roller(&source.name).await?;
+        for Sealed { manifest, .. } in roller.roll(Extent::Everything).await?.sealed {
+            segments.push(RolledSegment {
+                source: manifest.source,
+                segment: manifest.segment,
+                rows: manifest.rows,
+                first_seq: manifest.first_seq,
+                end_seq: manifest.end_seq,
+            });
+        }
     }
-    if let (Some(name), true) = (source, rolled.is_empty()) {
-        return Err(config.unknown_source(name));
-    }
-    Ok(rolled)
+    Ok(segments)
 }
 
 /// Loads the plugins of a source, in its order.
@@ -138,7 +165,7 @@ impl Service {
         let mut backoff = Backoff::default();
         let mut attempts = 0;
         loop {
-            let started = SystemTime::now();
+            let started = Instant::now();
             let Err(error) = self.hold_and_run(&source, &chain, once).await else { return Ok(()) };
             if self.stop.is_cancelled() {
                 // A fault while stopping loses nothing: the checkpoint is where the next start goes on.
@@ -147,11 +174,12 @@ impl Service {
             }
             attempts += 1;
             let may_pass = matches!(error.kind(), Kind::Unavailable | Kind::Fenced | Kind::Internal);
-            if !may_pass || (once && attempts >= ONCE_ATTEMPTS) {
+            let enough = once && (attempts >= ONCE_ATTEMPTS || error.kind() == Kind::Fenced);
+            if !may_pass || enough {
                 self.stay_halted(&source.name, &error, once).await;
                 return Err(error);
             }
-            if started.elapsed().is_ok_and(|ran| ran > HALTED_REMINDER) {
+            if started.elapsed() > HALTED_REMINDER {
                 backoff.reset();
             }
             let delay = backoff.next_delay();
@@ -181,7 +209,8 @@ impl Service {
     /// Takes the lease, captures and archives under it, and gives it back.
     async fn hold_and_run(&self, source: &SourceConfig, chain: &Arc<PluginChain>, once: bool) -> Result<()> {
         self.log.prepare(&source.name).await?;
-        let Some(lease) = self.wait_for_lease(&source.name).await? else { return Ok(()) };
+        let patience = if once { LEASE_PATIENCE } else { Duration::MAX };
+        let Some(lease) = self.wait_for_lease(&source.name, patience).await? else { return Ok(()) };
         let outcome = self.run_under_lease(source, chain, &lease, once).await;
         if let Err(error) = lease.release(outcome.as_ref().err()).await {
             warn!(source = %source.name, error = %Chain(&error), "the lease was not given back; it runs out by itself");
@@ -189,11 +218,16 @@ impl Service {
         outcome
     }
 
-    async fn wait_for_lease(&self, source: &str) -> Result<Option<Lease>> {
+    async fn wait_for_lease(&self, source: &str, patience: Duration) -> Result<Option<Lease>> {
+        let asked = Instant::now();
         let mut said = false;
         loop {
             if let Some(lease) = Lease::acquire(&self.log, source, &self.holder).await? {
                 return Ok(Some(lease));
+            }
+            if asked.elapsed() > patience {
+                return Err(Error::fenced(format!("another archiver writes this source source={source}"))
+                    .hint("it captures everything already; `archiver roll` rolls what it has appended, or stop it first"));
             }
             if !said {
                 info!(%source, "another archiver writes this source; waiting for its lease");
@@ -302,7 +336,7 @@ impl Service {
         let work = async {
             let mut roller = self.roller(source).await?;
             let mut pass = Pass::default();
-            let mut trimmed = tokio::time::Instant::now();
+            let mut trimmed = Instant::now();
             loop {
                 let appended = appended_bytes.load(Ordering::Relaxed);
                 if pass.is_due(appended, self.config.archive.segment_max_bytes) {
@@ -311,7 +345,7 @@ impl Service {
                 }
                 if trimmed.elapsed() > TRIM_EVERY || self.config.archive.hot_retention < TRIM_EVERY {
                     roller.trim().await?;
-                    trimmed = tokio::time::Instant::now();
+                    trimmed = Instant::now();
                 }
                 tokio::time::sleep(ROLL_TICK).await;
             }

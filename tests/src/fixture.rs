@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde_json::Value;
@@ -191,16 +191,4 @@ fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().is_dir() { collect_files(&entry.path(), files) } else { files.push(entry.path()) }
     }
-}
-
-/// The `_id` of the document that a record is about.
-#[track_caller]
-pub fn document_id(record: &Document) -> Bson {
-    let key = record.get_document("key").unwrap_or_else(|_| panic!("no key in {record}"));
-    key.get("_id").unwrap_or_else(|| panic!("no _id in {key}")).clone()
-}
-
-/// The records of these operations.
-pub fn of<'a>(records: &'a [Document], ops: &[&str]) -> Vec<&'a Document> {
-    records.iter().filter(|r| r.get_str("op").is_ok_and(|op| ops.contains(&op))).collect()
 }

@@ -11,9 +11,11 @@ pub mod duckdb;
 pub mod fixture;
 pub mod oplog;
 pub mod process;
+pub mod record;
 pub mod replica_set;
 pub mod server;
 pub mod tools;
+pub mod truth;
 pub mod wait;
 pub mod workload;
 

@@ -4,7 +4,7 @@ use bson::{Bson, Document, Timestamp, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 
-use crate::fixture::document_id;
+use crate::record::{must, of, text, time};
 
 /// The operations on documents, as records name them.
 pub const DOCUMENT_OPS: [&str; 4] = ["insert", "update", "replace", "delete"];
@@ -40,19 +40,16 @@ pub async fn changes(client: &Client, prefix: &str) -> Vec<Change> {
 }
 
 /// The changes that these records tell of, in their order.
-pub fn recorded<'a>(records: impl IntoIterator<Item = &'a Document>) -> Vec<Change> {
-    let of_documents = |r: &&Document| r.get_str("op").is_ok_and(|op| DOCUMENT_OPS.contains(&op));
-    records.into_iter().filter(of_documents).map(from_record).collect()
+pub fn recorded(records: &[Document]) -> Vec<Change> {
+    of(records, &DOCUMENT_OPS).into_iter().map(from_record).collect()
 }
 
 fn from_record(record: &Document) -> Change {
-    let namespace = record.get_document("ns").expect("a record has a namespace");
-    let part = |name| namespace.get_str(name).expect("a namespace has two names");
     Change {
-        time: record.get_timestamp("clusterTime").expect("a record has a cluster time"),
-        op: record.get_str("op").expect("a record has an operation").to_owned(),
-        namespace: format!("{}.{}", part("db"), part("coll")),
-        id: document_id(record),
+        time: time(record),
+        op: text(record, "op").to_owned(),
+        namespace: format!("{}.{}", text(record, "ns.db"), text(record, "ns.coll")),
+        id: must(record, "key._id").clone(),
     }
 }
 

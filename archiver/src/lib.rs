@@ -6,9 +6,11 @@
 
 pub mod archive;
 pub mod audit_log;
+pub mod backoff;
 pub mod capture;
 pub mod checkpoint;
 pub mod config;
+pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod history;

@@ -30,7 +30,8 @@ impl<'a> Record<'a> {
 
     /// The view of these bytes, which must be one BSON document.
     pub fn new(bytes: &'a [u8]) -> Result<Self> {
-        let doc = Doc::new(bytes).map_err(|e| Error::corrupt("a record is not one BSON document").because(e))?;
+        let doc =
+            Doc::new(bytes).map_err(|e| Error::corrupt("a record is not one BSON document").because(e))?;
         Ok(Record(doc))
     }
 
@@ -93,4 +94,9 @@ impl<'a> Record<'a> {
         hash.update(self.bytes());
         hash.finalize().into()
     }
+}
+
+/// A digest's lower-case hex text.
+pub fn hex(digest: &Sha) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

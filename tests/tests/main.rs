@@ -1,0 +1,6 @@
+//! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod capture;
+mod harness;
+mod restart;

@@ -1,0 +1,4 @@
+//! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod harness;

@@ -7,7 +7,6 @@ use bson::{Bson, Decimal128, Document, RawDocumentBuf, Timestamp, doc, oid::Obje
 use bson_walker::Doc;
 use mongodb::Collection;
 use mongodb::change_stream::ChangeStream;
-use mongodb::options::ArrayFilters;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -64,7 +63,7 @@ impl Trial {
             Change::Pipeline(stages) => self.collection.update_one(filter, stages.clone()),
         };
         if !update.array_filters.is_empty() {
-            action = action.array_filters(ArrayFilters::from(update.array_filters.clone()));
+            action = action.array_filters(update.array_filters.clone());
         }
         // Random updates are often refused; a refused one changes nothing and makes no event.
         let Ok(result) = action.await else { return before };
@@ -85,17 +84,28 @@ impl Trial {
         after
     }
 
-    fn compare(&mut self, before: &RawDocumentBuf, event: &RawDocumentBuf, after: &RawDocumentBuf, update: &Update) {
+    fn compare(
+        &mut self,
+        before: &RawDocumentBuf,
+        event: &RawDocumentBuf,
+        after: &RawDocumentBuf,
+        update: &Update,
+    ) {
         let description = event.get_document("updateDescription").unwrap();
         let delta = Doc::new(description.as_bytes()).unwrap();
         match apply(before.as_bytes(), delta, Contents::Full) {
             Ok(built) if built == after.as_bytes() => self.exact += 1,
             Ok(built) => {
-                let built = RawDocumentBuf::from_bytes(built);
-                panic!("not what is stored\nbefore {before:?}\nupdate {update:?}\ndelta {description:?}\nbuilt {built:?}\nstored {after:?}")
+                let built = decoded(&RawDocumentBuf::from_bytes(built).unwrap());
+                panic!(
+                    "not what is stored\n{update:?}\n{description:?}\nbuilt  {built}\nstored {}",
+                    decoded(after)
+                )
             }
-            Err(Unapplied::Ambiguous) if has_dotted_name(before) || has_dotted_name(after) => self.ambiguous += 1,
-            Err(error) => panic!("{error}\nbefore {before:?}\nupdate {update:?}\ndelta {description:?}\nstored {after:?}"),
+            Err(Unapplied::Ambiguous) if has_dotted_name(before) || has_dotted_name(after) => {
+                self.ambiguous += 1
+            }
+            Err(error) => panic!("{error}\n{update:?}\n{description:?}\nstored {}", decoded(after)),
         }
     }
 }
@@ -123,6 +133,10 @@ impl Update {
     }
 }
 
+fn decoded(document: &RawDocumentBuf) -> Document {
+    document.as_ref().try_into().unwrap()
+}
+
 fn has_dotted_name(document: &RawDocumentBuf) -> bool {
     fn in_value(value: &Bson) -> bool {
         match value {
@@ -131,7 +145,7 @@ fn has_dotted_name(document: &RawDocumentBuf) -> bool {
             _ => false,
         }
     }
-    in_value(&Bson::Document(document.to_document().unwrap()))
+    in_value(&Bson::Document(decoded(document)))
 }
 
 const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "0", "1", "2", "01", "ü"];
@@ -150,7 +164,9 @@ fn value(rng: &mut StdRng, depth: usize, dotted: bool) -> Bson {
         8 => Bson::Decimal128(Decimal128::from_bytes([7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x3e, 0x30])),
         9 => Bson::Timestamp(Timestamp { time: rng.random_range(1..9), increment: rng.random_range(1..9) }),
         10 => Bson::MinKey,
-        11 => Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 3] }),
+        11 => {
+            Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 3] })
+        }
         12 => Bson::JavaScriptCode("f()".to_owned()),
         13..17 => Bson::Array((0..rng.random_range(0..7)).map(|_| value(rng, depth - 1, dotted)).collect()),
         _ => Bson::Document(document(rng, depth - 1, dotted)),
@@ -175,7 +191,9 @@ fn path(rng: &mut StdRng, document: &Document) -> String {
     let mut here = Bson::Document(document.clone());
     loop {
         let names: Vec<(String, Bson)> = match here {
-            Bson::Document(d) => d.into_iter().filter(|(n, _)| n != "_id" && n != "padding" && !n.contains('.')).collect(),
+            Bson::Document(d) => {
+                d.into_iter().filter(|(n, _)| n != "_id" && n != "padding" && !n.contains('.')).collect()
+            }
             Bson::Array(items) => items.into_iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect(),
             _ => Vec::new(),
         };
@@ -201,7 +219,9 @@ fn array_path(rng: &mut StdRng, document: &Document) -> String {
     fn collect(prefix: &str, value: &Bson, found: &mut Vec<String>) {
         let below = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         match value {
-            Bson::Document(d) => d.iter().filter(|(n, _)| !n.contains('.')).for_each(|(n, v)| collect(&below(n), v, found)),
+            Bson::Document(d) => {
+                d.iter().filter(|(n, _)| !n.contains('.')).for_each(|(n, v)| collect(&below(n), v, found))
+            }
             Bson::Array(items) => {
                 found.push(prefix.to_owned());
                 items.iter().enumerate().for_each(|(i, v)| collect(&below(&i.to_string()), v, found));
@@ -276,7 +296,8 @@ fn in_arrays(rng: &mut StdRng, document: &Document) -> Update {
 
 /// A pipeline that leaves every field it keeps in its place.
 fn pipeline(rng: &mut StdRng, document: &Document, dotted: bool) -> Vec<Document> {
-    let names: Vec<String> = document.keys().filter(|n| *n != "_id" && *n != "padding" && !n.contains('.')).cloned().collect();
+    let names: Vec<String> =
+        document.keys().filter(|n| *n != "_id" && *n != "padding" && !n.contains('.')).cloned().collect();
     let name = match names.len() {
         0 => "a".to_owned(),
         n => names[rng.random_range(0..n)].clone(),
@@ -296,12 +317,16 @@ fn pipeline(rng: &mut StdRng, document: &Document, dotted: bool) -> Vec<Document
         }
         6 => vec![doc! {"$set": {format!("{name}.new"): size, format!("{name}.d"): literal}}],
         7 => {
-            let set = doc! {"$setField": {"field": DOTTED[rng.random_range(0..DOTTED.len())], "input": "$$ROOT", "value": size}};
-            // A new dotted name next to a nested field it could mean is MongoDB's known limit before 6.1.
-            match document.keys().any(|k| k.contains('.')) {
-                true => vec![doc! {"$set": {"new": 2}}],
-                false => vec![doc! {"$replaceWith": set}],
-            }
+            let field = DOTTED[rng.random_range(0..DOTTED.len())];
+            // Making it where a nested field could be meant is told by nothing before 6.1: the known limit.
+            let parent = field.split('.').next().and_then(|parent| document.get(parent));
+            let hidden = matches!(parent, Some(Bson::Document(_) | Bson::Array(_)));
+            let set = doc! {"$setField": {"field": field, "input": "$$ROOT", "value": size}};
+            vec![if hidden {
+                doc! {"$set": {"new": 2}}
+            } else {
+                doc! {"$replaceWith": set}
+            }]
         }
         _ => match document.keys().find(|k| k.contains('.')) {
             Some(dotted) => {
@@ -315,6 +340,10 @@ fn pipeline(rng: &mut StdRng, document: &Document, dotted: bool) -> Vec<Document
 
 fn update(rng: &mut StdRng, document: &Document, dotted: bool) -> Update {
     match rng.random_range(0..10) {
+        0 if dotted => {
+            let path = DOTTED[rng.random_range(0..4)];
+            Update::operators(doc! {"$set": {path: value(rng, 1, dotted)}})
+        }
         0..6 => Update::operators(operators(rng, document)),
         6 => in_arrays(rng, document),
         _ => Update::pipeline(pipeline(rng, document, dotted)),
@@ -330,7 +359,7 @@ async fn run(server: &Server, seed: u64, dotted: bool) -> Trial {
         first.insert("padding", "p".repeat(1_000));
         let mut state = trial.insert(&first).await;
         for _ in 0..UPDATES {
-            let change = update(&mut trial.rng, &state.to_document().unwrap(), dotted);
+            let change = update(&mut trial.rng, &decoded(&state), dotted);
             state = trial.update(state, &change).await;
         }
     }

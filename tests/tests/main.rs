@@ -1,4 +1,5 @@
 //! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod document_from_deltas;
 mod harness;

@@ -107,9 +107,13 @@ fn collect<'a>(root: Doc<'a>, delta: Doc<'a>, contents: Contents) -> Result<Edit
     let paths = Paths { root, contents, known: delta.get("disambiguatedPaths").and_then(|e| e.as_doc()) };
     for item in part(delta, "truncatedArrays").elements() {
         let item = item.map_err(malformed)?.as_doc().ok_or(Unapplied::Malformed("truncatedArrays"))?;
-        let path = item.get("field").and_then(|e| e.string_bytes()).ok_or(Unapplied::Malformed("truncatedArrays"))?;
+        let path = item
+            .get("field")
+            .and_then(|e| e.string_bytes())
+            .ok_or(Unapplied::Malformed("truncatedArrays"))?;
         let size = item.get("newSize").and_then(|e| e.as_i32().map(i64::from).or(e.as_i64()));
-        let size = size.and_then(|n| usize::try_from(n).ok()).ok_or(Unapplied::Malformed("truncatedArrays"))?;
+        let size =
+            size.and_then(|n| usize::try_from(n).ok()).ok_or(Unapplied::Malformed("truncatedArrays"))?;
         if let Some(steps) = paths.resolve(path, Purpose::Truncate)? {
             edits.at(&steps).truncate = Some(size);
         }
@@ -441,7 +445,9 @@ fn rewrite_value(
                 rewrite_doc(doc, edit, &mut inner)?;
                 inner.end();
             }
-            _ if changes => return Err(Unapplied::Mismatch("a plain value where a document or array is expected")),
+            _ if changes => {
+                return Err(Unapplied::Mismatch("a plain value where a document or array is expected"));
+            }
             _ => out.append(&element),
         },
         None if changes => {
@@ -463,3 +469,7 @@ impl Edits<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod capture;
+mod document_from_deltas;
 mod harness;
 mod restart;

@@ -6,6 +6,7 @@
 pub mod document;
 pub mod id;
 pub mod recover;
+pub mod restore;
 pub mod states;
 pub mod stream;
 pub mod timeline;
@@ -176,6 +177,13 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     }
     sorted.sort_by_key(|(at, _)| *at);
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())
+}
+
+/// When a record happened, by the source's clock, in whole seconds.
+pub fn time_of(record: &Record<'_>) -> Result<jiff::Timestamp> {
+    let seconds = i64::from(record.cluster_time()?.time);
+    jiff::Timestamp::from_second(seconds)
+        .map_err(|e| Error::corrupt("a record's time is not a time").because(e))
 }
 
 /// The policies among these records.

@@ -1,0 +1,1 @@
+//! Every change to an archive is found.

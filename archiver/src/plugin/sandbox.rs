@@ -71,7 +71,7 @@ pub(super) fn engine(limits: &Limits) -> Result<Engine> {
 }
 
 /// Ticks until the engine is gone.
-fn tick(engine: &EngineWeak) {
+pub(super) fn tick(engine: &EngineWeak) {
     loop {
         thread::sleep(TICK);
         let Some(engine) = engine.upgrade() else { return };

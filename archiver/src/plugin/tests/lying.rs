@@ -1,6 +1,8 @@
 //! Results that are not what the contract asks for: none is believed.
 
-use bson_walker::{Writer, validate};
+use bson_walker::{Doc, Writer, validate};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::check::{Grants, Verdict, verdicts};
 use super::guests::Guest;
@@ -18,7 +20,7 @@ fn judged(doc: Vec<u8>) -> Result<Vec<Verdict>, FailureCode> {
 /// The fields of an event, each as the test wants it.
 fn body(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let original = event("update", 1);
-    let original = bson_walker::Doc::new(&original).unwrap();
+    let original = Doc::new(&original).unwrap();
     Writer::build(|w| {
         for name in ["op", "ns", "key", "clusterTime", "wallTime"] {
             w.append(&original.get(name).unwrap());
@@ -45,7 +47,7 @@ fn a_redacted_event_is_believed() {
 #[test]
 fn a_part_may_be_taken_away_and_the_key_redacted() {
     let original = event("update", 1);
-    let original = bson_walker::Doc::new(&original).unwrap();
+    let original = Doc::new(&original).unwrap();
     let redacted = Writer::build(|w| {
         for name in ["op", "ns", "clusterTime", "wallTime"] {
             w.append(&original.get(name).unwrap());
@@ -65,7 +67,7 @@ fn a_part_may_be_taken_away_and_the_key_redacted() {
 #[test]
 fn the_identity_can_t_be_changed_added_to_or_taken_away() {
     let original = event("update", 1);
-    let original = bson_walker::Doc::new(&original).unwrap();
+    let original = Doc::new(&original).unwrap();
     for changed in ["op", "ns", "clusterTime", "wallTime"] {
         let with = |replace: &dyn Fn(&mut Writer<'_>)| {
             Writer::build(|w| {
@@ -147,14 +149,25 @@ fn invalid_bson_is_refused_at_every_cut_and_with_every_length() {
     }
     assert_eq!(judged([good.clone(), vec![0]].concat()), Err(FailureCode::InvalidOutput));
     assert_eq!(judged([good.clone(), good.clone()].concat()), Err(FailureCode::InvalidOutput));
-    let inner = good.len() - 10;
-    for byte in [0, 1, 0x7F, 0xFF] {
-        let mut broken = good.clone();
-        broken[inner - 30] = byte;
-        // Whatever it says, it does not panic, and what is believed is valid.
-        if let Ok(verdicts) = judged(broken) {
-            let Verdict::Replace(doc) = &verdicts[0] else { panic!("not a replacement") };
-            validate(doc, MAX_DEPTH).unwrap();
+}
+
+proptest! {
+    /// Whatever is wrong with a document, reading it does not panic, and what is believed is valid and the same event.
+    #[test]
+    fn what_is_believed_is_valid(changes in vec((0usize..200, any::<u8>()), 1..6)) {
+        let original = event("update", 1);
+        let mut doc = original.clone();
+        for (at, byte) in changes {
+            let at = at % doc.len();
+            doc[at] = byte;
+        }
+        if let Ok(believed) = judged(doc.clone()) {
+            validate(&doc, MAX_DEPTH).unwrap();
+            prop_assert_eq!(believed, vec![Verdict::Replace(doc.clone())]);
+            let (original, doc) = (Doc::new(&original).unwrap(), Doc::new(&doc).unwrap());
+            for name in ["op", "ns", "clusterTime", "wallTime"] {
+                prop_assert_eq!(original.get(name), doc.get(name));
+            }
         }
     }
 }
@@ -163,7 +176,7 @@ fn invalid_bson_is_refused_at_every_cut_and_with_every_length() {
 fn the_verdicts_are_counted() {
     let events = [event("insert", 1), event("insert", 2)];
     let events: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
-    for list in [vec![], vec![0], vec![0, 0, 0]] {
+    for list in [Vec::new(), vec![0], vec![0, 0, 0]] {
         let result = BatchResult { verdicts: list, docs: vec![] };
         assert_eq!(verdicts(&events, &result, ALL), Err(FailureCode::InvalidOutput));
     }

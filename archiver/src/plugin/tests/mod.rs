@@ -12,7 +12,7 @@ use bson_walker::Writer;
 
 use super::limits::Limits;
 use super::outcome::{FailureCode, Outcome};
-use super::{PluginChain, check, stage};
+use super::{PluginChain, check};
 
 /// Limits with which a guest that hangs takes no time worth speaking of.
 fn quick() -> Limits {

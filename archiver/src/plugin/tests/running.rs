@@ -4,12 +4,17 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
 use super::guests::{File, Guest};
-use super::stage::batches;
 use super::{code, event, event_with, only_the_guilty_fail, quick};
 use crate::plugin::PluginChain;
 use crate::plugin::limits::Limits;
 use crate::plugin::outcome::{FailureCode, Outcome};
+use crate::plugin::sandbox::tick;
+use crate::plugin::stage::batches;
 
 const HANG: &str = "(loop $for_ever (br $for_ever))";
 
@@ -107,6 +112,39 @@ fn several_guilty_events_are_all_found() {
             assert_eq!(outcome, Outcome::Keep(event("insert", n)));
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever stands beside an event, what becomes of it is its own doing.
+    #[test]
+    fn every_event_gets_what_it_deserves(ops in vec(select(vec!["insert", "insert", "insert", "x", "delete"]), 0..60)) {
+        let mut guest = Guest::on_x("unreachable");
+        let drops_d = "(if (i32.eq (i32.load8_u offset=12 (local.get $at)) (i32.const 100)) (then (return (i32.const 2))))";
+        guest.judge.insert_str(0, drops_d);
+        let limits = Limits { batch_events: 16, ..quick() };
+        let chain = File::new(&guest.module()).load(limits).unwrap();
+        let bodies: Vec<_> = ops.iter().zip(0..).map(|(op, n)| event(op, n)).collect();
+        let outcomes = chain.process(bodies.clone());
+        prop_assert_eq!(outcomes.len(), ops.len());
+        for ((op, body), outcome) in ops.iter().zip(bodies).zip(outcomes) {
+            match *op {
+                "x" => prop_assert_eq!(code(&outcome), Some(FailureCode::Trap)),
+                "delete" => prop_assert_eq!(outcome, Outcome::Dropped { plugin: "guest".into() }),
+                _ => prop_assert_eq!(outcome, Outcome::Keep(body)),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_clock_ends_with_its_engine() {
+    let engine = wasmtime::Engine::default();
+    let weak = engine.weak();
+    let clock = std::thread::spawn(move || tick(&weak));
+    drop(engine);
+    clock.join().unwrap();
 }
 
 #[test]
@@ -238,6 +276,8 @@ fn a_flood_of_log_lines_is_cut_off_and_marked() {
     let lines = text.lines().filter(|line| line.contains("guest0.1.0")).count();
     assert_eq!(lines, quick().log_lines, "{text}");
     assert!(text.contains("untrusted") && text.contains(" plugin: "), "{text}");
+    // The plugin calls them errors; it does not decide what wakes a human.
+    assert!(text.lines().all(|line| line.contains(" DEBUG ")), "{text}");
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub struct PluginChain {
 impl PluginChain {
     /// Loads the plugins in this order.
     pub fn load(_plugins: &[&PluginConfig], _development: bool) -> Result<PluginChain> {
+        if _plugins.is_empty() {
+            return Ok(PluginChain { digest: "none".into() });
+        }
         Err(Error::plugin("plugins can't be loaded yet"))
     }
 
@@ -26,7 +29,7 @@ impl PluginChain {
 
     /// The chain as BSON.
     pub fn policy(&self) -> Vec<u8> {
-        Vec::new()
+        vec![5, 0, 0, 0, 0]
     }
 
     /// Passes events through the chain.

@@ -10,7 +10,6 @@ mod sql;
 mod status;
 mod verify;
 
-use std::error::Error as StdError;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +20,6 @@ use archiver::telemetry::{self, LogFormat};
 use archiver::{Error, Kind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 /// Stands at the end of every command's help.
 const EXIT_CODES: &str = "\
@@ -123,9 +121,9 @@ impl Command {
         }
     }
 
-    async fn execute(self, global: &Global, shutdown: CancellationToken) -> Result<Outcome> {
+    async fn execute(self, global: &Global) -> Result<Outcome> {
         match self {
-            Command::Run(args) => run::run(args, global, shutdown).await,
+            Command::Run(args) => run::run(args, global).await,
             Command::Check(args) => check::run(args, global).await,
             Command::Status(args) => status::run(args, global).await,
             Command::History(args) => history::run(args, global).await,
@@ -164,11 +162,7 @@ fn try_start(cli: Cli) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        run::cancel_on_signal(shutdown.clone())?;
-        command.execute(&global, shutdown).await
-    })
+    runtime.block_on(command.execute(&global))
 }
 
 /// The library's error in the chain, which knows the exit code and what to do next.
@@ -183,10 +177,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 /// What stderr gets: the error, its causes, and what to do next.
 fn explain(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}\n");
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("  caused by: {error}\n"));
-        cause = error.source();
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        let next = cause.to_string();
+        // Some crates' errors repeat their source.
+        if next != last {
+            text.push_str(&format!("  caused by: {next}\n"));
+        }
+        last = next;
     }
     let hints = error.chain().filter_map(|cause| cause.downcast_ref::<Error>()).filter_map(Error::hint_text);
     for hint in hints {

@@ -1,6 +1,8 @@
 //! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod bson_types;
 mod capture;
 mod harness;
 mod restart;
+mod segments;

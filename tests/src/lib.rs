@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bytes;
+pub mod canary;
 pub mod duckdb;
 pub mod fixture;
 pub mod oplog;

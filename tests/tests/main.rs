@@ -4,5 +4,9 @@
 mod bson_types;
 mod capture;
 mod harness;
+mod recover;
+mod redaction;
 mod restart;
 mod segments;
+mod sql;
+mod verify;

@@ -3,6 +3,7 @@
 
 mod bson_types;
 mod capture;
+mod document_from_deltas;
 mod harness;
 mod recover;
 mod redaction;

@@ -5,6 +5,7 @@ pub mod extjson;
 pub mod manifest;
 pub mod merkle;
 pub mod paths;
+pub mod roll;
 pub mod schema;
 pub mod segment;
 pub mod store;

@@ -129,7 +129,7 @@ impl AuditLog {
     /// the `next_seq` of the stored checkpoint.
     ///
     /// Atomic: after an error either all of it is durable or nothing; the stored checkpoint tells which. Fails as
-    /// fenced when the stored epoch or seq is another writer's. Not to be cancelled half way.
+    /// fenced when the stored epoch or seq is another writer's. Cancelled half way it leaves one of the two as well.
     pub async fn append(
         &self,
         records: Vec<Vec<u8>>,

@@ -31,9 +31,11 @@ pub trait ImageSettings {
 
 /// The event that this change event is.
 pub fn to_event(raw: &[u8], settings: &impl ImageSettings) -> Result<Event> {
-    let change = Doc::new(raw).map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
+    let change =
+        Doc::new(raw).map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
     let token = required(change, "_id")?.as_doc().ok_or_else(|| malformed("_id"))?;
-    let (time, increment) = required(change, "clusterTime")?.as_timestamp().ok_or_else(|| malformed("clusterTime"))?;
+    let (time, increment) =
+        required(change, "clusterTime")?.as_timestamp().ok_or_else(|| malformed("clusterTime"))?;
     let mut body = Vec::with_capacity(raw.len());
     let mut writer = Writer::begin(&mut body);
     writer.append_as("op", &required(change, "operationType")?);
@@ -45,7 +47,9 @@ pub fn to_event(raw: &[u8], settings: &impl ImageSettings) -> Result<Event> {
     if let Some(wall) = change.get("wallTime") {
         writer.append(&wall);
     }
-    for (name, field) in [("before", "fullDocumentBeforeChange"), ("after", "fullDocument"), ("delta", "updateDescription")] {
+    for (name, field) in
+        [("before", "fullDocumentBeforeChange"), ("after", "fullDocument"), ("delta", "updateDescription")]
+    {
         if let Some(doc) = document(change, field) {
             writer.doc(name, doc.as_bytes());
         }
@@ -54,7 +58,8 @@ pub fn to_event(raw: &[u8], settings: &impl ImageSettings) -> Result<Event> {
     write_transaction(&mut writer, change);
     write_detail(&mut writer, change)?;
     writer.end();
-    let position = Position { token: Some(token.as_bytes().to_vec()), cluster_time: Timestamp { time, increment } };
+    let position =
+        Position { token: Some(token.as_bytes().to_vec()), cluster_time: Timestamp { time, increment } };
     Ok(Event { body, position })
 }
 
@@ -83,7 +88,8 @@ fn write_namespace(writer: &mut Writer<'_>, change: Doc<'_>) {
 
 fn write_images(writer: &mut Writer<'_>, change: Doc<'_>, settings: &impl ImageSettings) {
     let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
-    let before = matches!(op, "update" | "replace" | "delete") && document(change, "fullDocumentBeforeChange").is_none();
+    let before = matches!(op, "update" | "replace" | "delete")
+        && document(change, "fullDocumentBeforeChange").is_none();
     let after = op == "update" && document(change, "fullDocument").is_none();
     if !before && !after {
         return;
@@ -102,7 +108,9 @@ fn write_images(writer: &mut Writer<'_>, change: Doc<'_>, settings: &impl ImageS
 
 /// `{lsid: <the session's UUID>, number}`; the session's user digest is left out: it is an unsalted hash of a name.
 fn write_transaction(writer: &mut Writer<'_>, change: Doc<'_>) {
-    let (Some(id), Some(number)) = (change.get_path(&["lsid", "id"]), change.get("txnNumber")) else { return };
+    let (Some(id), Some(number)) = (change.get_path(&["lsid", "id"]), change.get("txnNumber")) else {
+        return;
+    };
     let mut txn = writer.begin_doc(b"txn");
     txn.append_as("lsid", &id);
     txn.append_as("number", &number);
@@ -112,7 +120,8 @@ fn write_transaction(writer: &mut Writer<'_>, change: Doc<'_>) {
 fn write_detail(writer: &mut Writer<'_>, change: Doc<'_>) -> Result<()> {
     let mut rest = Vec::new();
     for element in change.elements() {
-        let element = element.map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
+        let element =
+            element.map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
         if !PLACED.iter().any(|name| name.as_bytes() == element.name()) {
             rest.push(element);
         }
@@ -130,8 +139,15 @@ fn write_detail(writer: &mut Writer<'_>, change: Doc<'_>) -> Result<()> {
 
 /// The event of a document that a snapshot read, true at `time`. The position is the stream's, which a snapshot does
 /// not move.
-pub fn snapshot_event(db: &str, coll: &str, document: &[u8], time: Timestamp, position: &Position) -> Result<Event> {
-    let doc = Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
+pub fn snapshot_event(
+    db: &str,
+    coll: &str,
+    document: &[u8],
+    time: Timestamp,
+    position: &Position,
+) -> Result<Event> {
+    let doc =
+        Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
     let mut body = Vec::with_capacity(document.len() + 128);
     let mut writer = Writer::begin(&mut body);
     writer.str("op", "snapshot");
@@ -195,7 +211,8 @@ mod tests {
             "_id": {"_data": "82"}, "operationType": "rename", "clusterTime": time(), "ns": {"db": "shop", "coll": "a"},
             "to": {"db": "shop", "coll": "b"}, "operationDescription": {"x": 1}, "something": "new",
         };
-        let expected = doc! {"to": {"db": "shop", "coll": "b"}, "operationDescription": {"x": 1}, "something": "new"};
+        let expected =
+            doc! {"to": {"db": "shop", "coll": "b"}, "operationDescription": {"x": 1}, "something": "new"};
         assert_eq!(convert(&change).get_document("detail").unwrap(), &expected);
     }
 

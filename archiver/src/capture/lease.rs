@@ -31,16 +31,19 @@ impl Lease {
     /// Takes the lease of a source; `None` while another process holds it.
     pub async fn acquire(log: &AuditLog, source: &str, holder: &str) -> Result<Option<Lease>> {
         let leases = log.database().collection::<Document>(LEASES);
-        let free = doc! {"_id": source, "$or": [{"holder": holder}, {"$expr": {"$lte": ["$expires", "$$NOW"]}}]};
+        let free =
+            doc! {"_id": source, "$or": [{"holder": holder}, {"$expr": {"$lte": ["$expires", "$$NOW"]}}]};
         let take = vec![doc! {"$set": {
             "holder": holder,
             "epoch": {"$add": [{"$ifNull": ["$epoch", 0_i64]}, 1_i64]},
             "expires": expiry(),
         }}];
-        let taken = leases.find_one_and_update(free, take).upsert(true).return_document(ReturnDocument::After).await;
+        let taken =
+            leases.find_one_and_update(free, take).upsert(true).return_document(ReturnDocument::After).await;
         match taken {
             Ok(Some(lease)) => {
-                let epoch = lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
+                let epoch =
+                    lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
                 Ok(Some(Lease { leases, source: source.to_owned(), holder: holder.to_owned(), epoch }))
             }
             Ok(None) => Ok(None),

@@ -17,14 +17,22 @@ use crate::error::{Error, Result};
 
 /// Databases other than `audit_database` that belong to some archiver, among those watched. Fails where one is
 /// watched by its name.
-pub async fn archivers_databases(client: &Client, watch: &[Watch], audit_database: &str) -> Result<HashSet<String>> {
+pub async fn archivers_databases(
+    client: &Client,
+    watch: &[Watch],
+    audit_database: &str,
+) -> Result<HashSet<String>> {
     let mut marked = HashSet::new();
     for database in watched_databases(client, watch, audit_database).await? {
         let marker = client.database(&database).collection::<Document>(MARKER).find_one(doc! {}).await;
         if marker.map_err(|e| mongo_error("looking for other archivers", e))?.is_some() {
             if watch.iter().any(|w| names(w, &database)) {
-                return Err(Error::invalid(format!("the watched database is an archiver's own database={database}"))
-                    .hint("two archivers that watch each other would never rest; watch the application's databases"));
+                return Err(Error::invalid(format!(
+                    "the watched database is an archiver's own database={database}"
+                ))
+                .hint(
+                    "two archivers that watch each other would never rest; watch the application's databases",
+                ));
             }
             marked.insert(database);
         }
@@ -48,7 +56,8 @@ async fn watched_databases(client: &Client, watch: &[Watch], audit_database: &st
         })
         .collect();
     if watch.contains(&Watch::Everything) {
-        databases = client.list_database_names().await.map_err(|e| mongo_error("listing the databases", e))?;
+        databases =
+            client.list_database_names().await.map_err(|e| mongo_error("listing the databases", e))?;
     }
     databases.sort();
     databases.dedup();
@@ -70,8 +79,10 @@ pub async fn watched_collections(
         }
         let listing = client.database(&database).list_collections().await;
         let listing = listing.map_err(|e| mongo_error("listing the collections", e))?;
-        let mut collections = listing.try_collect::<Vec<_>>().await.map_err(|e| mongo_error("listing the collections", e))?;
-        collections.retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
+        let mut collections =
+            listing.try_collect::<Vec<_>>().await.map_err(|e| mongo_error("listing the collections", e))?;
+        collections
+            .retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
         for collection in collections {
             if watch.iter().any(|w| covers(w, &database, &collection.name)) {
                 found.push((database.clone(), collection.name));

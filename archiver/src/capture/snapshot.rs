@@ -110,7 +110,10 @@ impl Snapshot {
         if let Some(last) = &self.progress.last_id {
             // A bound on the index instead of a comparison in a filter: `$gt` would skip every `_id` of another type.
             let last: std::result::Result<Document, _> = bson::deserialize_from_slice(last);
-            find.insert("min", last.map_err(|e| Error::corrupt("the snapshot's stored progress can't be read").because(e))?);
+            find.insert(
+                "min",
+                last.map_err(|e| Error::corrupt("the snapshot's stored progress can't be read").because(e))?,
+            );
         }
         let opened = database.run_cursor_command(find).await;
         let cursor = opened.map_err(|e| mongo_error(&format!("reading the baseline of {db}.{coll}"), e))?;
@@ -120,7 +123,8 @@ impl Snapshot {
 
 /// `{_id: …}` of a document.
 fn id_of(document: &[u8]) -> Result<Vec<u8>> {
-    let doc = Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
+    let doc =
+        Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
     let id = doc.get("_id");
     Ok(Writer::build(|writer| {
         if let Some(id) = &id {

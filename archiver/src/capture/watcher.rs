@@ -35,7 +35,7 @@ const PERMIT: usize = 1024;
 pub enum Read {
     /// The next event; it counts against the bytes ahead until it is dropped.
     Event(Event, OwnedSemaphorePermit),
-    /// Nothing further happened up to here.
+    /// Nothing further happened up to here; may repeat the last position.
     Quiet(Position),
 }
 
@@ -79,8 +79,9 @@ impl Watcher {
     }
 
     async fn open(&self, from: &Position) -> Result<ChangeStream<RawDocumentBuf>> {
-        let watch = match &self.options.database {
-            Some(database) => self.client.database(database).watch(),
+        let database = self.options.database.as_ref().map(|name| self.client.database(name));
+        let watch = match &database {
+            Some(database) => database.watch(),
             None => self.client.watch(),
         };
         let mut watch = watch
@@ -139,7 +140,8 @@ impl Reading {
 
     /// Whether anybody still listens.
     async fn pass_on(&mut self, change: &[u8]) -> Result<bool> {
-        let view = Doc::new(change).map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
+        let view = Doc::new(change)
+            .map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
         let name = |part| view.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
         let (database, collection) = (name("db"), name("coll"));
         self.keep_settings_current(view, database, collection).await;
@@ -171,8 +173,8 @@ impl Reading {
         let Some(position) = token.as_ref().map(position_of).transpose()?.flatten() else {
             return Ok(!self.sender.is_closed());
         };
-        // Positions only ever advance; the server's answer to an idle wait may repeat the last one.
-        if position.cluster_time < self.position.cluster_time || position == self.position {
+        // Positions never go back.
+        if position.cluster_time < self.position.cluster_time {
             return Ok(!self.sender.is_closed());
         }
         self.position = position.clone();

@@ -1,8 +1,11 @@
 //! The cold tier: records become segments, segments are sealed by manifests, and the log is trimmed behind them.
 
+pub mod day;
 pub mod extjson;
 pub mod manifest;
+pub mod merkle;
 pub mod paths;
+pub mod roll;
 pub mod schema;
 pub mod segment;
 pub mod store;

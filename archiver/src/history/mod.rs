@@ -1,1 +1,3 @@
-//! Everything that was kept of a document, from the cold and the hot tier, in one order.
+//! The whole history of documents: one ordered stream over the archive and the log, and what is made of it.
+
+pub mod document;

@@ -1,0 +1,1 @@
+//! The DuckDB statements that create views and macros over an archive.

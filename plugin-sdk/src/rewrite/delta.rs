@@ -81,7 +81,11 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     fn updated(
-        &mut self, start: usize, element: &Element<'e>, paths: &Paths<'e>, emptied: &mut Vec<&'e [u8]>,
+        &mut self,
+        start: usize,
+        element: &Element<'e>,
+        paths: &Paths<'e>,
+        emptied: &mut Vec<&'e [u8]>,
     ) -> Result<(), String> {
         let fields = container(element, "updatedFields")?;
         let value_at = value_at(start, element);
@@ -137,7 +141,11 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
 
     /// Names are no values: a removed path stays, unless it leads below something that is redacted as a whole.
     fn removed(
-        &mut self, start: usize, element: &Element<'e>, paths: &Paths<'e>, emptied: &[&'e [u8]],
+        &mut self,
+        start: usize,
+        element: &Element<'e>,
+        paths: &Paths<'e>,
+        emptied: &[&'e [u8]],
     ) -> Result<(), String> {
         let mut kept = Vec::new();
         let mut all = 0;
@@ -163,7 +171,8 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         let mut all = 0;
         for entry in container(element, "truncatedArrays")?.elements() {
             let entry = entry.map_err(|e| e.to_string())?;
-            let path = container(&entry, "truncatedArrays")?.get("field").and_then(|field| field.string_bytes());
+            let path =
+                container(&entry, "truncatedArrays")?.get("field").and_then(|field| field.string_bytes());
             let path = path.ok_or("`delta.truncatedArrays` has an entry without a path")?;
             all += 1;
             match follow(&mut self.guide, path, paths.get(path), None)? {
@@ -193,7 +202,9 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         while let Some(entry) = elements.next() {
             let entry = entry.map_err(|e| e.to_string())?;
             let parts = container(&entry, "disambiguatedPaths")?;
-            if let Fate::Below { action, prefix, names } = follow(&mut self.guide, entry.name(), Some(parts), None)? {
+            if let Fate::Below { action, prefix, names } =
+                follow(&mut self.guide, entry.name(), Some(parts), None)?
+            {
                 let path = &entry.name()[..prefix];
                 let place = at..at + entry.whole().len();
                 if action != Action::Remove && replaced.insert(path) {

@@ -141,7 +141,11 @@ impl<S: Bits> Machine<S> {
 
     fn step(&mut self, position: usize, far: bool, name: Option<&str>, keep: bool) {
         self.rule_at.push(self.actions.len() as u16);
-        if keep { self.keep.insert(position) } else { self.redact.insert(position) }
+        if keep {
+            self.keep.insert(position)
+        } else {
+            self.redact.insert(position)
+        }
         if far {
             self.far.insert(position);
         }

@@ -190,7 +190,7 @@ CREATE OR REPLACE MACRO deleted_between(in_source, in_from, in_to) AS TABLE
   ORDER BY cluster_time, cluster_inc, seq;
 
 -- Every change of one field: who, when, from what, to what. The path is dotted, array elements by number: 'items.0.sku'.
--- exact is false where images are missing: the field may have changed then, and the values are not known.
+-- exact is false where images are missing or withheld: the field may have changed then, and the values are not known.
 --   FROM field_changes('payments', 'status') WHERE doc_id = '652f1c0d9c6e8a1b2c3d4e5f';
 CREATE OR REPLACE MACRO field_changes(in_source, in_path) AS TABLE
   WITH pointed AS (
@@ -204,7 +204,7 @@ CREATE OR REPLACE MACRO field_changes(in_source, in_path) AS TABLE
         ELSE before IS NOT NULL AND after IS NOT NULL
       END AS exact
     FROM all_changes, pointed
-    WHERE source = in_source AND op IN ('insert', 'update', 'replace', 'delete')
+    WHERE source = in_source AND op IN ('insert', 'update', 'replace', 'delete', 'quarantine')
   )
   SELECT cluster_time, seq, op, db, coll, doc_id, actor,
     CASE WHEN exact THEN old_value END AS old_value, CASE WHEN exact THEN new_value END AS new_value, exact

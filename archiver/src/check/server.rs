@@ -4,7 +4,7 @@ use bson::{Bson, Document, doc};
 use mongodb::{Client, Database};
 
 use super::Findings;
-use crate::deployment::{mongo_error, operation_time};
+use crate::deployment::{code, mongo_error, operation_time};
 use crate::error::{Error, Result};
 use crate::status::oplog_start;
 
@@ -29,8 +29,8 @@ pub(super) async fn check(client: &Client, findings: &mut Findings) -> Result<bo
         );
         return Ok(false);
     }
-    compatibility(&admin, findings).await;
     access(&admin, findings).await?;
+    compatibility(&admin, findings).await;
     oplog(client, findings).await;
     image_lifetime(&admin, findings).await;
     Ok(true)
@@ -87,6 +87,15 @@ async fn access(admin: &Database, findings: &mut Findings) -> Result<()> {
     };
     let users = names("authenticatedUsers", "user");
     let Some(user) = users.first() else {
+        const UNAUTHORIZED: i32 = 13;
+        let tried = admin
+            .run_command(doc! {"listDatabases": 1, "nameOnly": true, "authorizedDatabases": false})
+            .await;
+        if tried.is_err_and(|e| code(&e) == Some(UNAUTHORIZED)) {
+            let error = Error::unavailable("the server asks for an account, and the MongoDB URI has none");
+            return Err(error
+                .hint("write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}"));
+        }
         let hint = "run mongod with --auth, and create the accounts of deploy/mongodb-roles.js";
         findings.warn(
             ABOUT,

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use archiver::config::Config;
+use archiver::config::{Config, Secret};
 use archiver::telemetry::{self, LogFormat};
 use archiver::{Error, Kind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -209,6 +209,17 @@ pub(crate) fn parse_time(argument: &str, text: &str) -> archiver::Result<Timesta
     })
 }
 
+/// Reads the values of `--option`.
+pub(crate) fn parse_options(options: &[String]) -> archiver::Result<Vec<(String, Secret)>> {
+    let parse = |option: &String| {
+        let (key, value) = option.split_once('=').filter(|(key, _)| !key.is_empty())?;
+        Some((key.to_owned(), Secret::new(value)))
+    };
+    // The value may be a secret, so it is not shown.
+    let wrong = || Error::invalid("--option is not KEY=VALUE").hint("for example --option region=eu-west-1");
+    options.iter().map(|option| parse(option).ok_or_else(wrong)).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -240,6 +251,16 @@ mod tests {
         assert!(error.hint_text().unwrap().contains("2026-11-21T09:30:00Z"));
         assert!(parse_time("--from", "2026-11-21T09:30:00").is_err());
         assert_eq!(parse_time("--at", "2026-11-21T09:30:00.250Z").unwrap().as_millisecond() % 1000, 250);
+    }
+
+    #[test]
+    fn an_option_has_a_key_and_its_value_is_never_shown() {
+        let options = parse_options(&["endpoint=http://x?a=b".to_owned(), "token=".to_owned()]).unwrap();
+        assert_eq!((options[0].0.as_str(), options[0].1.expose()), ("endpoint", "http://x?a=b"));
+        assert_eq!((options[1].0.as_str(), options[1].1.expose()), ("token", ""));
+        let error = parse_options(&["s3cret".to_owned()]).unwrap_err();
+        assert!(error.kind() == Kind::Invalid && !error.to_string().contains("s3cret"));
+        assert!(parse_options(&["=x".to_owned()]).is_err());
     }
 
     #[test]

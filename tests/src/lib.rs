@@ -7,6 +7,8 @@
 // A harness ends in panics and prints what it sees: that is its job.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod bytes;
+pub mod canary;
 pub mod duckdb;
 pub mod fixture;
 pub mod oplog;

@@ -19,6 +19,8 @@ pub struct Outcome {
     pub code: Option<i32>,
     /// Standard output.
     pub stdout: String,
+    /// Standard output as it is.
+    pub bytes: Vec<u8>,
     /// Standard error.
     pub stderr: String,
 }
@@ -118,7 +120,8 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        Outcome { code: status.code(), stdout: self.read("stdout"), stderr: self.read("stderr") }
+        let bytes = std::fs::read(self.output.path().join("stdout")).unwrap_or_default();
+        Outcome { code: status.code(), stdout: self.read("stdout"), bytes, stderr: self.read("stderr") }
     }
 
     fn read(&self, name: &str) -> String {
@@ -160,6 +163,12 @@ impl Archiver {
         }
         command.args(arguments).envs(self.environment.iter().map(|(n, v)| (n, v)));
         Running::start(&mut command)
+    }
+
+    /// Runs a command that must succeed, and gives its standard output as bytes.
+    pub async fn run_for_bytes(&self, arguments: &[&str]) -> Vec<u8> {
+        let outcome = self.run(arguments).await.expect_code(0);
+        outcome.bytes
     }
 
     /// Runs `archiver <arguments>` to its end.

@@ -1,7 +1,13 @@
 //! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod bson_types;
 mod capture;
 mod document_from_deltas;
 mod harness;
+mod recover;
+mod redaction;
 mod restart;
+mod segments;
+mod sql;
+mod verify;

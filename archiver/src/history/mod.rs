@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use bson::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream as futures};
 
-use crate::archive::store::{Archive, Sealed};
+use crate::archive::manifest::Sealed;
+use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
 use crate::record::Record;

@@ -9,6 +9,8 @@ pub mod recover;
 pub mod restore;
 pub mod states;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod timeline;
 pub mod verify;
 
@@ -195,3 +197,6 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
     }
     Ok(policies)
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,11 @@ fn parse(source: &str, key: &str, first_seq: i64, bytes: &[u8], report: &mut Rep
         return None;
     }
     if matches!(paths::parse(&manifest.segment), Some(Key::Segment { partition: Some(_), .. })) {
-        report.find(key, None, "it seals a segment of a partitioned source, which this version does not write");
+        report.find(
+            key,
+            None,
+            "it seals a segment of a partitioned source, which this version does not write",
+        );
         return None;
     }
     check_counts(key, &manifest, report);

@@ -85,11 +85,47 @@ async fn a_change_before_the_baseline_is_not_applied_again() {
     let mut all = history.records("shop", 1);
     let mut states = states::States::default();
     let mut last = None;
-    while let Some(record) = all.next().await.unwrap() {
-        last = states.advance(&Record::new(&record).unwrap()).unwrap();
+    while let Some(bytes) = all.next().await.unwrap() {
+        let record = Record::new(&bytes).unwrap();
+        last = states.advance(&record).unwrap();
+        if let Some(identity) = states::Identity::of(&record)
+            && record.seq().unwrap() <= 4
+        {
+            let State::Present(bytes) = states.now(&identity).state else { panic!("known") };
+            assert_eq!(bson::deserialize_from_slice::<Document>(&bytes).unwrap(), doc! {"_id": 1, "n": 5});
+        }
     }
     let State::Present(bytes) = last.unwrap().before.state else { panic!("known") };
     assert_eq!(bson::deserialize_from_slice::<Document>(&bytes).unwrap(), doc! {"_id": 1, "n": 5, "m": 6});
+}
+
+#[tokio::test]
+async fn the_stream_of_all_records_begins_where_it_is_asked_to() {
+    let mut shop = Shop::with_plugins(&[]);
+    for n in 0..9 {
+        shop.change("insert", n, doc! {"after": {"_id": n}});
+    }
+    let history = history(&shop, &[3, 6]).await;
+    for first in 1..=11_i64 {
+        let mut records = history.records("shop", first);
+        let mut read = Vec::new();
+        while let Some(record) = records.next().await.unwrap() {
+            read.push(record);
+        }
+        assert_eq!(read, shop.records[first as usize - 1..]);
+    }
+}
+
+#[tokio::test]
+async fn the_change_after_a_gap_tells_what_was_there_before_it() {
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.push(doc! {"op": "gap"}, doc! {});
+    let gap = i64::from(shop.second);
+    shop.second += 10;
+    shop.change("update", 1, doc! {"before": {"_id": 1, "x": 1}, "after": {"_id": 1, "x": 2}});
+    let history = history(&shop, &[]).await;
+    assert_eq!(recovered(&history, "1", Some(gap + 5)).await.unwrap(), doc! {"_id": 1, "x": 1});
 }
 
 #[tokio::test]

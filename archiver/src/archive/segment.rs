@@ -22,6 +22,7 @@ use crate::record::{Record, Sha};
 use encode::Keep;
 use read::Tally;
 
+pub(super) use read::damaged;
 pub use read::{Records, Rows, read, rows};
 pub(super) use search::Search;
 

@@ -5,7 +5,7 @@ mod encode;
 mod read;
 mod search;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,8 @@
 //! The archive in one object store location: listing, reading, and the commit protocol. Nothing in it is ever overwritten,
 //! renamed or deleted, so that buckets under Object Lock work.
 
+#[cfg(test)]
+mod faulty;
 mod open;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,7 @@ pub use open::install_tls;
 /// How often a create is tried before the archive counts as unavailable. Each try has object_store's own retries inside.
 const TRIES: u32 = 4;
 /// The pause after the first try; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 

@@ -1,6 +1,7 @@
 //! The archive in one object store location: listing, reading, and the commit protocol. Nothing in it is ever overwritten,
 //! renamed or deleted, so that buckets under Object Lock work.
 
+mod checksum;
 #[cfg(test)]
 mod faulty;
 mod open;

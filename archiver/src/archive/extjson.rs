@@ -14,6 +14,8 @@ mod write;
 
 use bson_walker::{Doc, Element, kind};
 
+pub(super) use write::push_hex;
+
 use crate::error::{Error, Result};
 
 /// How deep documents can be nested in text. MongoDB's own limit is lower; what is deeper is kept as BSON in the blob.

@@ -20,8 +20,8 @@ const INSTANCES: u32 = 2;
 /// to spare.
 const PARTS: u32 = 8;
 
-/// Memories per component.
-const MEMORIES: u32 = 2;
+/// Memories per component: the plugin's module has one, and the address space for each is 4 GiB.
+const MEMORIES: u32 = 1;
 
 /// Entries in a table at most: function pointers of a plugin; the largest one measured has some thousands.
 const TABLE_ELEMENTS: usize = 20_000;

@@ -341,7 +341,8 @@ fn validate_at(bytes: &[u8], base: usize, levels: usize) -> Result<(), Error> {
         match element.kind() {
             kind::DOCUMENT | kind::ARRAY => validate_at(element.value(), value_at, levels - 1)?,
             kind::CODE_WITH_SCOPE => {
-                let (at, scope) = element.as_scope().ok_or(Error { what: "a scope after the code", at: value_at })?;
+                let (at, scope) =
+                    element.as_scope().ok_or(Error { what: "a scope after the code", at: value_at })?;
                 validate_at(scope.as_bytes(), value_at + at, levels - 1)?;
             }
             _ => {}

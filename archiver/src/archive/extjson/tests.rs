@@ -106,7 +106,7 @@ fn relaxed_text_has_the_documented_form() {
         text,
         concat!(
             r#"{"_id":{"$oid":"abababababababababababab"},"i":-7,"far":5000000000,"one":1.0,"huge":1e300,"#,
-            r#""day":{"$date":"2026-11-21T06:50:00Z"},"then":{"$date":"2026-11-21T06:50:00.007Z"},"#,
+            r#""day":{"$date":"2026-11-21T05:30:00Z"},"then":{"$date":"2026-11-21T05:30:00.007Z"},"#,
             r#""early":{"$date":{"$numberLong":"-1"}},"ts":{"$timestamp":{"t":7,"i":9}},"#,
             r#""bin":{"$binary":{"base64":"AQEBAQEBAQEBAQEBAQEBAQ==","subType":"04"}},"text":"a\"\\\n\u0001ü","#,
             r#""re":{"$regularExpression":{"pattern":"^a","options":"im"}},"list":[null,true]}"#,

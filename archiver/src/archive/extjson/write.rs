@@ -351,7 +351,7 @@ fn push_escaped(text: &str, out: &mut String) {
 }
 
 /// Appends lower-case hex.
-pub(super) fn push_hex(bytes: &[u8], out: &mut String) {
+pub(in super::super) fn push_hex(bytes: &[u8], out: &mut String) {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     for byte in bytes {

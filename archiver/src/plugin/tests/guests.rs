@@ -26,6 +26,8 @@ pub(super) struct Guest {
     pub(super) configure: String,
     /// What `process-batch` does at the end, with `$out`, the result's address, on its way out.
     pub(super) result: String,
+    /// What `cabi_realloc` does first.
+    pub(super) alloc: String,
     /// Pushes the verdict on the event at `$at` with `$len` bytes.
     pub(super) judge: String,
     pub(super) may_drop: bool,
@@ -40,6 +42,7 @@ impl Default for Guest {
             describe: String::new(),
             configure: String::new(),
             result: String::new(),
+            alloc: String::new(),
             judge: "(i32.const 1)".into(),
             may_drop: true,
             may_modify: true,
@@ -58,7 +61,7 @@ impl Guest {
 
     /// The module's text.
     fn wat(&self) -> String {
-        let Guest { pages, fields, describe, configure, result, judge, .. } = self;
+        let Guest { pages, fields, describe, configure, result, alloc, judge, .. } = self;
         let (may_drop, may_modify) = (i32::from(self.may_drop), i32::from(self.may_modify));
         format!(
             r#"(module
@@ -68,6 +71,7 @@ impl Guest {
   (data (i32.const 1024) "guest0.1.0{{}}")
   {fields}
   (func $alloc (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32) (local $at i32)
+    {alloc}
     (local.set $at (global.get $top))
     (global.set $top (i32.and (i32.add (i32.add (global.get $top) (local.get $size)) (i32.const 7)) (i32.const -8)))
     (block $enough (loop $more

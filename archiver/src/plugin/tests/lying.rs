@@ -246,3 +246,11 @@ fn a_plugin_that_lies_about_every_batch_gets_nothing_through() {
         }
     }
 }
+
+#[test]
+fn a_plugin_that_wants_its_events_outside_its_memory_gets_none() {
+    let alloc = "(if (i32.gt_u (local.get $size) (i32.const 64)) (then (return (i32.const -64))))";
+    let chain = Guest { alloc: alloc.into(), ..Guest::default() }.chain();
+    let outcomes = chain.process(vec![event("insert", 1)]);
+    assert_eq!(code(&outcomes[0]), Some(FailureCode::InvalidOutput));
+}

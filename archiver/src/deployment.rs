@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_refused_command_is_named_without_what_it_quotes() {
-        let message = "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
+        let message =
+            "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
         assert_eq!(without_command(message), "not authorized on shop to execute command find");
         assert_eq!(without_command("Authentication failed."), "Authentication failed.");
     }

@@ -84,6 +84,8 @@ mod tests {
         assert!(shown("debug").is_ok_and(|f| f.contains("warn") && f.contains("archiver=debug")));
         assert!(shown("warn,archiver::capture=trace").is_ok_and(|f| f.contains("archiver::capture=trace")));
         let error = parse_filter("--log-level", "a=b=c").err();
-        assert!(error.is_some_and(|e| e.kind() == crate::Kind::Invalid && e.to_string().contains("--log-level")));
+        assert!(
+            error.is_some_and(|e| e.kind() == crate::Kind::Invalid && e.to_string().contains("--log-level"))
+        );
     }
 }

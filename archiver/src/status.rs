@@ -2,14 +2,13 @@
 //! what it can where one of these can't be reached.
 
 use bson::{DateTime, Document, Timestamp, doc};
-use mongodb::Client;
 use serde::Serialize;
 
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::Config;
-use crate::deployment::{connect, mongo_error, operation_time};
+use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Result};
 
 /// Where one source stands. `None` and `null` mean unknown or not yet.
@@ -222,18 +221,6 @@ impl Deployment {
         status.rolled_seq = Some(end_seq - 1);
         status.gaps = Some(gaps);
         Ok(())
-    }
-}
-
-/// The time of the oldest entry of the oplog; `None` where there is no oplog or the account may not see it.
-pub(crate) async fn oplog_start(client: &Client) -> Result<Option<Timestamp>> {
-    const UNAUTHORIZED: i32 = 13;
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let oldest = oplog.find_one(doc! {}).sort(doc! {"$natural": 1}).projection(doc! {"ts": 1}).await;
-    match oldest {
-        Ok(entry) => Ok(entry.and_then(|e| e.get_timestamp("ts").ok())),
-        Err(e) if crate::deployment::code(&e) == Some(UNAUTHORIZED) => Ok(None),
-        Err(e) => Err(mongo_error("reading the oplog's oldest entry", e)),
     }
 }
 

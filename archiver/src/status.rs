@@ -9,7 +9,7 @@ use crate::audit_log::{AuditLog, LEASES};
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Where one source stands. `None` and `null` mean unknown or not yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -83,7 +83,8 @@ pub struct LastError {
 /// What all sources share.
 struct Deployment {
     log: AuditLog,
-    archive: Result<Archive>,
+    /// `None` where there is no archive yet.
+    archive: Result<Option<Archive>>,
     /// The audit server's clock, which leases go by.
     now: DateTime,
     /// The source's present and the oldest entry of its oplog, as far as the account may see it.
@@ -128,7 +129,11 @@ impl Deployment {
             Ok(_) => oplog_start(&client).await,
             Err(_) => Ok(None),
         };
-        Ok(Deployment { log, archive: Archive::open(&config.archive), now, present, oldest })
+        let archive = match Archive::open_url(&config.archive.url, &config.archive.options) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        };
+        Ok(Deployment { log, archive, now, present, oldest })
     }
 
     async fn source(&self, name: String, configured: bool) -> Result<SourceStatus> {
@@ -203,7 +208,11 @@ impl Deployment {
         let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
         let mut end_seq = 1;
         let mut gaps = 0;
-        for (key, manifest) in archive.read_manifests(&status.source).await? {
+        let manifests = match archive {
+            Some(archive) => archive.read_manifests(&status.source).await?,
+            None => Vec::new(),
+        };
+        for (key, manifest) in manifests {
             match manifest {
                 Ok(sealed) => {
                     end_seq = end_seq.max(sealed.manifest.end_seq);

@@ -123,10 +123,22 @@ fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
     }
 }
 
+/// Cuts the command out of "not authorized on shop to execute command { find: …, filter: … }", all but its name: its
+/// filters and resume tokens quote documents.
+fn without_command(message: &str) -> String {
+    match message.split_once(" command {") {
+        Some((before, command)) => {
+            let name = command.split(':').next().unwrap_or_default().trim();
+            format!("{before} command {name}")
+        }
+        None => message.to_owned(),
+    }
+}
+
 fn harmless_text(error: &MongoError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(e) if HARMLESS_MESSAGES.contains(&e.code) => {
-            format!("{} code={}", e.message, e.code)
+            format!("{} code={}", without_command(&e.message), e.code)
         }
         ErrorKind::Command(e) => format!("the server refused code={} name={}", e.code, e.code_name),
         ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
@@ -141,5 +153,17 @@ fn harmless_text(error: &MongoError) -> String {
         ErrorKind::Io(e) => format!("connection error: {e}"),
         ErrorKind::Transaction { message, .. } => message.clone(),
         other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or("error").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_command_is_named_without_what_it_quotes() {
+        let message = "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
+        assert_eq!(without_command(message), "not authorized on shop to execute command find");
+        assert_eq!(without_command("Authentication failed."), "Authentication failed.");
     }
 }

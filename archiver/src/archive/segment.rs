@@ -1,13 +1,32 @@
-//! Builds and reads one segment.
+//! Builds and reads one segment: a Parquet file of contiguous records of one source and one UTC day.
+
+mod decode;
+mod encode;
+mod read;
+mod search;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::arena::Arena;
 use super::day::Day;
 use super::manifest::ClusterTime;
+use super::merkle::{Tree, hex, sha256};
+use super::paths::{self, Key};
+use super::schema::Footer;
 use crate::error::{Error, Result};
-use crate::record::Sha;
+use crate::record::{Record, Sha};
+use encode::Keep;
+use read::Tally;
+
+pub use read::{Records, Rows, read, rows};
+pub(super) use search::Search;
+
+/// Records in a segment at most: what the roll cuts at, and what a builder refuses beyond.
+pub const MAX_ROWS: usize = 1_000_000;
 
 /// One built segment: its key, its file, and what a manifest says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,74 +64,143 @@ pub struct Summary {
     pub merkle_root: Sha,
 }
 
-/// Collects the records of one segment: contiguous in seq, of one UTC day.
+impl Segment {
+    /// A segment from a stored file: decodes and checks all of it. CPU-bound: for a blocking thread. Fails as corrupt where the
+    /// file is not what its key and its footer say.
+    pub fn from_file(key: &str, file: Bytes) -> Result<Segment> {
+        let (summary, day) = read::summarize(file.clone())?;
+        read::check_root(&file, &summary.merkle_root)?;
+        let expected = Key::Segment {
+            source: summary.source.clone(),
+            partition: None,
+            day,
+            first_seq: summary.first_seq,
+        };
+        if paths::parse(key) != Some(expected) {
+            return Err(Error::corrupt(format!("a segment does not hold what its key says: key={key}")));
+        }
+        Ok(Segment { key: key.to_owned(), sha256: sha256(&file), file, summary })
+    }
+}
+
+/// Collects the records of one segment: contiguous in seq, of one UTC day. Holds their bytes once.
 #[derive(Debug)]
 pub struct SegmentBuilder {
     source: String,
+    records: Arena,
+    /// What column `doc_id` will hold; empty where there is none.
+    ids: Arena,
+    has_id: Vec<bool>,
+    first_seq: i64,
+    day: Option<Day>,
+    tally: Tally,
+    tree: Tree,
 }
 
 impl SegmentBuilder {
     /// An empty one for this source.
     pub fn new(source: &str) -> Self {
-        SegmentBuilder { source: source.to_owned() }
+        SegmentBuilder {
+            source: source.to_owned(),
+            records: Arena::default(),
+            ids: Arena::default(),
+            has_id: Vec::new(),
+            first_seq: 0,
+            day: None,
+            tally: Tally::default(),
+            tree: Tree::default(),
+        }
     }
 
-    /// Adds the next record. Refuses one of another day, or whose seq is not the next, and stays as it was.
+    /// Adds the next record. Refuses one of another day, one whose seq is not the next, and more than [`MAX_ROWS`]; the
+    /// builder then stays as it was.
     pub fn push(&mut self, record: &[u8]) -> Result<()> {
-        let _ = record;
-        Err(Error::internal("not written yet"))
+        let record = Record::new(record)?;
+        let seq = record.seq()?;
+        let day = Day::of_seconds(record.cluster_time()?.time);
+        let rows = self.rows();
+        if rows > 0 && seq != self.first_seq + rows as i64 {
+            return Err(Error::internal(format!(
+                "a segment got seq={seq} after {rows} records from {}",
+                self.first_seq
+            )));
+        }
+        if self.day.is_some_and(|own| own != day) {
+            return Err(Error::internal(format!("a segment got a record of another day: seq={seq}")));
+        }
+        if rows == MAX_ROWS {
+            return Err(Error::internal("a segment got more records than it can hold"));
+        }
+        self.tally.add(&record)?;
+        if rows == 0 {
+            self.first_seq = seq;
+            self.day = Some(day);
+        }
+        let id = super::row::Row::of(record)?.id().map(super::extjson::doc_id_text);
+        self.ids.push(id.as_deref().unwrap_or_default().as_bytes());
+        self.has_id.push(id.is_some());
+        self.records.push(record.bytes());
+        self.tree.push(record.leaf());
+        Ok(())
     }
 
     /// How many records it holds.
     pub fn rows(&self) -> usize {
-        0
+        self.records.len()
     }
 
     /// The BSON bytes of the records it holds.
     pub fn bson_bytes(&self) -> usize {
-        0
+        self.records.bytes()
     }
 
     /// The UTC day of its records; `None` while it is empty.
     pub fn day(&self) -> Option<Day> {
-        None
+        self.day
     }
 
-    /// Builds the file, and proves that it gives every record back, before anything is stored. CPU-bound: for a
-    /// blocking thread. Fails as internal where it holds no record.
+    /// Builds the file, and proves that it gives every record back before anybody stores it. CPU-bound: for a blocking
+    /// thread. Fails as internal where there is no record.
     pub fn finish(self) -> Result<Segment> {
-        Err(Error::internal("not written yet").hint(self.source))
+        let Some(day) = self.day else {
+            return Err(Error::internal("a segment of no records was asked for"));
+        };
+        let order = self.order();
+        let SegmentBuilder { source, records, tally, tree, first_seq, .. } = self;
+        let merkle_root = tree.root();
+        let (summary, _) = tally.summary(source, first_seq, merkle_root)?;
+        let footer = Footer {
+            source: &summary.source,
+            first_seq,
+            end_seq: summary.end_seq,
+            merkle_root: hex(&merkle_root),
+        };
+        for keep in [Keep::Columns, Keep::Whole] {
+            let file = Bytes::from(encode::encode(&records, &order, &footer, keep)?);
+            // A file that does not give its records back must never be committed: it could not be replaced.
+            match read::summarize(file.clone()) {
+                Ok((found, _)) if found == summary => {
+                    let key = paths::segment_key(&summary.source, day, first_seq);
+                    return Ok(Segment { key, sha256: sha256(&file), file, summary });
+                }
+                Ok(_) => tracing::error!(
+                    source = summary.source,
+                    first_seq,
+                    "a segment's columns do not give its records back"
+                ),
+                Err(error) => {
+                    tracing::error!(source = summary.source, first_seq, %error, "a segment does not read back")
+                }
+            }
+        }
+        Err(Error::internal("a segment does not give its records back")
+            .hint("report this; nothing has been stored"))
     }
-}
 
-impl Segment {
-    /// A segment from a stored file: decodes all of it. CPU-bound. Fails as corrupt where the file is not what the key says.
-    pub fn from_file(key: &str, file: Bytes) -> Result<Segment> {
-        let _ = (key, file);
-        Err(Error::internal("not written yet"))
+    /// The file's order: by doc_id, records without one first, then by seq.
+    fn order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.rows() as u32).collect();
+        order.sort_by_key(|n| (self.has_id[*n as usize], self.ids.get(*n as usize)));
+        order
     }
-}
-
-/// The records of one segment in seq order, all in memory.
-#[derive(Debug, Clone, Default)]
-pub struct Records {}
-
-impl Records {
-    /// The canonical bytes of each record, in seq order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::empty()
-    }
-}
-
-/// Decodes a segment file: every record's canonical bytes, in seq order. CPU-bound. Holds all of them; where order does not matter
-/// use [`rows`].
-pub fn read(file: Bytes) -> Result<Records> {
-    let _ = file;
-    Err(Error::internal("not written yet"))
-}
-
-/// Decodes a segment file a few records at a time, in the file's order (doc_id, seq): each item is one record's canonical bytes.
-pub fn rows(file: Bytes) -> Result<impl Iterator<Item = Result<Vec<u8>>>> {
-    let _ = file;
-    Ok(std::iter::empty())
 }

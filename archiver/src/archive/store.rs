@@ -1,23 +1,37 @@
-//! The archive in one object store location: listing, reading, and the commit protocol.
+//! The archive in one object store location: listing, reading, and the commit protocol. Nothing in it is ever overwritten,
+//! renamed or deleted, so that buckets under Object Lock work.
+
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bson::Timestamp;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
+use parquet::errors::ParquetError;
 
 use super::day::Day;
 use super::manifest::Manifest;
-use super::segment::Segment;
+use super::merkle::{hex, sha256};
+use super::paths::{self, Key};
+use super::segment::{Search, Segment};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
-use crate::record::Sha;
 
-/// A manifest as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sealed {
-    /// What it says.
-    pub manifest: Manifest,
-    /// The SHA-256 of its file: what the next one names as `previous`.
-    pub sha256: Sha,
-}
+pub use super::manifest::Sealed;
+pub use open::install_tls;
+
+/// How often a create is tried before the archive counts as unavailable. Each try has object_store's own retries inside.
+const TRIES: u32 = 4;
+/// The pause after the first try; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Manifests fetched at a time.
+const PARALLEL: usize = 16;
 
 /// One segment in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,108 +51,391 @@ pub struct Listed {
 pub enum Commit {
     /// Ours, created now or by an earlier try.
     Done,
-    /// Somebody else's of the same first seq, perhaps cut elsewhere: compare its records with the log, and go on after its last seq.
+    /// Somebody else's of the same first seq, perhaps cut elsewhere: compare its records with the log, and go on after its
+    /// last seq.
     Adopted(Box<Segment>),
 }
 
 /// The archive of all sources in one object store location.
 #[derive(Debug, Clone)]
-pub struct Archive {}
+pub struct Archive {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    location: Arc<str>,
+}
 
 impl Archive {
     /// Opens the configured location; creates the folder of a `file:` URL. Connects to nothing yet.
     pub fn open(config: &ArchiveConfig) -> Result<Archive> {
-        Archive::open_url(&config.url, &config.options)
+        open::open(&config.url, &config.options, true)
     }
 
-    /// Opens a location that exists, without changing anything.
+    /// Opens a location that exists, without changing anything. Fails as not found where a `file:` URL's folder is missing.
     pub fn open_url(url: &str, options: &[(String, Secret)]) -> Result<Archive> {
-        let _ = (url, options);
-        Err(Error::internal("not written yet"))
+        open::open(url, options, false)
+    }
+
+    /// An archive in any object store, under this prefix (empty: its root).
+    pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, location: &str) -> Result<Archive> {
+        let root = Path::parse(prefix)
+            .map_err(|e| Error::invalid("the archive's prefix is not usable").because(e))?;
+        Ok(Archive { store, root, location: location.into() })
     }
 
     /// Where it is, for people; holds no secret.
     pub fn location(&self) -> &str {
-        ""
+        &self.location
     }
 
     /// The sources that have anything in the archive, sorted.
     pub async fn sources(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
+        let mut sources = Vec::new();
+        for prefix in [String::new(), paths::all_manifests_prefix()] {
+            let path = self.path(&prefix)?;
+            let prefix = (!path.as_ref().is_empty()).then_some(&path);
+            let listing = match self.store.list_with_delimiter(prefix).await {
+                Ok(listing) => listing,
+                Err(StoreError::NotFound { .. }) => continue,
+                Err(error) => return Err(self.failed("list", "sources", error)),
+            };
+            let folders = listing.common_prefixes.iter().filter_map(|folder| folder.filename());
+            sources.extend(folders.filter_map(paths::source_of_folder).map(str::to_owned));
+        }
+        sources.sort_unstable();
+        sources.dedup();
+        Ok(sources)
     }
 
-    /// The manifests of a source in seq order; fails as corrupt where one is unreadable or the chain is broken.
+    /// The manifests of a source in seq order. Fails as corrupt where one is unreadable, or where they are not one chain from
+    /// the first seq on.
     pub async fn manifests(&self, source: &str) -> Result<Vec<Sealed>> {
-        let _ = source;
-        Ok(Vec::new())
+        let mut chain: Vec<Sealed> = Vec::new();
+        for (key, sealed) in self.read_manifests(source).await? {
+            let sealed = sealed?;
+            if let Some(problem) = sealed.chain_problem(chain.last()) {
+                let error = Error::corrupt(format!(
+                    "the manifests of source {source} are not one chain: {problem}, key={key}"
+                ));
+                return Err(error.hint("archiver verify lists everything that is wrong"));
+            }
+            chain.push(sealed);
+        }
+        Ok(chain)
     }
 
-    /// The manifests of a source in seq order, each with its key, nothing checked between them: for `verify`.
+    /// The manifests of a source in seq order, each with its key and checked by itself, nothing checked between them: for
+    /// `verify`.
     pub async fn read_manifests(&self, source: &str) -> Result<Vec<(String, Result<Sealed>)>> {
-        let _ = source;
-        Ok(Vec::new())
+        let seqs = self.manifest_seqs(source).await?;
+        let reads = futures_util::stream::iter(seqs).map(|seq| async move {
+            let sealed = match self.read_manifest(source, seq).await {
+                Err(error) if error.kind() == crate::Kind::Unavailable => return Err(error),
+                sealed => sealed,
+            };
+            Ok((paths::manifest_key(source, seq), sealed))
+        });
+        reads.buffered(PARALLEL).try_collect().await
     }
 
     /// The newest manifest of a source: one listing, one read.
     pub async fn last_manifest(&self, source: &str) -> Result<Option<Sealed>> {
-        let _ = source;
-        Ok(None)
+        match self.manifest_seqs(source).await?.last() {
+            Some(seq) => self.read_manifest(source, *seq).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_manifest(&self, source: &str, first_seq: i64) -> Result<Sealed> {
+        let key = paths::manifest_key(source, first_seq);
+        let Some(json) = self.get(&key).await? else {
+            return Err(Error::corrupt(format!("a listed manifest is not there: key={key}")));
+        };
+        let sealed = Sealed::from_json(&json)?;
+        if sealed.manifest.source != source || sealed.manifest.first_seq != first_seq {
+            return Err(Error::corrupt(format!("a manifest is another's: key={key}")));
+        }
+        Ok(sealed)
+    }
+
+    /// The first seqs of a source's manifests, sorted here: listings come in any order.
+    async fn manifest_seqs(&self, source: &str) -> Result<Vec<i64>> {
+        let keys = self.list(&paths::manifests_prefix(source)).await?;
+        let mut seqs: Vec<i64> = keys
+            .into_iter()
+            .filter_map(|(key, _)| match paths::parse(&key)? {
+                Key::Manifest { source: of, first_seq } if of == source => Some(first_seq),
+                _ => None,
+            })
+            .collect();
+        seqs.sort_unstable();
+        Ok(seqs)
     }
 
     /// The segments of a source that the store lists, sealed or not, in seq order.
     pub async fn segments(&self, source: &str) -> Result<Vec<Listed>> {
-        let _ = source;
-        Ok(Vec::new())
+        let keys = self.list(&paths::segments_prefix(source)).await?;
+        let mut segments: Vec<Listed> = keys
+            .into_iter()
+            .filter_map(|(key, size)| match paths::parse(&key)? {
+                Key::Segment { day, first_seq, .. } => Some(Listed { key, first_seq, day, size }),
+                Key::Manifest { .. } => None,
+            })
+            .collect();
+        segments.sort_unstable_by(|a, b| (a.first_seq, &a.key).cmp(&(b.first_seq, &b.key)));
+        Ok(segments)
     }
 
     /// A segment's file as it is stored; not found where there is none.
     pub async fn read_segment(&self, key: &str) -> Result<Bytes> {
-        let _ = key;
-        Err(Error::internal("not written yet"))
+        let file = self.get(key).await?;
+        file.ok_or_else(|| Error::not_found(format!("the archive has no such segment: key={key}")))
     }
 
-    /// The segment file that a manifest seals; fails as corrupt where size or digest differ.
+    /// The segment file that a manifest seals. Fails as corrupt where it is missing, or size or digest differ.
     pub async fn read_sealed(&self, manifest: &Manifest) -> Result<Bytes> {
-        let _ = manifest;
-        Err(Error::internal("not written yet"))
+        let key = &manifest.segment;
+        let Some(file) = self.get(key).await? else {
+            return Err(Error::corrupt(format!("a sealed segment is missing: key={key}")));
+        };
+        if file.len() as u64 != manifest.size || hex(&sha256(&file)) != manifest.sha256 {
+            return Err(Error::corrupt(format!(
+                "a segment is not the file that its manifest seals: key={key}"
+            )));
+        }
+        Ok(file)
     }
 
-    /// Creates the segment's object: the commit. Reads it back and compares before it returns.
-    pub async fn commit(&self, segment: &Segment) -> Result<Commit> {
-        let _ = segment;
-        Err(Error::internal("not written yet"))
-    }
-
-    /// Creates the manifest's object. One that seals the same segment with the same predecessor is returned as it is stored; any other is corrupt.
-    pub async fn seal(&self, manifest: &Manifest) -> Result<Sealed> {
-        let _ = manifest;
-        Err(Error::internal("not written yet"))
-    }
-
-    /// The records of one document in one segment, in seq order, by range requests: one read of the file's tail says
-    /// "not here". `doc_id` is [`super::extjson::doc_id_text`].
-    pub async fn find_document(&self, manifest: &Manifest, doc_id: &str) -> Result<Vec<Vec<u8>>> {
-        let _ = (manifest, doc_id);
-        Ok(Vec::new())
-    }
-
-    /// The records of these operations with a cluster time at or after `from` in one segment, in seq order.
-    pub async fn find_ops(&self, manifest: &Manifest, ops: &[&str], from: Timestamp) -> Result<Vec<Vec<u8>>> {
-        let _ = (manifest, ops, from);
-        Ok(Vec::new())
-    }
-
-    /// Makes sure that the segment a manifest seals is still there with its size; fails as corrupt where it is not.
+    /// Makes sure that the segment a manifest seals is still there with its size, without reading it; fails as corrupt where it is
+    /// not.
     pub async fn check_present(&self, manifest: &Manifest) -> Result<()> {
-        let _ = manifest;
-        Ok(())
+        let key = &manifest.segment;
+        match self.store.head(&self.path(key)?).await {
+            Ok(found) if found.size == manifest.size => Ok(()),
+            Ok(found) => Err(Error::corrupt(format!(
+                "a sealed segment has another size than its manifest says: key={key} size={} expected={}",
+                found.size, manifest.size
+            ))),
+            Err(StoreError::NotFound { .. }) => {
+                Err(Error::corrupt(format!("a sealed segment is missing: key={key}")))
+            }
+            Err(error) => Err(self.failed("look for", key, error)),
+        }
     }
 
-    /// Proves that the location can be written and that objects can't be overwritten.
+    /// Creates the segment's object: the commit. When it returns, the store has given the very bytes back, and
+    /// [`super::segment::SegmentBuilder::finish`] has proved that these bytes give every record back. May be called again after
+    /// any error, by anybody.
+    pub async fn commit(&self, segment: &Segment) -> Result<Commit> {
+        match self.create(&segment.key, segment.file.clone()).await? {
+            Stored::Same => Ok(Commit::Done),
+            Stored::Other(file) => {
+                let key = segment.key.clone();
+                let adopted = tokio::task::spawn_blocking(move || Segment::from_file(&key, file)).await;
+                let adopted = adopted
+                    .map_err(|e| Error::internal("reading a segment was interrupted").because(e))??;
+                Ok(Commit::Adopted(Box::new(adopted)))
+            }
+        }
+    }
+
+    /// Creates the manifest's object. One that is already there and seals the same segment at the same place of the chain is
+    /// returned as it is stored; any other is corrupt.
+    pub async fn seal(&self, manifest: &Manifest) -> Result<Sealed> {
+        let key = paths::manifest_key(&manifest.source, manifest.first_seq);
+        let json = manifest.to_json()?;
+        let ours = Sealed::from_json(&json)?;
+        match self.create(&key, json.into()).await? {
+            Stored::Same => Ok(ours),
+            Stored::Other(stored) => {
+                match Sealed::from_json(&stored) {
+                    Ok(theirs) if theirs.manifest.seals_the_same(manifest) => Ok(theirs),
+                    Err(error) if error.kind() != crate::Kind::Corrupt => Err(error),
+                    _ => {
+                        let error = Error::corrupt(format!(
+                            "another manifest is stored where this one belongs: key={key}"
+                        ));
+                        Err(error.hint("two archivers may be writing to one location; archiver verify shows what is there"))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Creates an object that must not exist yet, in one conditional PUT, and reads it back. An error of a PUT says nothing about
+    /// whether it happened (a retried success comes back as "already exists", S3's 409 too, a broken connection may hide a
+    /// success), so what counts is what is there afterwards.
+    async fn create(&self, key: &str, bytes: Bytes) -> Result<Stored> {
+        let path = self.path(key)?;
+        let expected = sha256(&bytes);
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let put =
+                self.store.put_opts(&path, PutPayload::from(bytes.clone()), PutMode::Create.into()).await;
+            // Read back before anybody trims anything: until here a crash leaves an object that the next start adopts.
+            let failure = match (self.get(key).await, put) {
+                (Ok(Some(stored)), _) if sha256(&stored) == expected => return Ok(Stored::Same),
+                (Ok(Some(_)), Ok(_)) => {
+                    let error =
+                        Error::corrupt(format!("the store does not give back what it was given: key={key}"));
+                    return Err(error.hint("do not trust this store; nothing was trimmed"));
+                }
+                (Ok(Some(stored)), Err(_)) => return Ok(Stored::Other(stored)),
+                (Ok(None), Ok(_)) => {
+                    Error::unavailable(format!("an object that was just created is not there: key={key}"))
+                }
+                (Ok(None), Err(error)) => self.failed("create", key, error),
+                (Err(error), _) => error,
+            };
+            if attempt == TRIES || failure.kind() != crate::Kind::Unavailable {
+                return Err(failure);
+            }
+            tracing::warn!(key, attempt, error = %failure, "creating an object failed; trying again");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Err(Error::internal("unreachable"))
+    }
+
+    /// The records of one document in one sealed segment, in seq order, by range requests: one read of the file's tail says
+    /// "not here". `doc_id` is [`super::extjson::doc_id_text`]; different values can share it.
+    pub async fn find_document(&self, manifest: &Manifest, doc_id: &str) -> Result<Vec<Vec<u8>>> {
+        let found = async { self.search(manifest).await?.document(doc_id).await }.await;
+        found.map_err(|error| self.search_failed(&manifest.segment, error))?
+    }
+
+    /// The records of these operations with a cluster time at or after `from` in one sealed segment, in seq order. Reads nothing
+    /// where the manifest says that there are none.
+    pub async fn find_ops(&self, manifest: &Manifest, ops: &[&str], from: Timestamp) -> Result<Vec<Vec<u8>>> {
+        let last = manifest.last_cluster_time;
+        if (last.t, last.i) < (from.time, from.increment)
+            || !ops.iter().any(|op| manifest.ops.contains_key(*op))
+        {
+            return Ok(Vec::new());
+        }
+        let found = async { self.search(manifest).await?.ops(ops, from).await }.await;
+        found.map_err(|error| self.search_failed(&manifest.segment, error))?
+    }
+
+    async fn search(&self, manifest: &Manifest) -> Result<Search, ParquetError> {
+        let path = self.path(&manifest.segment).map_err(|e| ParquetError::External(Box::new(e)))?;
+        Search::open(Arc::clone(&self.store), path, manifest.size).await
+    }
+
+    fn search_failed(&self, key: &str, error: ParquetError) -> Error {
+        let error = match error {
+            ParquetError::External(inner) => match inner.downcast::<StoreError>() {
+                Ok(error) => match *error {
+                    StoreError::NotFound { .. } => {
+                        return Error::corrupt(format!("a sealed segment is missing: key={key}"));
+                    }
+                    error => return self.failed("read", key, error),
+                },
+                Err(inner) => ParquetError::External(inner),
+            },
+            other => other,
+        };
+        Error::corrupt(format!("a segment file does not read as Parquet: key={key}")).because(error)
+    }
+
+    /// Proves that the location can be written and that what exists can't be overwritten. Leaves a small object under `_checks/`
+    /// where it may not delete it.
     pub async fn check_writable(&self) -> Result<()> {
-        Ok(())
+        let key = paths::check_key(&format!("{:032x}", rand::random::<u128>()));
+        let path = self.path(&key)?;
+        let probe = Bytes::from_static(b"A write check of archiver. It can be deleted.\n");
+        match self.create(&key, probe.clone()).await? {
+            Stored::Same => {}
+            Stored::Other(_) => {
+                return Err(Error::internal("a write check met an object of its own random name"));
+            }
+        }
+        let again = self.store.put_opts(&path, PutPayload::from(probe), PutMode::Create.into()).await;
+        // Under Object Lock or without the right to delete it stays: it is tiny, and no reader looks there.
+        let _ = self.store.delete(&path).await;
+        match again {
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
+            Err(error) => Err(self.failed("create", &key, error)),
+            Ok(_) => {
+                let error =
+                    Error::invalid(format!("the store at {} overwrites objects that exist", self.location));
+                Err(error.hint("it must support conditional creation (If-None-Match: *), or two writers could destroy history"))
+            }
+        }
+    }
+
+    /// The keys (relative to the root) and sizes below a prefix, in no order.
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        let path = self.path(prefix)?;
+        let root = self.root.as_ref();
+        let mut listing = self.store.list(Some(&path));
+        let mut found = Vec::new();
+        loop {
+            match listing.try_next().await {
+                Ok(Some(object)) => {
+                    let key = object.location.as_ref().strip_prefix(root).unwrap_or_default();
+                    found.push((key.trim_start_matches('/').to_owned(), object.size));
+                }
+                Ok(None) => return Ok(found),
+                Err(StoreError::NotFound { .. }) => return Ok(found),
+                Err(error) => return Err(self.failed("list", prefix, error)),
+            }
+        }
+    }
+
+    /// An object's bytes; `None` where there is none.
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        let path = self.path(key)?;
+        let bytes = match self.store.get(&path).await {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        match bytes {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("read", key, error)),
+        }
+    }
+
+    fn path(&self, key: &str) -> Result<Path> {
+        let joined = format!("{}/{}", self.root, key);
+        let path = Path::parse(joined.trim_matches('/'));
+        path.map_err(|e| Error::internal(format!("not an object key: {key}")).because(e))
+    }
+
+    /// What to tell about a failed request, and who acts.
+    fn failed(&self, doing: &str, key: &str, error: StoreError) -> Error {
+        let what = format!("the archive can't {doing} {key} at {}", self.location);
+        let text = error.to_string();
+        if is_missing_container(&text) {
+            return Error::invalid(what)
+                .because(error)
+                .hint("create the bucket or container, or correct [archive] url");
+        }
+        match error {
+            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => Error::invalid(what)
+                .because(error)
+                .hint("check the credentials in [archive.options] or the environment, and what they are allowed to do"),
+            StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => Error::invalid(what)
+                .because(error)
+                .hint("this store lacks something that the archive needs; archiver check says what"),
+            error => Error::unavailable(what).because(error).hint("check that the store is reachable and has room"),
+        }
     }
 }
 
-/// Chooses the process's TLS library; harmless when repeated. Opening an archive does it too.
-pub fn install_tls() {}
+/// What is under a key after a try to create it.
+enum Stored {
+    /// The bytes that were to be created.
+    Same,
+    /// Others.
+    Other(Bytes),
+}
+
+/// Whether a store's answer says that the bucket or container itself is missing.
+fn is_missing_container(answer: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
+        .iter()
+        .any(|code| answer.contains(code))
+}

@@ -75,6 +75,10 @@ pub(super) fn assemble(
                 *checkpoint.counters.dropped.entry(plugin.to_string()).or_default() += 1;
                 continue;
             }
+            // Neither the event nor the plugin is to blame: nothing is quarantined for it.
+            Outcome::Failed(failure) if failure.code.blames_host() => {
+                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.source)));
+            }
             Outcome::Failed(failure) if policy == OnPluginError::Halt => {
                 return Err(halted(&failure, checkpoint));
             }
@@ -233,6 +237,15 @@ mod tests {
         let outcomes = vec![(Identity::of(&e).unwrap(), failure())];
         let error = run(outcomes, OnPluginError::Halt, &mut checkpoint()).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Plugin);
+    }
+
+    #[test]
+    fn a_host_without_memory_for_a_sandbox_quarantines_nothing() {
+        let e = event(doc! {"op": "insert", "clusterTime": time()});
+        let failure = Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Sandbox };
+        let outcomes = vec![(Identity::of(&e).unwrap(), Outcome::Failed(failure))];
+        let error = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Unavailable);
     }
 
     #[test]

@@ -31,26 +31,28 @@ impl Lease {
     /// Takes the lease of a source; `None` while another process holds it.
     pub async fn acquire(log: &AuditLog, source: &str, holder: &str) -> Result<Option<Lease>> {
         let leases = log.database().collection::<Document>(LEASES);
-        let free =
-            doc! {"_id": source, "$or": [{"holder": holder}, {"$expr": {"$lte": ["$expires", "$$NOW"]}}]};
+        let free = doc! {"$or": [
+            {"$eq": ["$holder", holder]},
+            {"$lte": [{"$ifNull": ["$expires", "$$NOW"]}, "$$NOW"]},
+        ]};
+        let if_free = |taken: Bson, field: &str| doc! {"$cond": [&free, taken, format!("${field}")]};
         let take = vec![doc! {"$set": {
-            "holder": holder,
-            "epoch": {"$add": [{"$ifNull": ["$epoch", 0_i64]}, 1_i64]},
-            "expires": expiry(),
+            "holder": if_free(doc! {"$literal": holder}.into(), "holder"),
+            "epoch": if_free(doc! {"$add": [{"$ifNull": ["$epoch", 0_i64]}, 1_i64]}.into(), "epoch"),
+            "expires": if_free(expiry().into(), "expires"),
         }}];
+        let lease = doc! {"_id": source};
         let taken =
-            leases.find_one_and_update(free, take).upsert(true).return_document(ReturnDocument::After).await;
-        match taken {
-            Ok(Some(lease)) => {
-                let epoch =
-                    lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
-                Ok(Some(Lease { leases, source: source.to_owned(), holder: holder.to_owned(), epoch }))
-            }
-            Ok(None) => Ok(None),
-            // The upsert found the lease there, held by another.
-            Err(e) if code(&e) == Some(DUPLICATE_KEY) => Ok(None),
-            Err(e) => Err(mongo_error("taking the lease", e)),
-        }
+            leases.find_one_and_update(lease, take).upsert(true).return_document(ReturnDocument::After).await;
+        let lease = match taken {
+            Ok(Some(lease)) if lease.get_str("holder").is_ok_and(|h| h == holder) => lease,
+            Ok(_) => return Ok(None),
+            // Another process has created it at this very moment.
+            Err(e) if code(&e) == Some(DUPLICATE_KEY) => return Ok(None),
+            Err(e) => return Err(mongo_error("taking the lease", e)),
+        };
+        let epoch = lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
+        Ok(Some(Lease { leases, source: source.to_owned(), holder: holder.to_owned(), epoch }))
     }
 
     fn mine(&self) -> Document {

@@ -78,7 +78,8 @@ impl Watcher {
         receiver
     }
 
-    async fn open(&self, from: &Position) -> Result<ChangeStream<RawDocumentBuf>> {
+    /// Opens the stream after `from`; the one place that does, so that `check` tries what capture will use.
+    pub(crate) async fn open(&self, from: &Position) -> Result<ChangeStream<RawDocumentBuf>> {
         let database = self.options.database.as_ref().map(|name| self.client.database(name));
         let watch = match &database {
             Some(database) => database.watch(),

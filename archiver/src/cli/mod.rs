@@ -10,18 +10,16 @@ mod sql;
 mod status;
 mod verify;
 
-use std::error::Error as StdError;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use archiver::config::Config;
+use archiver::config::{Config, Secret};
 use archiver::telemetry::{self, LogFormat};
 use archiver::{Error, Kind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 /// Stands at the end of every command's help.
 const EXIT_CODES: &str = "\
@@ -123,9 +121,9 @@ impl Command {
         }
     }
 
-    async fn execute(self, global: &Global, shutdown: CancellationToken) -> Result<Outcome> {
+    async fn execute(self, global: &Global) -> Result<Outcome> {
         match self {
-            Command::Run(args) => run::run(args, global, shutdown).await,
+            Command::Run(args) => run::run(args, global).await,
             Command::Check(args) => check::run(args, global).await,
             Command::Status(args) => status::run(args, global).await,
             Command::History(args) => history::run(args, global).await,
@@ -164,11 +162,7 @@ fn try_start(cli: Cli) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        run::cancel_on_signal(shutdown.clone())?;
-        command.execute(&global, shutdown).await
-    })
+    runtime.block_on(command.execute(&global))
 }
 
 /// The library's error in the chain, which knows the exit code and what to do next.
@@ -183,10 +177,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 /// What stderr gets: the error, its causes, and what to do next.
 fn explain(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}\n");
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("  caused by: {error}\n"));
-        cause = error.source();
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        let next = cause.to_string();
+        // Some crates' errors repeat their source.
+        if next != last {
+            text.push_str(&format!("  caused by: {next}\n"));
+        }
+        last = next;
     }
     let hints = error.chain().filter_map(|cause| cause.downcast_ref::<Error>()).filter_map(Error::hint_text);
     for hint in hints {
@@ -209,6 +207,17 @@ pub(crate) fn parse_time(argument: &str, text: &str) -> archiver::Result<Timesta
         Error::invalid(format!("{argument} is not a time: {text:?}"))
             .hint("times are RFC 3339 with a zone, for example 2026-11-21T09:30:00Z or 2026-11-21T09:30:00.250+01:00")
     })
+}
+
+/// Reads the values of `--option`.
+pub(crate) fn parse_options(options: &[String]) -> archiver::Result<Vec<(String, Secret)>> {
+    let parse = |option: &String| {
+        let (key, value) = option.split_once('=').filter(|(key, _)| !key.is_empty())?;
+        Some((key.to_owned(), Secret::new(value)))
+    };
+    // The value may be a secret, so it is not shown.
+    let wrong = || Error::invalid("--option is not KEY=VALUE").hint("for example --option region=eu-west-1");
+    options.iter().map(|option| parse(option).ok_or_else(wrong)).collect()
 }
 
 #[cfg(test)]
@@ -242,6 +251,16 @@ mod tests {
         assert!(error.hint_text().unwrap().contains("2026-11-21T09:30:00Z"));
         assert!(parse_time("--from", "2026-11-21T09:30:00").is_err());
         assert_eq!(parse_time("--at", "2026-11-21T09:30:00.250Z").unwrap().as_millisecond() % 1000, 250);
+    }
+
+    #[test]
+    fn an_option_has_a_key_and_its_value_is_never_shown() {
+        let options = parse_options(&["endpoint=http://x?a=b".to_owned(), "token=".to_owned()]).unwrap();
+        assert_eq!((options[0].0.as_str(), options[0].1.expose()), ("endpoint", "http://x?a=b"));
+        assert_eq!((options[1].0.as_str(), options[1].1.expose()), ("token", ""));
+        let error = parse_options(&["s3cret".to_owned()]).unwrap_err();
+        assert!(error.kind() == Kind::Invalid && !error.to_string().contains("s3cret"));
+        assert!(parse_options(&["=x".to_owned()]).is_err());
     }
 
     #[test]

@@ -19,13 +19,15 @@ pub(crate) struct Args {
     once: bool,
 }
 
-pub(super) async fn run(args: Args, global: &Global, shutdown: CancellationToken) -> Result<Outcome> {
+pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
+    let shutdown = CancellationToken::new();
+    cancel_on_signal(shutdown.clone())?;
     service::run(global.config()?, args.once, shutdown).await?;
     Ok(Outcome::Fine)
 }
 
 /// Cancels the token at the first SIGTERM or Ctrl-C, and ends the process at the second.
-pub(super) fn cancel_on_signal(shutdown: CancellationToken) -> archiver::Result<()> {
+fn cancel_on_signal(shutdown: CancellationToken) -> archiver::Result<()> {
     let listen = |kind, name: &str| {
         signal(kind).map_err(|e| Error::internal(format!("{name} can't be listened for")).because(e))
     };

@@ -76,6 +76,12 @@ impl FailureCode {
         }
     }
 
+    /// Whether the host is to blame and not the plugin or the event: trying again later helps, quarantine loses
+    /// something for nothing.
+    pub fn blames_host(self) -> bool {
+        self == FailureCode::Sandbox
+    }
+
     /// The code as the end of a sentence.
     pub fn explanation(self) -> &'static str {
         match self {

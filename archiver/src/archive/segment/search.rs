@@ -1,0 +1,209 @@
+//! Finds records in a stored segment by range requests: statistics and bloom filters first, then only the pages that matter.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::error::ArrowError;
+use bson::Timestamp;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+
+use super::super::schema::{self, DOC_ID};
+use super::{decode, read};
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+/// What is read at first: holds footer, page index and bloom filters of up to about 200,000 records.
+const TAIL: u64 = 256 << 10;
+
+/// A stored segment that is being searched.
+pub(in super::super) struct Search {
+    file: Tail,
+    metadata: ArrowReaderMetadata,
+}
+
+impl Search {
+    /// Reads the file's tail. `size` is from its manifest or a listing: not every store answers suffix requests.
+    pub(in super::super) async fn open(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        size: u64,
+    ) -> ParquetResult<Self> {
+        let start = size.saturating_sub(TAIL);
+        let tail = store.get_range(&path, start..size).await?;
+        let mut file = Tail { store, path, size, start, tail };
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = ArrowReaderMetadata::load_async(&mut file, options).await?;
+        Ok(Search { file, metadata })
+    }
+
+    /// The records of one document, in seq order.
+    pub(in super::super) async fn document(self, doc_id: &str) -> ParquetResult<Result<Vec<Vec<u8>>>> {
+        let Some(column) = schema::position(DOC_ID) else { return Ok(Ok(Vec::new())) };
+        let possible = |group: &RowGroupMetaData| {
+            let statistics = group.columns().get(column).and_then(|c| c.statistics());
+            let Some(statistics) = statistics else { return true };
+            let below = statistics.min_bytes_opt().is_some_and(|min| doc_id.as_bytes() < min);
+            let above = statistics.max_bytes_opt().is_some_and(|max| doc_id.as_bytes() > max);
+            !below && !above
+        };
+        let groups = self.groups(possible);
+        let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.file, self.metadata);
+        let mut surviving = Vec::new();
+        for group in groups {
+            let bloom = builder.get_row_group_column_bloom_filter(group, column).await?;
+            if bloom.is_none_or(|bloom| bloom.check(doc_id)) {
+                surviving.push(group);
+            }
+        }
+        let doc_id = doc_id.to_owned();
+        let predicate = move |batch: &RecordBatch| {
+            let ids: &StringArray = typed(batch, 0)?;
+            Ok(ids.iter().map(|id| Some(id == Some(doc_id.as_str()))).collect())
+        };
+        records(builder, surviving, &[DOC_ID], predicate).await
+    }
+
+    /// The records of these operations at or after this cluster time, in seq order.
+    pub(in super::super) async fn ops(
+        self,
+        ops: &[&str],
+        from: Timestamp,
+    ) -> ParquetResult<Result<Vec<Vec<u8>>>> {
+        let from_micros = i64::from(from.time) * 1_000_000;
+        let groups = self.groups(|group| {
+            let times = schema::position("cluster_time").and_then(|n| group.columns().get(n)?.statistics());
+            let max = times.and_then(|s| Some(i64::from_le_bytes(s.max_bytes_opt()?.try_into().ok()?)));
+            max.is_none_or(|max| max >= from_micros)
+        });
+        let ops: Vec<String> = ops.iter().map(|op| (*op).to_owned()).collect();
+        let predicate = move |batch: &RecordBatch| {
+            let found: &StringArray = typed(batch, 0)?;
+            let times: &TimestampMicrosecondArray = typed(batch, 1)?;
+            let ordinals: &Int32Array = typed(batch, 2)?;
+            let wanted = |n: usize| {
+                let time = (times.value(n), ordinals.value(n) as u32);
+                time >= (from_micros, from.increment) && ops.iter().any(|op| op == found.value(n))
+            };
+            Ok((0..batch.num_rows()).map(|n| Some(wanted(n))).collect())
+        };
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.file, self.metadata);
+        records(builder, groups, &["op", "cluster_time", "cluster_inc"], predicate).await
+    }
+
+    fn groups(&self, possible: impl Fn(&RowGroupMetaData) -> bool) -> Vec<usize> {
+        let groups = self.metadata.metadata().row_groups().iter().enumerate();
+        groups.filter(|(_, group)| possible(group)).map(|(n, _)| n).collect()
+    }
+}
+
+fn typed<A: 'static>(batch: &RecordBatch, n: usize) -> Result<&A, ArrowError> {
+    let column = batch.columns().get(n).and_then(|column| column.as_any().downcast_ref());
+    column.ok_or_else(|| ArrowError::SchemaError("a column is of another type".to_owned()))
+}
+
+/// Reads the rows of these row groups for which the predicate holds, and rebuilds their records.
+async fn records(
+    builder: ParquetRecordBatchStreamBuilder<Tail>,
+    groups: Vec<usize>,
+    columns: &[&str],
+    mut predicate: impl FnMut(&RecordBatch) -> Result<BooleanArray, ArrowError> + Send + 'static,
+) -> ParquetResult<Result<Vec<Vec<u8>>>> {
+    if groups.is_empty() {
+        return Ok(Ok(Vec::new()));
+    }
+    if let Err(error) = schema::check(builder.schema()) {
+        return Ok(Err(error));
+    }
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, move |batch| predicate(&batch)))]);
+    let batch_rows = read::batch_rows(builder.metadata());
+    let mut stream =
+        builder.with_row_groups(groups).with_row_filter(filter).with_batch_size(batch_rows).build()?;
+    let mut found: Vec<(i64, Vec<u8>)> = Vec::new();
+    while let Some(batch) = stream.try_next().await? {
+        let batch = decode::records(&batch).and_then(|records| records.into_iter().map(with_seq).collect());
+        match batch {
+            Ok::<Vec<_>, Error>(records) => found.extend(records),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    found.sort_unstable_by_key(|(seq, _)| *seq);
+    Ok(Ok(found.into_iter().map(|(_, record)| record).collect()))
+}
+
+fn with_seq(record: Vec<u8>) -> Result<(i64, Vec<u8>)> {
+    Ok((Record::new(&record)?.seq()?, record))
+}
+
+/// A stored file whose tail is in memory; the rest is read by range.
+struct Tail {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+    /// Where the tail begins.
+    start: u64,
+    tail: Bytes,
+}
+
+impl Tail {
+    /// The bytes of a range that lies in the tail.
+    fn cached(&self, range: &Range<u64>) -> Option<Bytes> {
+        let from = usize::try_from(range.start.checked_sub(self.start)?).ok()?;
+        let to = usize::try_from(range.end.checked_sub(self.start)?).ok()?;
+        (from <= to && to <= self.tail.len()).then(|| self.tail.slice(from..to))
+    }
+}
+
+impl AsyncFileReader for Tail {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        async move {
+            match self.cached(&range) {
+                Some(bytes) => Ok(bytes),
+                None => Ok(self.store.get_range(&self.path, range).await?),
+            }
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        async move {
+            let cached: Option<Vec<Bytes>> = ranges.iter().map(|range| self.cached(range)).collect();
+            match cached {
+                Some(bytes) => Ok(bytes),
+                None => Ok(self.store.get_ranges(&self.path, &ranges).await?),
+            }
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            // The page index lies right before the footer, in the tail: it lets a hit read single pages.
+            let reader = ParquetMetaDataReader::new()
+                .with_metadata_options(options.map(|o| o.metadata_options().clone()))
+                .with_column_index_policy(PageIndexPolicy::Skip)
+                .with_offset_index_policy(PageIndexPolicy::Optional)
+                .with_prefetch_hint(usize::try_from(TAIL.min(size)).ok());
+            let metadata = reader.load_and_finish(self, size).await;
+            metadata.map(Arc::new).map_err(|e| match e {
+                ParquetError::NeedMoreData(_) => ParquetError::EOF("the footer is cut off".to_owned()),
+                other => other,
+            })
+        }
+        .boxed()
+    }
+}

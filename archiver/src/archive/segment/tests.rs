@@ -1,0 +1,1 @@
+//! What building and reading a segment promise together.

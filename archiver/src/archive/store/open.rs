@@ -1,0 +1,130 @@
+//! Opens the object store that a URL and its options name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig};
+use url::Url;
+
+use super::Archive;
+use crate::config::Secret;
+use crate::error::{Error, Result};
+
+/// A segment goes up in one PUT, so a request may take long. `timeout` in the options changes it.
+const REQUEST_TIMEOUT: &str = "5 minutes";
+/// object_store's own retries per request; the commit protocol has its own around them.
+const RETRIES: usize = 5;
+const RETRY_TIME: Duration = Duration::from_secs(60);
+
+const HINT_URL: &str =
+    "write file:///folder, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix";
+
+/// Opens a location; `create` makes the folder of a `file:` URL.
+pub(super) fn open(url: &str, options: &[(String, Secret)], create: bool) -> Result<Archive> {
+    let parsed = Url::parse(url).map_err(|e| bad_url("the archive's url is not a URL").because(e))?;
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(
+            Error::invalid("the archive's url holds credentials").hint("put them into [archive.options]")
+        );
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(bad_url("the archive's url has a query or a fragment"));
+    }
+    let scheme = ObjectStoreScheme::parse(&parsed);
+    let Ok((scheme, prefix)) = scheme else {
+        return Err(bad_url(&format!(
+            "the archive's url names no store that is known: scheme={}",
+            parsed.scheme()
+        )));
+    };
+    match scheme {
+        ObjectStoreScheme::Local => open_folder(&parsed, options, create),
+        ObjectStoreScheme::AmazonS3
+        | ObjectStoreScheme::MicrosoftAzure
+        | ObjectStoreScheme::GoogleCloudStorage => {
+            install_tls();
+            Archive::new(cloud(&scheme, &parsed, options)?, prefix.as_ref(), url)
+        }
+        _ => Err(bad_url(&format!("the archive can't be in such a store: scheme={}", parsed.scheme()))),
+    }
+}
+
+fn bad_url(what: &str) -> Error {
+    Error::invalid(what).hint(HINT_URL)
+}
+
+fn open_folder(url: &Url, options: &[(String, Secret)], create: bool) -> Result<Archive> {
+    if let Some((name, _)) = options.first() {
+        return Err(Error::invalid(format!("a folder has no options: option={name}"))
+            .hint("remove [archive.options]"));
+    }
+    let folder = url.to_file_path().map_err(|()| bad_url("the archive's url is not a folder"))?;
+    let shown = folder.display();
+    if create {
+        std::fs::create_dir_all(&folder).map_err(|e| {
+            let error = Error::invalid(format!("the archive's folder can't be created: {shown}")).because(e);
+            error.hint("give archiver the right to write there, or correct [archive] url")
+        })?;
+    }
+    if !folder.is_dir() {
+        return Err(Error::not_found(format!("there is no archive folder: {shown}")));
+    }
+    let store = LocalFileSystem::new_with_prefix(&folder);
+    let store = store
+        .map_err(|e| Error::invalid(format!("the archive's folder can't be opened: {shown}")).because(e))?;
+    // Without fsync a commit could vanish in a power cut after the hot tier was trimmed behind it.
+    Archive::new(Arc::new(store.with_fsync(true)), "", url.as_str())
+}
+
+/// Builds a client with the environment's settings, then the options.
+macro_rules! client {
+    ($builder:expr, $key:ty, $url:expr, $options:expr) => {{
+        let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIME, ..RetryConfig::default() };
+        let timeout = <$key>::Client(ClientConfigKey::Timeout);
+        let mut builder =
+            $builder.with_url($url.as_str()).with_retry(retry).with_config(timeout, REQUEST_TIMEOUT);
+        for (name, value) in $options {
+            let key: $key = name.to_ascii_lowercase().parse().map_err(|_| unknown_option(name))?;
+            builder = builder.with_config(key, value.expose());
+        }
+        Arc::new(builder.build().map_err(|e| {
+            let error = Error::invalid("the archive's options do not fit together").because(e);
+            error.hint("correct [archive] url and [archive.options]")
+        })?)
+    }};
+}
+
+fn unknown_option(name: &str) -> Error {
+    let error = Error::invalid(format!("the archive's store has no such option: option={name}"));
+    error.hint(
+        "for example endpoint, region, access_key_id, secret_access_key, account_name, allow_http, timeout",
+    )
+}
+
+fn cloud(
+    scheme: &ObjectStoreScheme,
+    url: &Url,
+    options: &[(String, Secret)],
+) -> Result<Arc<dyn ObjectStore>> {
+    Ok(match scheme {
+        ObjectStoreScheme::AmazonS3 => {
+            // Buckets under Object Lock take only PUTs with a checksum.
+            let builder = AmazonS3Builder::from_env().with_checksum_algorithm(Checksum::SHA256);
+            client!(builder, AmazonS3ConfigKey, url, options)
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            client!(MicrosoftAzureBuilder::from_env(), AzureConfigKey, url, options)
+        }
+        _ => client!(GoogleCloudStorageBuilder::from_env(), GoogleConfigKey, url, options),
+    })
+}
+
+/// Chooses the process's TLS library; harmless when repeated. Opening an archive in the cloud does it too.
+pub fn install_tls() {
+    // Fails only where one is installed already, which then serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -1,0 +1,1 @@
+//! What the commit protocol promises, whatever the store does.

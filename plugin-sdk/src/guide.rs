@@ -1,0 +1,153 @@
+//! Who decides about a value: a guide walks along with the rewriter, name by name.
+
+use bson_walker::Element;
+
+use crate::value::Action;
+
+/// What a guide says about one place.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision<'v> {
+    /// Nothing here or below is affected: copy it unseen.
+    Skip,
+    /// Keep it, and look below.
+    Enter,
+    /// Keep a document or array and look below; remove anything else.
+    Hollow,
+    /// Do this with the whole value.
+    Act(Action<'v>),
+}
+
+/// Decides about values by where they stand. Must not depend on the order in which siblings are visited.
+pub trait Guide<'v> {
+    /// Where the walk stands.
+    type State: Clone;
+
+    /// The state at a document's top.
+    fn root(&mut self) -> Self::State;
+
+    /// One step into a document's field. The value is `None` where only its name is known. A name with dots is to be
+    /// taken as one name and as a path.
+    fn field(
+        &mut self,
+        from: &Self::State,
+        name: &[u8],
+        value: Option<&Element<'_>>,
+    ) -> (Self::State, Decision<'v>);
+
+    /// One step into an array's element; also for a number in a dotted path that is taken for an index.
+    fn index(
+        &mut self,
+        from: &Self::State,
+        digits: &[u8],
+        value: Option<&Element<'_>>,
+    ) -> (Self::State, Decision<'v>);
+
+    /// One step into a field of `detail`, where a value may stand below any number of MongoDB's own names.
+    fn detail(
+        &mut self,
+        from: &Self::State,
+        name: &[u8],
+        value: Option<&Element<'_>>,
+    ) -> (Self::State, Decision<'v>) {
+        self.field(from, name, value)
+    }
+
+    /// Whether a string in `detail` refers to something that is to be redacted (`"$card.pan"`), so that literals
+    /// beside it may be its values.
+    fn mentions(&mut self, _text: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether fields of `detail` are to be hidden unless they are known to hold no values.
+    fn closed(&self) -> bool {
+        false
+    }
+
+    /// What is to be done with the value at a dotted path if some of the dots may belong to names. Asked only where the
+    /// path read as plain names leads to no action, and nothing tells the readings apart.
+    fn straddle(&mut self, _path: &[u8]) -> Option<Action<'v>> {
+        None
+    }
+}
+
+/// The place of a value in its document, array indexes left out: `customer.email`.
+#[derive(Debug, Clone, Copy)]
+pub struct Path<'p>(&'p [u8]);
+
+impl<'p> Path<'p> {
+    /// The names, joined by dots; `"\u{FFFD}"` where they are not UTF-8.
+    pub fn as_str(&self) -> &'p str {
+        text(self.0)
+    }
+
+    /// The last name.
+    pub fn leaf(&self) -> &'p str {
+        text(self.0.rsplit(|b| *b == b'.').next().unwrap_or_default())
+    }
+
+    /// The names from the top.
+    pub fn names(&self) -> impl Iterator<Item = &'p str> + use<'p> {
+        self.0.split(|b| *b == b'.').map(text)
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or("\u{FFFD}")
+}
+
+/// Lets a function decide.
+pub(crate) struct Closure<F> {
+    decide: F,
+    path: Vec<u8>,
+}
+
+impl<F> Closure<F> {
+    pub(crate) fn new(decide: F) -> Self {
+        Closure { decide, path: Vec::new() }
+    }
+}
+
+impl<'v, F> Closure<F>
+where
+    F: FnMut(&Path<'_>, Option<&Element<'_>>) -> Action<'v>,
+{
+    fn ask(&mut self, value: Option<&Element<'_>>) -> Decision<'v> {
+        match (self.decide)(&Path(&self.path), value) {
+            Action::Keep => Decision::Enter,
+            action => Decision::Act(action),
+        }
+    }
+}
+
+impl<'v, F> Guide<'v> for Closure<F>
+where
+    F: FnMut(&Path<'_>, Option<&Element<'_>>) -> Action<'v>,
+{
+    /// How much of the path is in force; what is beyond belongs to a sibling already left.
+    type State = usize;
+
+    fn root(&mut self) -> usize {
+        0
+    }
+
+    fn field(&mut self, from: &usize, name: &[u8], value: Option<&Element<'_>>) -> (usize, Decision<'v>) {
+        self.path.truncate(*from);
+        let mut parts = name.split(|b| *b == b'.').peekable();
+        while let Some(part) = parts.next() {
+            if !self.path.is_empty() {
+                self.path.push(b'.');
+            }
+            self.path.extend_from_slice(part);
+            let decision = self.ask(if parts.peek().is_none() { value } else { None });
+            if parts.peek().is_none() || decision != Decision::Enter {
+                return (self.path.len(), decision);
+            }
+        }
+        (self.path.len(), Decision::Enter)
+    }
+
+    fn index(&mut self, from: &usize, _digits: &[u8], value: Option<&Element<'_>>) -> (usize, Decision<'v>) {
+        self.path.truncate(*from);
+        (*from, self.ask(value))
+    }
+}

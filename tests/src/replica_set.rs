@@ -151,6 +151,12 @@ impl Mongod {
         Ok(())
     }
 
+    /// Why the server is gone, with the end of its log; `None` while it runs.
+    pub fn death(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        Some(format!("mongod ended with {status}\n{}", self.log_tail()))
+    }
+
     fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(self.folder.path().join("mongod.log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(15).collect();

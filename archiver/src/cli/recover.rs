@@ -120,9 +120,7 @@ async fn by_ids(
 /// Says what of a period could not be given back.
 fn lost(summary: &Summary) -> Result<Outcome> {
     for end in &summary.ended_namespaces {
-        say(&format!(
-            "note: {end}: documents that ended with it are not included; recover them with --id and --at"
-        ))?;
+        say(&format!("note: {end}: documents that ended with it are not included; recover them with --id"))?;
     }
     for lost in &summary.lost {
         say(&format!("not recovered: {:?} of {}: {}", lost.id, lost.namespace, lost.why))?;

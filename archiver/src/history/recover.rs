@@ -269,6 +269,8 @@ async fn rebuild(
 ) -> Result<()> {
     let (few, many) =
         if wanted.len() <= ONE_BY_ONE { (wanted, HashMap::new()) } else { (HashMap::new(), wanted) };
+    let mut few: Vec<_> = few.into_iter().collect();
+    few.sort_by_key(|(_, last)| last.at);
     for (identity, last) in few {
         let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
         let Some(element) = Doc::new(&id).ok().and_then(|d| d.get("_id")) else { continue };

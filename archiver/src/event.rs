@@ -8,7 +8,18 @@ use crate::error::{Error, Result};
 
 /// The fields of an event, in the order in which they are stored; absent ones are left out.
 pub const FIELDS: [&str; 12] = [
-    "op", "ns", "key", "clusterTime", "wallTime", "before", "after", "delta", "images", "txn", "actor", "detail",
+    "op",
+    "ns",
+    "key",
+    "clusterTime",
+    "wallTime",
+    "before",
+    "after",
+    "delta",
+    "images",
+    "txn",
+    "actor",
+    "detail",
 ];
 
 /// The fields that no plugin may change, add or remove.
@@ -36,6 +47,7 @@ pub struct Event {
 impl Event {
     /// The body's view.
     pub fn doc(&self) -> Result<Doc<'_>> {
-        Doc::new(&self.body).map_err(|e| Error::internal("an event's body is not one BSON document").because(e))
+        Doc::new(&self.body)
+            .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))
     }
 }

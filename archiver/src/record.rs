@@ -30,7 +30,8 @@ impl<'a> Record<'a> {
 
     /// The view of these bytes, which must be one BSON document.
     pub fn new(bytes: &'a [u8]) -> Result<Self> {
-        let doc = Doc::new(bytes).map_err(|e| Error::corrupt("a record is not one BSON document").because(e))?;
+        let doc =
+            Doc::new(bytes).map_err(|e| Error::corrupt("a record is not one BSON document").because(e))?;
         Ok(Record(doc))
     }
 

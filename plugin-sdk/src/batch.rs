@@ -49,7 +49,9 @@ pub fn process<P: Plugin>(plugin: &P, events: &[u8]) -> Result<Batch, EventError
 fn permit<P: Plugin>(verdict: Verdict) -> Result<(), String> {
     match verdict {
         Verdict::Drop if !P::MAY_DROP => Err("the plugin dropped an event without declaring MAY_DROP".into()),
-        Verdict::Replace if !P::MAY_MODIFY => Err("the plugin replaced an event without declaring MAY_MODIFY".into()),
+        Verdict::Replace if !P::MAY_MODIFY => {
+            Err("the plugin replaced an event without declaring MAY_MODIFY".into())
+        }
         _ => Ok(()),
     }
 }

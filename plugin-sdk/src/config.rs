@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 pub fn parse<T: DeserializeOwned>(config: &str) -> Result<T, String> {
     let config = if config.trim().is_empty() { "{}" } else { config };
     // By way of a value, so that messages carry no line and column of a text the operator never saw.
-    let value: serde_json::Value = serde_json::from_str(config).map_err(|e| format!("the config is not JSON: {e}"))?;
+    let value: serde_json::Value =
+        serde_json::from_str(config).map_err(|e| format!("the config is not JSON: {e}"))?;
     serde_json::from_value(value).map_err(|e| format!("config: {e}"))
 }
 

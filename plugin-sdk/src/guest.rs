@@ -108,7 +108,7 @@ macro_rules! export {
                 }
             }
 
-            $crate::guest::bindings::export_component!(Exported with_types_in $crate::guest::bindings);
+    $crate::guest::bindings::export_component!(Exported with_types_in $crate::guest::bindings);
         };
 
         #[cfg(not(target_arch = "wasm32"))]

@@ -27,13 +27,28 @@ pub trait Guide<'v> {
 
     /// One step into a document's field. The value is `None` where only its name is known. A name with dots is to be
     /// taken as one name and as a path.
-    fn field(&mut self, from: &Self::State, name: &[u8], value: Option<&Element<'_>>) -> (Self::State, Decision<'v>);
+    fn field(
+        &mut self,
+        from: &Self::State,
+        name: &[u8],
+        value: Option<&Element<'_>>,
+    ) -> (Self::State, Decision<'v>);
 
     /// One step into an array's element; also for a number in a dotted path that is taken for an index.
-    fn index(&mut self, from: &Self::State, digits: &[u8], value: Option<&Element<'_>>) -> (Self::State, Decision<'v>);
+    fn index(
+        &mut self,
+        from: &Self::State,
+        digits: &[u8],
+        value: Option<&Element<'_>>,
+    ) -> (Self::State, Decision<'v>);
 
     /// One step into a field of `detail`, where a value may stand below any number of MongoDB's own names.
-    fn detail(&mut self, from: &Self::State, name: &[u8], value: Option<&Element<'_>>) -> (Self::State, Decision<'v>) {
+    fn detail(
+        &mut self,
+        from: &Self::State,
+        name: &[u8],
+        value: Option<&Element<'_>>,
+    ) -> (Self::State, Decision<'v>) {
         self.field(from, name, value)
     }
 
@@ -48,9 +63,9 @@ pub trait Guide<'v> {
         false
     }
 
-    /// What is to be done with the value at a dotted path if some of the dots may belong to names. Asked only where the
-    /// path read as plain names leads to no action, and nothing tells the readings apart.
-    fn straddle(&mut self, _path: &[u8]) -> Option<Action<'v>> {
+    /// Where a dotted path leads if some of its dots may belong to names. Asked only where the path read as plain names
+    /// leads to `plain` and no action, and nothing tells the readings apart; what it returns must cover both.
+    fn straddle(&mut self, _plain: &Self::State, _path: &[u8]) -> Option<(Self::State, Decision<'v>)> {
         None
     }
 }

@@ -16,7 +16,11 @@ use crate::value::{Action, MASK, append, append_masked, append_string};
 const MAX_DEPTH: usize = 200;
 
 /// Rewrites one event into `out`.
-pub(crate) fn rewrite<'v, G: Guide<'v>>(event: Doc<'_>, out: &mut Output<'_>, guide: G) -> Result<Verdict, String> {
+pub(crate) fn rewrite<'v, G: Guide<'v>>(
+    event: Doc<'_>,
+    out: &mut Output<'_>,
+    guide: G,
+) -> Result<Verdict, String> {
     out.docs.truncate(out.start);
     out.changes.clear();
     let mut rewriter = Rewriter {
@@ -109,7 +113,13 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     /// Walks one document or array that begins at `start`.
-    fn container(&mut self, within: Container, start: usize, bytes: &'e [u8], state: &G::State) -> Result<(), String> {
+    fn container(
+        &mut self,
+        within: Container,
+        start: usize,
+        bytes: &'e [u8],
+        state: &G::State,
+    ) -> Result<(), String> {
         if self.depth >= MAX_DEPTH {
             return Err(format!("nested more than {MAX_DEPTH} levels deep"));
         }
@@ -123,7 +133,9 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             let (next, decision) = match within {
                 Container::Document => self.guide.field(state, element.name(), Some(&element)),
                 Container::Array => self.guide.index(state, element.name(), Some(&element)),
-                Container::Detail | Container::DetailArray => self.guide.detail(state, element.name(), Some(&element)),
+                Container::Detail | Container::DetailArray => {
+                    self.guide.detail(state, element.name(), Some(&element))
+                }
             };
             if decision != Decision::Skip {
                 self.settle(within, at, &element, &next, decision)?;
@@ -137,7 +149,12 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
 
     /// Carries out what the guide said about an element.
     fn settle(
-        &mut self, within: Container, start: usize, element: &Element<'e>, state: &G::State, decision: Decision<'v>,
+        &mut self,
+        within: Container,
+        start: usize,
+        element: &Element<'e>,
+        state: &G::State,
+        decision: Decision<'v>,
     ) -> Result<(), String> {
         match decision {
             Decision::Skip => Ok(()),
@@ -150,7 +167,13 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     /// Looks below an element, if it has a below.
-    fn enter(&mut self, within: Container, start: usize, element: &Element<'e>, state: &G::State) -> Result<(), String> {
+    fn enter(
+        &mut self,
+        within: Container,
+        start: usize,
+        element: &Element<'e>,
+        state: &G::State,
+    ) -> Result<(), String> {
         let value_at = value_at(start, element);
         if element.as_doc().is_some() {
             self.container(within.of(element), value_at, element.value(), state)
@@ -165,7 +188,13 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         }
     }
 
-    fn act(&mut self, start: usize, element: &Element<'e>, action: &Action<'v>, in_array: bool) -> Result<(), String> {
+    fn act(
+        &mut self,
+        start: usize,
+        element: &Element<'e>,
+        action: &Action<'v>,
+        in_array: bool,
+    ) -> Result<(), String> {
         let name = element.name();
         if let (Action::Mask { .. }, kind::ARRAY) = (action, element.kind()) {
             return self.mask_array(value_at(start, element), element.value(), action);
@@ -276,15 +305,23 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             forms.extend(i32::try_from(number).ok().map(|n| n.to_le_bytes().to_vec()));
         }
         if text.len() == 24 {
-            let bytes = (0..12).map(|i| text.get(2 * i..2 * i + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()));
+            let bytes =
+                (0..12).map(|i| text.get(2 * i..2 * i + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()));
             forms.extend(bytes.collect::<Option<Vec<u8>>>());
         }
-        let contains = |range: &[u8], form: &[u8]| !form.is_empty() && range.windows(form.len()).any(|w| w == form);
-        self.changes.iter().any(|(start, end)| forms.iter().any(|form| contains(&self.source[*start..*end], form)))
+        let contains =
+            |range: &[u8], form: &[u8]| !form.is_empty() && range.windows(form.len()).any(|w| w == form);
+        self.changes
+            .iter()
+            .any(|(start, end)| forms.iter().any(|form| contains(&self.source[*start..*end], form)))
     }
 
     fn open(&self, start: usize, len: usize) -> Frame {
-        Frame { length_at: self.out.len() + start - self.copied, copied_before: self.copied, end: start + len }
+        Frame {
+            length_at: self.out.len() + start - self.copied,
+            copied_before: self.copied,
+            end: start + len,
+        }
     }
 
     /// Ends a document: where something in it changed, copies its rest and corrects its length.

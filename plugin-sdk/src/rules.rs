@@ -51,7 +51,8 @@ impl Rules {
         } else if names <= Wide::COUNT {
             Rules::Large(Box::new(Machine::new(rules, default)))
         } else {
-            let what = format!("all rules' paths together have {names} names; at most {} are possible", Wide::COUNT);
+            let what =
+                format!("all rules' paths together have {names} names; at most {} are possible", Wide::COUNT);
             return Err(RuleError { rule: None, what });
         };
         match &rules {

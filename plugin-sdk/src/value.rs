@@ -137,7 +137,9 @@ pub fn mask(text: &str, keep_last: usize) -> String {
 }
 
 fn tail(text: &str, keep_last: usize) -> &str {
-    let Some((at, _)) = keep_last.checked_sub(1).and_then(|n| text.char_indices().nth_back(n)) else { return "" };
+    let Some((at, _)) = keep_last.checked_sub(1).and_then(|n| text.char_indices().nth_back(n)) else {
+        return "";
+    };
     let hidden = text[..at].chars().take(keep_last + 1).count();
     if hidden > keep_last { &text[at..] } else { "" }
 }
@@ -146,7 +148,8 @@ fn tail(text: &str, keep_last: usize) -> &str {
 fn write_text(element: &Element<'_>, text: &mut String) {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let whole = |v: f64| (v.fract() == 0.0 && v.abs() < EXACT).then_some(v as i64);
-    let number = element.as_i64().or(element.as_i32().map(i64::from)).or_else(|| element.as_f64().and_then(whole));
+    let number =
+        element.as_i64().or(element.as_i32().map(i64::from)).or_else(|| element.as_f64().and_then(whole));
     if let Some(number) = number {
         let _ = write!(text, "{number}");
     } else if let Some(id) = element.as_object_id() {

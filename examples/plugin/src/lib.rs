@@ -53,14 +53,21 @@ mod tests {
             "after": {"_id": 1, "contacts": [{"email": "ann@example.org"}]},
             "delta": {"updatedFields": {"contacts.0.email": "ann@example.org"}, "removedFields": []},
         };
-        let Ok(Outcome::Replaced(bytes)) = run(&plugin(), event.to_vec().unwrap()) else { panic!("not replaced") };
+        let Ok(Outcome::Replaced(bytes)) = run(&plugin(), event.to_vec().unwrap()) else {
+            panic!("not replaced")
+        };
         let event = Document::from_reader(&bytes[..]).unwrap();
         assert_eq!(event.get_document("after").unwrap(), &doc! {"_id": 1, "contacts": [{"email": "***"}]});
-        assert_eq!(event.get_document("delta").unwrap().get("updatedFields").unwrap().as_document().unwrap(), &doc! {"contacts.0.email": "***"});
+        assert_eq!(
+            event.get_document("delta").unwrap().get("updatedFields").unwrap().as_document().unwrap(),
+            &doc! {"contacts.0.email": "***"}
+        );
     }
 
     #[test]
     fn a_misspelt_key_is_an_error() {
-        assert!(DropSessions::configure(r#"{"colection": "sessions"}"#).is_err_and(|e| e.contains("colection")));
+        assert!(
+            DropSessions::configure(r#"{"colection": "sessions"}"#).is_err_and(|e| e.contains("colection"))
+        );
     }
 }

@@ -83,13 +83,20 @@ impl<'a> Doc<'a> {
     /// A document that is exactly these bytes.
     pub fn new(bytes: &'a [u8]) -> Result<Self, Error> {
         let (doc, rest) = Doc::split(bytes)?;
-        if rest.is_empty() { Ok(doc) } else { Err(Error { what: "no bytes after the document", at: doc.0.len() }) }
+        if rest.is_empty() {
+            Ok(doc)
+        } else {
+            Err(Error { what: "no bytes after the document", at: doc.0.len() })
+        }
     }
 
     /// The first document of concatenated ones, and the bytes after it.
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Error> {
         let len = le_i32(bytes).ok_or(Error { what: "a document length", at: 0 })?;
-        let len = usize::try_from(len).ok().filter(|n| *n >= 5).ok_or(Error { what: "a length of 5 or more", at: 0 })?;
+        let len = usize::try_from(len)
+            .ok()
+            .filter(|n| *n >= 5)
+            .ok_or(Error { what: "a length of 5 or more", at: 0 })?;
         if len > bytes.len() {
             return Err(Error { what: "as many bytes as the length says", at: 0 });
         }
@@ -166,7 +173,11 @@ impl<'a> Iterator for Elements<'a> {
             return Some(Err(Error { what: "a known type and all of its value", at: start }));
         };
         self.at = value_at + len;
-        Some(Ok(Element { whole: &self.doc[start..self.at], name: &body[..name_len], value: &self.doc[value_at..self.at] }))
+        Some(Ok(Element {
+            whole: &self.doc[start..self.at],
+            name: &body[..name_len],
+            value: &self.doc[value_at..self.at],
+        }))
     }
 }
 
@@ -248,7 +259,8 @@ impl<'a> Element<'a> {
 
     /// A string's bytes without length and terminator, also of code and symbols; not checked to be UTF-8.
     pub fn string_bytes(&self) -> Option<&'a [u8]> {
-        matches!(self.kind(), kind::STRING | kind::CODE | kind::SYMBOL).then(|| &self.value[4..self.value.len() - 1])
+        matches!(self.kind(), kind::STRING | kind::CODE | kind::SYMBOL)
+            .then(|| &self.value[4..self.value.len() - 1])
     }
 
     /// A string's text; `None` for other kinds or where it is not UTF-8.
@@ -329,7 +341,8 @@ fn validate_at(bytes: &[u8], base: usize, levels: usize) -> Result<(), Error> {
         match element.kind() {
             kind::DOCUMENT | kind::ARRAY => validate_at(element.value(), value_at, levels - 1)?,
             kind::CODE_WITH_SCOPE => {
-                let (at, scope) = element.as_scope().ok_or(Error { what: "a scope after the code", at: value_at })?;
+                let (at, scope) =
+                    element.as_scope().ok_or(Error { what: "a scope after the code", at: value_at })?;
                 validate_at(scope.as_bytes(), value_at + at, levels - 1)?;
             }
             _ => {}

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bson::raw::RawBsonRef;
-use bson::{Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, oid::ObjectId, spec::BinarySubtype};
+use bson::{
+    Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, oid::ObjectId,
+    spec::BinarySubtype,
+};
 use bson_walker::{Doc, Element, Writer, kind, validate};
 use proptest::prelude::*;
 
@@ -21,12 +24,16 @@ fn scalar() -> impl Strategy<Value = Bson> {
         any::<i64>().prop_map(|ms| Bson::DateTime(DateTime::from_millis(ms))),
         Just(Bson::Null),
         ("[a-z.*]{0,8}", "[imsx]{0,2}").prop_filter_map("no zero bytes", |(pattern, options)| {
-            Some(Bson::RegularExpression(Regex { pattern: pattern.try_into().ok()?, options: options.try_into().ok()? }))
+            Some(Bson::RegularExpression(Regex {
+                pattern: pattern.try_into().ok()?,
+                options: options.try_into().ok()?,
+            }))
         }),
         ".{0,20}".prop_map(Bson::JavaScriptCode),
         ".{0,20}".prop_map(Bson::Symbol),
         any::<i32>().prop_map(Bson::Int32),
-        (any::<u32>(), any::<u32>()).prop_map(|(time, increment)| Bson::Timestamp(Timestamp { time, increment })),
+        (any::<u32>(), any::<u32>())
+            .prop_map(|(time, increment)| Bson::Timestamp(Timestamp { time, increment })),
         any::<i64>().prop_map(Bson::Int64),
         any::<[u8; 16]>().prop_map(|b| Bson::Decimal128(Decimal128::from_bytes(b))),
         Just(Bson::MinKey),
@@ -42,7 +49,10 @@ fn document() -> impl Strategy<Value = Document> {
             fields.clone().prop_map(|f| Bson::Document(f.into_iter().collect())),
             proptest::collection::vec(inner, 0..6).prop_map(Bson::Array),
             (".{0,9}", fields).prop_map(|(code, f)| {
-                Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code, scope: f.into_iter().collect() })
+                Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope {
+                    code,
+                    scope: f.into_iter().collect(),
+                })
             }),
         ]
     });
@@ -53,7 +63,9 @@ fn assert_same(ours: &Element<'_>, theirs: RawBsonRef<'_>) {
     match theirs {
         RawBsonRef::Double(v) => assert_eq!(ours.as_f64().map(f64::to_bits), Some(v.to_bits())),
         RawBsonRef::String(v) => assert_eq!(ours.as_str(), Some(v)),
-        RawBsonRef::JavaScriptCode(v) | RawBsonRef::Symbol(v) => assert_eq!(ours.string_bytes(), Some(v.as_bytes())),
+        RawBsonRef::JavaScriptCode(v) | RawBsonRef::Symbol(v) => {
+            assert_eq!(ours.string_bytes(), Some(v.as_bytes()))
+        }
         RawBsonRef::Document(v) => assert_docs(ours.as_doc().unwrap(), v.as_bytes()),
         RawBsonRef::Array(v) => {
             assert_eq!(ours.kind(), kind::ARRAY);
@@ -69,7 +81,10 @@ fn assert_same(ours: &Element<'_>, theirs: RawBsonRef<'_>) {
         RawBsonRef::Decimal128(v) => assert_eq!(ours.value(), v.bytes()),
         RawBsonRef::JavaScriptCodeWithScope(v) => assert_docs(ours.as_scope().unwrap().1, v.scope.as_bytes()),
         RawBsonRef::RegularExpression(v) => {
-            assert_eq!(ours.value(), [v.pattern.as_str(), "\0", v.options.as_str(), "\0"].concat().as_bytes());
+            assert_eq!(
+                ours.value(),
+                [v.pattern.as_str(), "\0", v.options.as_str(), "\0"].concat().as_bytes()
+            );
         }
         other => assert_eq!((ours.kind(), ours.value().len()), (other.element_type() as u8, 0)),
     }
@@ -95,9 +110,18 @@ fn exhaust(bytes: &[u8], depth: usize) -> usize {
     let mut seen = 0;
     for element in doc.elements().map_while(Result::ok) {
         seen += 1;
-        let _ = (element.name_str(), element.as_str(), element.as_i32(), element.as_i64(), element.as_f64(), element.as_bool());
-        let _ = (element.as_date_millis(), element.as_timestamp(), element.as_object_id(), element.as_binary());
-        if let Some(nested) = element.as_doc().or(element.as_scope().map(|(_, d)| d)).filter(|_| depth < 100) {
+        let _ = (
+            element.name_str(),
+            element.as_str(),
+            element.as_i32(),
+            element.as_i64(),
+            element.as_f64(),
+            element.as_bool(),
+        );
+        let _ =
+            (element.as_date_millis(), element.as_timestamp(), element.as_object_id(), element.as_binary());
+        if let Some(nested) = element.as_doc().or(element.as_scope().map(|(_, d)| d)).filter(|_| depth < 100)
+        {
             seen += exhaust(nested.as_bytes(), depth + 1);
         }
     }

@@ -81,7 +81,11 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     fn updated(
-        &mut self, start: usize, element: &Element<'e>, paths: &Paths<'e>, emptied: &mut Vec<&'e [u8]>,
+        &mut self,
+        start: usize,
+        element: &Element<'e>,
+        paths: &Paths<'e>,
+        emptied: &mut Vec<&'e [u8]>,
     ) -> Result<(), String> {
         let fields = container(element, "updatedFields")?;
         let value_at = value_at(start, element);
@@ -94,7 +98,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             let path = field.name();
             match follow(&mut self.guide, path, paths.get(path), Some(&field))? {
                 Fate::At { state, decision, in_array } => {
-                    let decision = self.straddled(paths, path, decision);
+                    let (state, decision) = self.straddled(paths, path, state, decision);
                     let within = if in_array { Container::Array } else { Container::Document };
                     if decision == Decision::Hollow && field.as_doc().is_none() && !in_array {
                         emptied.push(path);
@@ -124,20 +128,32 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     /// Where the readings of a path can't be told apart, none may be missed. Nothing is removed on a guess: null stays in its place.
-    fn straddled(&mut self, paths: &Paths<'e>, path: &[u8], decision: Decision<'v>) -> Decision<'v> {
+    fn straddled(
+        &mut self,
+        paths: &Paths<'e>,
+        path: &[u8],
+        state: G::State,
+        decision: Decision<'v>,
+    ) -> (G::State, Decision<'v>) {
         if paths.told || matches!(decision, Decision::Act(_)) || !path.contains(&b'.') {
-            return decision;
+            return (state, decision);
         }
-        match self.guide.straddle(path) {
-            Some(Action::Remove) => Decision::Act(Action::Replace(Value::Null)),
-            Some(action) => Decision::Act(action),
-            None => decision,
+        match self.guide.straddle(&state, path) {
+            Some((state, Decision::Act(Action::Remove))) => {
+                (state, Decision::Act(Action::Replace(Value::Null)))
+            }
+            Some(both) => both,
+            None => (state, decision),
         }
     }
 
     /// Names are no values: a removed path stays, unless it leads below something that is redacted as a whole.
     fn removed(
-        &mut self, start: usize, element: &Element<'e>, paths: &Paths<'e>, emptied: &[&'e [u8]],
+        &mut self,
+        start: usize,
+        element: &Element<'e>,
+        paths: &Paths<'e>,
+        emptied: &[&'e [u8]],
     ) -> Result<(), String> {
         let mut kept = Vec::new();
         let mut all = 0;
@@ -163,7 +179,8 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         let mut all = 0;
         for entry in container(element, "truncatedArrays")?.elements() {
             let entry = entry.map_err(|e| e.to_string())?;
-            let path = container(&entry, "truncatedArrays")?.get("field").and_then(|field| field.string_bytes());
+            let path =
+                container(&entry, "truncatedArrays")?.get("field").and_then(|field| field.string_bytes());
             let path = path.ok_or("`delta.truncatedArrays` has an entry without a path")?;
             all += 1;
             match follow(&mut self.guide, path, paths.get(path), None)? {
@@ -193,7 +210,9 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         while let Some(entry) = elements.next() {
             let entry = entry.map_err(|e| e.to_string())?;
             let parts = container(&entry, "disambiguatedPaths")?;
-            if let Fate::Below { action, prefix, names } = follow(&mut self.guide, entry.name(), Some(parts), None)? {
+            if let Fate::Below { action, prefix, names } =
+                follow(&mut self.guide, entry.name(), Some(parts), None)?
+            {
                 let path = &entry.name()[..prefix];
                 let place = at..at + entry.whole().len();
                 if action != Action::Remove && replaced.insert(path) {

@@ -87,7 +87,10 @@ fn is_index(name: &[u8]) -> bool {
 
 /// Follows a path from a document's top.
 pub(super) fn follow<'v, G: Guide<'v>>(
-    guide: &mut G, path: &[u8], exact: Option<Doc<'_>>, value: Option<&Element<'_>>,
+    guide: &mut G,
+    path: &[u8],
+    exact: Option<Doc<'_>>,
+    value: Option<&Element<'_>>,
 ) -> Result<Fate<'v, G::State>, String> {
     let mut parts = Parts::new(path, exact);
     let mut state = guide.root();
@@ -115,7 +118,9 @@ pub(super) fn follow<'v, G: Guide<'v>>(
                     Decision::Skip => return Ok(Fate::At { state, decision, in_array: false }),
                     Decision::Act(action @ Action::Mask { .. }) => masked = Some(action),
                     Decision::Act(Action::Keep) | Decision::Enter | Decision::Hollow => {}
-                    Decision::Act(action) => return Ok(Fate::Below { action, prefix: part.end, names: names + 1 }),
+                    Decision::Act(action) => {
+                        return Ok(Fate::Below { action, prefix: part.end, names: names + 1 });
+                    }
                 }
             }
         }

@@ -141,7 +141,11 @@ impl<S: Bits> Machine<S> {
 
     fn step(&mut self, position: usize, far: bool, name: Option<&str>, keep: bool) {
         self.rule_at.push(self.actions.len() as u16);
-        if keep { self.keep.insert(position) } else { self.redact.insert(position) }
+        if keep {
+            self.keep.insert(position)
+        } else {
+            self.redact.insert(position)
+        }
         if far {
             self.far.insert(position);
         }
@@ -278,7 +282,7 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
     }
 
     /// Lets a `*` stand for several names in a row.
-    fn straddle(&mut self, path: &[u8]) -> Option<Action<'m>> {
+    fn straddle(&mut self, plain: &State<S>, path: &[u8]) -> Option<(State<S>, Decision<'m>)> {
         let mut at = self.start;
         let mut ended = S::NONE;
         for name in path.split(|b| *b == b'.') {
@@ -286,7 +290,7 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
             at = next.or(at.and(self.any_name));
             ended = ended.or(end);
         }
-        let position = ended.and(self.redact).first()?;
-        Some(self.actions[usize::from(self.rule_at[position])].borrow())
+        let at = plain.at.or(at.and(self.redact));
+        Some(self.decide(plain, (at, ended.and(self.redact))))
     }
 }

@@ -30,14 +30,24 @@ impl Pattern {
                     continue;
                 }
                 "*" => None,
-                "" => return Err(format!("the path `{path}` has an empty name; names are joined by single dots")),
+                "" => {
+                    return Err(format!(
+                        "the path `{path}` has an empty name; names are joined by single dots"
+                    ));
+                }
                 _ if part.contains('*') => {
-                    return Err(format!("in the path `{path}`, `{part}` is not allowed: `*` stands for a whole name, `**` for any number of names"));
+                    return Err(format!(
+                        "in the path `{path}`, `{part}` is not allowed: `*` stands for a whole name, `**` for any number of names"
+                    ));
                 }
                 _ if part.ends_with(']') => {
-                    return Err(format!("in the path `{path}`, `{part}` looks like an index; arrays need none: `items.sku` covers every element's"));
+                    return Err(format!(
+                        "in the path `{path}`, `{part}` looks like an index; arrays need none: `items.sku` covers every element's"
+                    ));
                 }
-                _ if part.contains('\0') => return Err("the path contains a zero byte, which no name can".into()),
+                _ if part.contains('\0') => {
+                    return Err("the path contains a zero byte, which no name can".into());
+                }
                 _ => Some(part.into()),
             };
             steps.push(Step { far, name });

@@ -59,7 +59,8 @@ pub(crate) fn rules(text: &str) -> Result<Rules, String> {
     for (i, rule) in config.rules.into_iter().enumerate() {
         let place = format!("config: rules[{i}]");
         let rule: Rule = parse_part(&place, rule)?;
-        let compiled = compile(&rule, config.mode).map_err(|what| format!("{place} (path `{}`): {what}", rule.path))?;
+        let compiled =
+            compile(&rule, config.mode).map_err(|what| format!("{place} (path `{}`): {what}", rule.path))?;
         rules.push(compiled);
     }
     Rules::new(rules, unnamed).map_err(|e| match e.rule {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson_walker::{Doc, Element, Writer, kind};
 
 use super::path::{Fate, follow};
-use super::{Container, Rewriter, value_at};
-use crate::guide::{Decision, Guide};
+use super::{Container, Decision, Rewriter, resolve, value_at};
+use crate::guide::Guide;
 use crate::value::{Action, MASK, Value, append_string};
 
 /// How this delta's paths are to be read.
@@ -138,12 +138,10 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         if paths.told || matches!(decision, Decision::Act(_)) || !path.contains(&b'.') {
             return (state, decision);
         }
-        match self.guide.straddle(&state, path) {
-            Some((state, Decision::Act(Action::Remove))) => {
-                (state, Decision::Act(Action::Replace(Value::Null)))
-            }
-            Some(both) => both,
-            None => (state, decision),
+        let Some((state, step)) = self.guide.straddle(&state, path) else { return (state, decision) };
+        match resolve(&mut self.guide, step) {
+            Decision::Act(Action::Remove) => (state, Decision::Act(Action::Replace(Value::Null))),
+            decision => (state, decision),
         }
     }
 

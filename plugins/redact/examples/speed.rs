@@ -36,10 +36,15 @@ fn batch(events: usize, filler: bool) -> Vec<u8> {
             for name in ["iban", "customer", "card", "items", "shipping", "meta"] {
                 after.remove(name);
             }
-            after.insert("lines", (0..12).map(|n| doc! {"sku": format!("sku-{n}"), "qty": n, "at": "shelf 12"}).collect::<Vec<_>>());
+            after.insert(
+                "lines",
+                (0..12)
+                    .map(|n| doc! {"sku": format!("sku-{n}"), "qty": n, "at": "shelf 12"})
+                    .collect::<Vec<_>>(),
+            );
         }
         let event = doc! {"op": "insert", "ns": {"db": "shop", "coll": "orders"}, "key": key,
-            "clusterTime": bson::Timestamp { time: 1_700_000_000, increment: 1 }, "wallTime": bson::DateTime::now(), "after": after};
+        "clusterTime": bson::Timestamp { time: 1_700_000_000, increment: 1 }, "wallTime": bson::DateTime::now(), "after": after};
         bytes.extend(event.to_vec().unwrap());
     }
     bytes

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Document, Timestamp, doc};
 use mongodb::error::{Error as MongoError, ErrorKind};
 use mongodb::options::{ClientOptions, ReadConcern, WriteConcern};
-use mongodb::{Client, Database};
+pub use mongodb::{Client, Database};
 
 use crate::config::Secret;
 use crate::error::{Error, Kind, Result};
@@ -44,6 +44,17 @@ pub async fn operation_time(database: &Database) -> Result<Timestamp> {
             "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once",
         )
     })
+}
+
+/// The time of the oldest entry of the oplog; `None` where there is no oplog or the account may not see it.
+pub async fn oplog_start(client: &Client) -> Result<Option<Timestamp>> {
+    const UNAUTHORIZED: i32 = 13;
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    match oplog.find_one(doc! {}).sort(doc! {"$natural": 1}).projection(doc! {"ts": 1}).await {
+        Ok(entry) => Ok(entry.and_then(|e| e.get_timestamp("ts").ok())),
+        Err(e) if code(&e) == Some(UNAUTHORIZED) => Ok(None),
+        Err(e) => Err(mongo_error("reading the oplog's oldest entry", e)),
+    }
 }
 
 /// The server's version, such as "6.0.5".
@@ -162,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_refused_command_is_named_without_what_it_quotes() {
-        let message = "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
+        let message =
+            "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
         assert_eq!(without_command(message), "not authorized on shop to execute command find");
         assert_eq!(without_command("Authentication failed."), "Authentication failed.");
     }

@@ -2,15 +2,14 @@
 //! what it can where one of these can't be reached.
 
 use bson::{DateTime, Document, Timestamp, doc};
-use mongodb::Client;
 use serde::Serialize;
 
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::Config;
-use crate::deployment::{connect, mongo_error, operation_time};
-use crate::error::{Error, Result};
+use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
+use crate::error::{Error, Kind, Result};
 
 /// Where one source stands. `None` and `null` mean unknown or not yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -84,7 +83,8 @@ pub struct LastError {
 /// What all sources share.
 struct Deployment {
     log: AuditLog,
-    archive: Result<Archive>,
+    /// `None` where there is no archive yet.
+    archive: Result<Option<Archive>>,
     /// The audit server's clock, which leases go by.
     now: DateTime,
     /// The source's present and the oldest entry of its oplog, as far as the account may see it.
@@ -129,7 +129,11 @@ impl Deployment {
             Ok(_) => oplog_start(&client).await,
             Err(_) => Ok(None),
         };
-        Ok(Deployment { log, archive: Archive::open(&config.archive), now, present, oldest })
+        let archive = match Archive::open_url(&config.archive.url, &config.archive.options) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        };
+        Ok(Deployment { log, archive, now, present, oldest })
     }
 
     async fn source(&self, name: String, configured: bool) -> Result<SourceStatus> {
@@ -204,7 +208,11 @@ impl Deployment {
         let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
         let mut end_seq = 1;
         let mut gaps = 0;
-        for (key, manifest) in archive.read_manifests(&status.source).await? {
+        let manifests = match archive {
+            Some(archive) => archive.read_manifests(&status.source).await?,
+            None => Vec::new(),
+        };
+        for (key, manifest) in manifests {
             match manifest {
                 Ok(sealed) => {
                     end_seq = end_seq.max(sealed.manifest.end_seq);
@@ -222,18 +230,6 @@ impl Deployment {
         status.rolled_seq = Some(end_seq - 1);
         status.gaps = Some(gaps);
         Ok(())
-    }
-}
-
-/// The time of the oldest entry of the oplog; `None` where there is no oplog or the account may not see it.
-pub(crate) async fn oplog_start(client: &Client) -> Result<Option<Timestamp>> {
-    const UNAUTHORIZED: i32 = 13;
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let oldest = oplog.find_one(doc! {}).sort(doc! {"$natural": 1}).projection(doc! {"ts": 1}).await;
-    match oldest {
-        Ok(entry) => Ok(entry.and_then(|e| e.get_timestamp("ts").ok())),
-        Err(e) if crate::deployment::code(&e) == Some(UNAUTHORIZED) => Ok(None),
-        Err(e) => Err(mongo_error("reading the oplog's oldest entry", e)),
     }
 }
 

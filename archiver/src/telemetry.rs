@@ -66,3 +66,26 @@ fn is_harmless(line: &Metadata<'_>) -> bool {
 fn cap(target: &str) -> Level {
     if target.starts_with("mongodb") { Level::WARN } else { Level::INFO }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_crates_debug_lines_are_never_shown() {
+        assert_eq!(cap("mongodb"), Level::WARN);
+        assert_eq!(cap("hyper::client"), Level::INFO);
+        assert_eq!(cap("archiver_like_other"), Level::INFO);
+    }
+
+    #[test]
+    fn a_bare_level_is_that_of_archivers_own_lines() {
+        let shown = |text| parse_filter("--log-level", text).map(|f| f.to_string());
+        assert!(shown("debug").is_ok_and(|f| f.contains("warn") && f.contains("archiver=debug")));
+        assert!(shown("warn,archiver::capture=trace").is_ok_and(|f| f.contains("archiver::capture=trace")));
+        let error = parse_filter("--log-level", "a=b=c").err();
+        assert!(
+            error.is_some_and(|e| e.kind() == crate::Kind::Invalid && e.to_string().contains("--log-level"))
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
-use mongodb::results::CollectionType;
+use mongodb::results::{CollectionSpecification, CollectionType};
 
 use super::change_event::ImageSettings;
 use super::stream::INTERNAL_DATABASES;
@@ -47,7 +47,12 @@ fn names(watch: &Watch, database: &str) -> bool {
     }
 }
 
-async fn watched_databases(client: &Client, watch: &[Watch], audit_database: &str) -> Result<Vec<String>> {
+/// The databases that are watched, sorted, but for the audit database and MongoDB's own.
+pub async fn watched_databases(
+    client: &Client,
+    watch: &[Watch],
+    audit_database: &str,
+) -> Result<Vec<String>> {
     let mut databases: Vec<String> = watch
         .iter()
         .filter_map(|w| match w {
@@ -91,6 +96,39 @@ pub async fn watched_collections(
     }
     found.sort();
     Ok(found)
+}
+
+/// One collection of a database, as far as `check` cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Why it has no change stream: "a view", "a time series collection"; `None` for an ordinary collection.
+    pub without_stream: Option<&'static str>,
+    /// Whether it keeps images before and after a change.
+    pub images: bool,
+    /// Whether its oldest documents go without an event.
+    pub capped: bool,
+}
+
+/// All collections of a database but MongoDB's own, sorted.
+pub async fn list_collections(client: &Client, database: &str) -> Result<Vec<Listed>> {
+    let failed = |e| mongo_error(&format!("listing the collections of {database}"), e);
+    let listing = client.database(database).list_collections().await.map_err(failed)?;
+    let mut found = listing.try_collect::<Vec<_>>().await.map_err(failed)?;
+    found.retain(|c| !c.name.starts_with("system."));
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    let listed = |c: CollectionSpecification| Listed {
+        without_stream: match c.collection_type {
+            CollectionType::Collection => None,
+            CollectionType::View => Some("a view"),
+            _ => Some("a time series collection"),
+        },
+        images: c.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled),
+        capped: c.options.capped == Some(true),
+        name: c.name,
+    };
+    Ok(found.into_iter().map(listed).collect())
 }
 
 fn covers(watch: &Watch, database: &str, collection: &str) -> bool {

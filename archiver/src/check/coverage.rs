@@ -4,16 +4,13 @@
 use std::collections::HashSet;
 
 use bson::{Document, doc};
-use futures_util::TryStreamExt;
-use mongodb::Client;
-use mongodb::results::{CollectionSpecification, CollectionType};
 
 use super::Findings;
-use crate::capture::namespaces::archivers_databases;
-use crate::capture::stream::{INTERNAL_DATABASES, StreamOptions};
+use crate::capture::namespaces::{Listed, archivers_databases, list_collections, watched_databases};
+use crate::capture::stream::StreamOptions;
 use crate::capture::watcher::Watcher;
 use crate::config::{Config, Snapshot, SourceConfig, Watch};
-use crate::deployment::{mongo_error, operation_time};
+use crate::deployment::{Client, mongo_error, operation_time};
 use crate::error::{Error, Result};
 use crate::event::Position;
 
@@ -52,15 +49,16 @@ async fn check_source(
     open_stream(client, config, source).await?;
     findings.ok(format!("source {}", source.name), "its change stream can be opened");
     let other_archivers = archivers_databases(client, &source.watch, &config.audit_database).await?;
-    for database in databases(client, config, source, &other_archivers).await? {
-        let collections = collections(client, &database).await?;
+    for database in watched_databases(client, &source.watch, &config.audit_database).await? {
+        if other_archivers.contains(&database) {
+            findings.info("not covered", format!("{database}: it is another archiver's database"));
+            continue;
+        }
+        let collections = list_collections(client, &database).await?;
         missing(source, &database, &collections, findings);
         for collection in collections.iter().filter(|c| is_watched(source, &database, &c.name)) {
             check_collection(client, source, &database, collection, findings).await;
         }
-    }
-    for database in other_archivers {
-        findings.info("not covered", format!("{database}: it is another archiver's database"));
     }
     Ok(())
 }
@@ -75,38 +73,6 @@ async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) ->
     };
     let cluster_time = operation_time(&client.database("admin")).await?;
     watcher.open(&Position { token: None, cluster_time }).await.map(|_| ())
-}
-
-async fn databases(
-    client: &Client,
-    config: &Config,
-    source: &SourceConfig,
-    left_out: &HashSet<String>,
-) -> Result<Vec<String>> {
-    let mut databases = Vec::new();
-    for watch in &source.watch {
-        match watch {
-            Watch::Collection(db, _) | Watch::Database(db) => databases.push(db.clone()),
-            Watch::Everything => databases.extend(
-                client.list_database_names().await.map_err(|e| mongo_error("listing the databases", e))?,
-            ),
-        }
-    }
-    databases.sort();
-    databases.dedup();
-    databases.retain(|db| {
-        *db != config.audit_database && !INTERNAL_DATABASES.contains(&db.as_str()) && !left_out.contains(db)
-    });
-    Ok(databases)
-}
-
-async fn collections(client: &Client, database: &str) -> Result<Vec<CollectionSpecification>> {
-    let failed = |e| mongo_error(&format!("listing the collections of {database}"), e);
-    let listing = client.database(database).list_collections().await.map_err(failed)?;
-    let mut found: Vec<_> = listing.try_collect().await.map_err(failed)?;
-    found.retain(|c| !c.name.starts_with("system."));
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
 }
 
 /// Whether the collection is named by an entry of its own.
@@ -127,12 +93,7 @@ fn is_watched(source: &SourceConfig, database: &str, collection: &str) -> bool {
 }
 
 /// Warns of entries that name what is not there: it may come, or be a misspelling.
-fn missing(
-    source: &SourceConfig,
-    database: &str,
-    found: &[CollectionSpecification],
-    findings: &mut Findings,
-) {
+fn missing(source: &SourceConfig, database: &str, found: &[Listed], findings: &mut Findings) {
     for watch in &source.watch {
         let absent = match watch {
             Watch::Collection(db, coll) if db == database => {
@@ -152,15 +113,11 @@ async fn check_collection(
     client: &Client,
     source: &SourceConfig,
     database: &str,
-    collection: &CollectionSpecification,
+    collection: &Listed,
     findings: &mut Findings,
 ) {
     let namespace = format!("{database}.{}", collection.name);
-    if collection.collection_type != CollectionType::Collection {
-        let kind = match collection.collection_type {
-            CollectionType::View => "a view",
-            _ => "a time series collection",
-        };
+    if let Some(kind) = collection.without_stream {
         if is_named(source, database, &collection.name) {
             let error = Error::invalid(format!("is {kind}, which has no change stream"));
             findings.fail(namespace, &error.hint("watch the collections that its documents come from"));
@@ -174,9 +131,8 @@ async fn check_collection(
         findings.fail(&namespace, &mongo_error("reading the collection", error));
         return;
     }
-    let images = collection.options.change_stream_pre_and_post_images.as_ref().is_some_and(|i| i.enabled);
-    images_of(&namespace, images, source, findings);
-    if collection.options.capped == Some(true) {
+    images_of(&namespace, collection.images, source, findings);
+    if collection.capped {
         findings.info("not covered", format!("{namespace}: it is capped, and evictions leave no event"));
     }
 }

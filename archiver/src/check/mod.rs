@@ -1,4 +1,5 @@
-//! Says whether a configuration can work where it stands, and what it does not cover. Changes nothing.
+//! Says whether a configuration can work where it stands, and what it does not cover. Leaves nothing behind but the
+//! archive's folder, where that is a local one.
 
 mod audit;
 mod coverage;

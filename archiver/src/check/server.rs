@@ -1,12 +1,10 @@
 //! The watched deployment: replica set, version, compatibility, access, oplog, lifetime of images.
 
 use bson::{Bson, Document, doc};
-use mongodb::{Client, Database};
 
 use super::Findings;
-use crate::deployment::{code, mongo_error, operation_time};
+use crate::deployment::{Client, Database, code, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Result};
-use crate::status::oplog_start;
 
 const ABOUT: &str = "mongodb";
 /// The first version with pre- and post-images.

@@ -156,8 +156,7 @@ fn try_start(cli: Cli) -> Result<Outcome> {
         Log::Json => LogFormat::Json,
     };
     telemetry::install(format, global.log_level.as_deref(), command.default_level())?;
-    // Two TLS users (MongoDB, object stores) share one provider; a second installation is the only way to fail.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    archiver::archive::store::install_tls();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

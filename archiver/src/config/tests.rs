@@ -358,3 +358,18 @@ proptest! {
         let _ = read(&with(&format!("[capture]\nbatch_max_wait = {quoted}")));
     }
 }
+
+#[test]
+fn the_example_configuration_is_valid_and_shows_the_defaults() {
+    let text = include_str!("../../../examples/configs/archiver.toml");
+    let env = |name: &str| Some(format!("mongodb://{name}"));
+    let config = parse::config(text, Path::new("archiver.toml"), &env).unwrap();
+    let small = read(&with("")).unwrap();
+    assert_eq!(format!("{:?}", config.capture), format!("{:?}", small.capture));
+    assert_eq!(config.archive.segment_max_bytes, small.archive.segment_max_bytes);
+    assert_eq!(config.archive.segment_max_age, small.archive.segment_max_age);
+    assert_eq!(config.archive.hot_retention, small.archive.hot_retention);
+    assert_eq!(config.audit_database, small.audit_database);
+    let shipped = include_str!("../../../deploy/archiver.toml");
+    assert_eq!(parse::config(shipped, Path::new("archiver.toml"), &env).unwrap().sources.len(), 1);
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, RawDocumentBuf};
 
 use crate::oplog::{self, Change};
-use crate::record::{at, integer, text, time};
+use crate::record::{at, integer, of, text, time};
 
 /// What every document was after each of its changes.
 pub type States = BTreeMap<i32, Vec<Option<RawDocumentBuf>>>;
@@ -19,8 +19,8 @@ pub fn assert_dense(records: &[Document]) {
 }
 
 /// Panics unless the records tell the whole story of one collection: the changes they hold are the oplog's last ones,
-/// exactly once and in order; every document's first record is its insert or a snapshot; and every snapshot record and
-/// after-image is the document as it was at that very cluster time.
+/// exactly once and in order; every document has its insert or one snapshot, unless it was gone before the snapshot
+/// came by; and every snapshot record and after-image is the document as it was at that very cluster time.
 #[track_caller]
 pub fn assert_complete(changes: &[Change], states: &States, records: &[Document]) {
     let recorded = oplog::recorded(records);
@@ -29,17 +29,16 @@ pub fn assert_complete(changes: &[Change], states: &States, records: &[Document]
     for (n, (expected, found)) in changes[missing..].iter().zip(&recorded).enumerate() {
         assert_eq!(expected, found, "change {n} after the first {missing}");
     }
-    let versions = versions(changes);
-    for (id, times) in &versions {
+    let snapshot_end = of(records, &["snapshot"]).into_iter().map(time).max();
+    for (id, times) in &versions(changes) {
         let is_about = |r: &&Document| at(r, "key._id") == Some(&Bson::Int32(*id));
-        let mut about: Vec<_> = records.iter().filter(is_about).collect();
-        about.sort_by_key(|r| (time(r), integer(r, "_id")));
-        let deleted_before_the_start = missing > 0 && about.is_empty() && states[id].last() == Some(&None);
-        if deleted_before_the_start {
-            continue;
-        }
-        let first = about.first().map_or("nothing", |r| text(r, "op"));
-        assert!(matches!(first, "insert" | "snapshot"), "the history of {id} begins with {first}");
+        let about: Vec<_> = records.iter().filter(is_about).collect();
+        let count = |op| about.iter().filter(|r| text(r, "op") == op).count();
+        let gone_before = about.iter().any(|r| text(r, "op") == "delete" && Some(time(r)) <= snapshot_end)
+            || about.is_empty() && states[id].last() == Some(&None);
+        let beginnings = count("insert") + count("snapshot");
+        assert!(beginnings > 0 || gone_before, "the history of {id} has no beginning: {about:?}");
+        assert!(count("snapshot") <= 1, "{id} is in the baseline more than once");
         for record in about {
             check_image(record, times, &states[id]);
         }

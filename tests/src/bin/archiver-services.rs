@@ -29,7 +29,7 @@ async fn run() -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = Settings { own_process_group: true, oplog_megabytes: 990, ..Settings::default() };
-    let mongod = Mongod::start(settings).await?;
+    let mut mongod = Mongod::start(settings).await?;
     eprintln!("archiver-services: MongoDB on {}", mongod.address());
     let mut command = Command::new(&program);
     command.args(arguments).env(SHARED_URI, mongod.uri());
@@ -38,7 +38,13 @@ async fn run() -> Result<u8> {
     let mut end = std::pin::pin!(wait(child));
     loop {
         tokio::select! {
-            code = &mut end => return code,
+            code = &mut end => {
+                // Every test after its death fails with a timeout: say what really happened.
+                if let Some(death) = mongod.death() {
+                    bail!("{death}");
+                }
+                return code;
+            }
             _ = terminate.recv() => tools::signal(pid, "TERM"),
             // The terminal sends Ctrl-C to the command too: wait for it to end.
             _ = interrupt.recv() => {}

@@ -189,6 +189,13 @@ impl Archive {
         Ok(segments)
     }
 
+    /// Everything that is stored here, keys relative to the root, with sizes: for `verify`, which must see what does not belong.
+    pub async fn objects(&self) -> Result<Vec<(String, u64)>> {
+        let mut objects = self.list("").await?;
+        objects.sort_unstable();
+        Ok(objects)
+    }
+
     /// A segment's file as it is stored; not found where there is none.
     pub async fn read_segment(&self, key: &str) -> Result<Bytes> {
         let file = self.get(key).await?;

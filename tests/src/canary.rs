@@ -6,9 +6,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bson::{RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
+use mongodb::Database;
 use serde_json::Value;
 
-use crate::{Fixture, duckdb};
+use crate::duckdb;
+use crate::fixture::files_in;
 
 /// A secret value, and every form in which it could leak.
 #[derive(Debug, Clone)]
@@ -44,7 +46,7 @@ impl Canary {
     }
 }
 
-/// Everything that one fixture's archiver left behind, with a name for each piece.
+/// Everything that an archiver left behind, with a name for each piece.
 #[derive(Debug, Default)]
 pub struct Haystack {
     pieces: Vec<(String, Vec<u8>)>,
@@ -52,17 +54,17 @@ pub struct Haystack {
 
 impl Haystack {
     /// The whole audit database, the archive raw and decompressed, and this output.
-    pub async fn of(fixture: &Fixture, output: &str) -> Haystack {
+    pub async fn of(audit: &Database, archive: &Path, output: &str) -> Haystack {
         let mut haystack = Haystack::default();
         haystack.pieces.push(("the output".to_owned(), output.as_bytes().to_vec()));
-        for name in fixture.audit.list_collection_names().await.expect("collections can be listed") {
-            let collection = fixture.audit.collection::<RawDocumentBuf>(&name);
+        for name in audit.list_collection_names().await.expect("collections can be listed") {
+            let collection = audit.collection::<RawDocumentBuf>(&name);
             let documents: Vec<_> =
                 collection.find(doc! {}).await.expect("readable").try_collect().await.expect("readable");
             let bytes = documents.iter().flat_map(|d| d.as_bytes().to_vec()).collect();
             haystack.pieces.push((format!("the audit collection {name}"), bytes));
         }
-        for file in fixture.archive_files() {
+        for file in files_in(archive) {
             haystack.add_file(&file);
         }
         haystack

@@ -180,15 +180,16 @@ impl Fixture {
 
     /// All files of the archive, sorted.
     pub fn archive_files(&self) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        collect_files(&self.archive(), &mut files);
-        files.sort();
-        files
+        files_in(&self.archive())
     }
 }
 
-fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
+/// All files below a folder, sorted.
+pub fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.path().is_dir() { collect_files(&entry.path(), files) } else { files.push(entry.path()) }
+        if entry.path().is_dir() { files.extend(files_in(&entry.path())) } else { files.push(entry.path()) }
     }
+    files.sort();
+    files
 }

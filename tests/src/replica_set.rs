@@ -28,13 +28,21 @@ pub struct Settings {
     pub auth: bool,
     /// Oplog size in megabytes.
     pub oplog_megabytes: u32,
+    /// What WiredTiger may cache, in megabytes.
+    pub cache_megabytes: u32,
     /// Keeps the server alive when the terminal sends Ctrl-C to the whole process group.
     pub own_process_group: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { replica_set: true, auth: false, oplog_megabytes: 256, own_process_group: false }
+        Settings {
+            replica_set: true,
+            auth: false,
+            oplog_megabytes: 256,
+            cache_megabytes: 512,
+            own_process_group: false,
+        }
     }
 }
 
@@ -87,7 +95,14 @@ impl Mongod {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mongod = tools::mongod();
         let mut command = Command::new(&mongod);
-        command.args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"]);
+        let cache = f64::from(settings.cache_megabytes) / 1024.0;
+        command.args([
+            "--bind_ip",
+            "127.0.0.1",
+            "--nounixsocket",
+            "--wiredTigerCacheSizeGB",
+            &cache.to_string(),
+        ]);
         command.args([
             "--setParameter",
             "diagnosticDataCollectionEnabled=false",

@@ -53,7 +53,8 @@ async fn is_quarantined(deed: &str) {
     assert_eq!(integer(&checkpoint, "counters.quarantined"), 1);
     assert_eq!(integer(&checkpoint, "counters.read"), 20);
     assert_eq!(integer(&checkpoint, "counters.appended"), 20);
-    let found = Haystack::of(&fixture, &output).await.search(&[Canary::text(SECRET)]);
+    let found =
+        Haystack::of(&fixture.audit, &fixture.archive(), &output).await.search(&[Canary::text(SECRET)]);
     assert!(found.is_empty(), "{found:#?}");
 }
 

@@ -122,7 +122,7 @@ async fn redacted_values_are_found_nowhere() {
     let mut secrets = Secrets { canaries: Vec::new() };
     let output = run(&fixture, &mut secrets).await;
 
-    let found = Haystack::of(&fixture, &output).await.search(&secrets.canaries);
+    let found = Haystack::of(&fixture.audit, &fixture.archive(), &output).await.search(&secrets.canaries);
     assert!(found.is_empty(), "{} of {} canaries leaked: {found:#?}", found.len(), secrets.canaries.len());
 
     // And what is not named is still there.
@@ -142,7 +142,7 @@ async fn without_a_plugin_the_same_search_finds_the_values() {
     fixture.configure(&Fixture::source("all", &["with", "without"]));
     let mut secrets = Secrets { canaries: Vec::new() };
     let output = run(&fixture, &mut secrets).await;
-    let found = Haystack::of(&fixture, &output).await.search(&secrets.canaries);
+    let found = Haystack::of(&fixture.audit, &fixture.archive(), &output).await.search(&secrets.canaries);
     let places = ["audit collection all", "decompressed"];
     for place in places {
         let here = found.iter().filter(|f| f.contains(place)).count();
@@ -169,7 +169,7 @@ async fn a_rule_on_id_reaches_the_key_of_every_record() {
     people.delete_one(doc! {"_id": &old}).await.unwrap();
     output += &fixture.archiver.run(&run).await.expect_code(0).stderr;
 
-    let mut found = Haystack::of(&fixture, &output).await.search(&secrets.canaries);
+    let mut found = Haystack::of(&fixture.audit, &fixture.archive(), &output).await.search(&secrets.canaries);
     // A resume token holds the document key: checkpoints have it, nothing else does.
     found.retain(|f| !f.contains("archiver.checkpoints"));
     assert!(found.is_empty(), "{found:#?}");

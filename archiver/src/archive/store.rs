@@ -294,8 +294,8 @@ impl Archive {
                 (Ok(None), Ok(_)) => {
                     Error::unavailable(format!("an object that was just created is not there: key={key}"))
                 }
-                (Ok(None), Err(error)) => self.failed("create", key, error),
-                (Err(error), _) => error,
+                (_, Err(error)) => self.failed("create", key, error),
+                (Err(error), Ok(_)) => error,
             };
             if attempt == TRIES || failure.kind() != crate::Kind::Unavailable {
                 return Err(failure);

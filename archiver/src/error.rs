@@ -99,4 +99,20 @@ impl Error {
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
+
+    /// The sentence with those of its causes, in one line.
+    pub fn explain(&self) -> String {
+        let mut text = self.what.clone();
+        let mut last = self.what.clone();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let next = error.to_string();
+            if next != last {
+                text = format!("{text}: {next}");
+            }
+            last = next;
+            cause = error.source();
+        }
+        text
+    }
 }

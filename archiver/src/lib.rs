@@ -6,15 +6,20 @@
 
 pub mod archive;
 pub mod audit_log;
+pub mod backoff;
 pub mod capture;
+pub mod check;
 pub mod checkpoint;
 pub mod config;
+pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod history;
 pub mod plugin;
 pub mod record;
 pub mod service;
+pub mod sql;
+pub mod status;
 pub mod telemetry;
 
 pub use error::{Error, Kind, Result};

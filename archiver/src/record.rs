@@ -95,3 +95,8 @@ impl<'a> Record<'a> {
         hash.finalize().into()
     }
 }
+
+/// A digest's lower-case hex text.
+pub fn hex(digest: &Sha) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -6,6 +6,7 @@ pub mod extjson;
 pub mod manifest;
 pub mod merkle;
 pub mod paths;
+pub mod roll;
 mod row;
 pub mod schema;
 pub mod segment;

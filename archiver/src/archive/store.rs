@@ -189,6 +189,13 @@ impl Archive {
         Ok(segments)
     }
 
+    /// Everything that is stored here, keys relative to the root, with sizes: for `verify`, which must see what does not belong.
+    pub async fn objects(&self) -> Result<Vec<(String, u64)>> {
+        let mut objects = self.list("").await?;
+        objects.sort_unstable();
+        Ok(objects)
+    }
+
     /// A segment's file as it is stored; not found where there is none.
     pub async fn read_segment(&self, key: &str) -> Result<Bytes> {
         let file = self.get(key).await?;
@@ -207,6 +214,23 @@ impl Archive {
             )));
         }
         Ok(file)
+    }
+
+    /// Makes sure that the segment a manifest seals is still there with its size, without reading it; fails as corrupt where it is
+    /// not.
+    pub async fn check_present(&self, manifest: &Manifest) -> Result<()> {
+        let key = &manifest.segment;
+        match self.store.head(&self.path(key)?).await {
+            Ok(found) if found.size == manifest.size => Ok(()),
+            Ok(found) => Err(Error::corrupt(format!(
+                "a sealed segment has another size than its manifest says: key={key} size={} expected={}",
+                found.size, manifest.size
+            ))),
+            Err(StoreError::NotFound { .. }) => {
+                Err(Error::corrupt(format!("a sealed segment is missing: key={key}")))
+            }
+            Err(error) => Err(self.failed("look for", key, error)),
+        }
     }
 
     /// Creates the segment's object: the commit. When it returns, the store has given the very bytes back, and

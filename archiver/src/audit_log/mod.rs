@@ -1,1 +1,297 @@
 //! The hot tier: one append-only collection per source, and the contract of what is durable when.
+//!
+//! [`AuditLog::append`] is the only way records come into being: the records and the checkpoint after them become
+//! durable together or not at all, in one journaled majority transaction, and only for the writer whose epoch the
+//! checkpoint carries. Does not know what records mean, nor how they are rolled.
+
+mod overflow;
+mod stored;
+
+use std::ops::Range;
+
+use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc};
+use bson_walker::{Element, Writer};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use mongodb::options::{IndexOptions, WriteConcern};
+use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+pub use crate::deployment::mongo_error;
+use crate::deployment::{code, connect};
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+/// Collections beside the sources' own; a source can't be named so.
+const CHECKPOINTS: &str = "archiver.checkpoints";
+/// See `capture::lease`.
+pub const LEASES: &str = "archiver.leases";
+/// Says "an archiver's database", so that no archiver ever watches it.
+pub const MARKER: &str = "archiver.marker";
+/// How many times a commit whose outcome is unknown is asked for again before the source starts over.
+const COMMIT_ATTEMPTS: usize = 5;
+/// Records deleted in one step of trimming: small, so that the server is never loaded by it.
+const TRIM_STEP: i64 = 1_000;
+const DUPLICATE_KEY: i32 = 11000;
+
+/// The audit database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AuditLog {
+    client: Client,
+    database: Database,
+}
+
+impl AuditLog {
+    /// Connects to the audit database of this configuration. Reaches no server yet.
+    pub async fn connect(config: &Config) -> Result<Self> {
+        let client = connect(config.audit_uri.as_ref().unwrap_or(&config.mongodb_uri)).await?;
+        Ok(AuditLog { database: client.database(&config.audit_database), client })
+    }
+
+    /// The audit database itself, for leases and for `check`.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Creates what the log of this source needs: its collection, its index, and the marker. Harmless when repeated.
+    pub async fn prepare(&self, source: &str) -> Result<()> {
+        let marker = self.database.collection::<Document>(MARKER);
+        let update = doc! {"$setOnInsert": {"format": 1, "created": DateTime::now()}};
+        marker
+            .update_one(doc! {"_id": "archiver"}, update)
+            .upsert(true)
+            .await
+            .map_err(|e| mongo_error("marking the audit database", e))?;
+        for name in [source, CHECKPOINTS, LEASES, overflow::COLLECTION] {
+            const NAMESPACE_EXISTS: i32 = 48;
+            match self.database.create_collection(name).await {
+                Err(e) if code(&e) != Some(NAMESPACE_EXISTS) => {
+                    return Err(mongo_error(&format!("creating the audit collection {name}"), e));
+                }
+                _ => {}
+            }
+        }
+        let options = IndexOptions::builder().name("document".to_owned()).build();
+        let index = IndexModel::builder().keys(doc! {"key._id": 1}).options(options).build();
+        let created = self.records_of(source).create_index(index).await;
+        created.map(|_| ()).map_err(|e| mongo_error("creating the index of the audit collection", e))
+    }
+
+    fn records_of(&self, source: &str) -> Collection<RawDocumentBuf> {
+        self.database.collection(source)
+    }
+
+    fn checkpoints(&self) -> Collection<Document> {
+        self.database.collection(CHECKPOINTS)
+    }
+
+    /// The names of all sources that have a checkpoint.
+    pub async fn sources(&self) -> Result<Vec<String>> {
+        let ids = self.checkpoints().distinct("_id", doc! {}).await;
+        let ids = ids.map_err(|e| mongo_error("listing the sources", e))?;
+        Ok(ids.into_iter().filter_map(|id| id.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Where this source's capture stands; `None` before its first start.
+    pub async fn checkpoint(&self, source: &str) -> Result<Option<Checkpoint>> {
+        let found = self.checkpoints().find_one(doc! {"_id": source}).await;
+        found.map_err(|e| mongo_error("reading the checkpoint", e))?.map(|d| stored::decode(&d)).transpose()
+    }
+
+    /// Writes a source's first checkpoint. Fails as fenced where there is one already.
+    pub async fn create_checkpoint(&self, checkpoint: &Checkpoint) -> Result<()> {
+        match self.checkpoints().insert_one(stored::encode(checkpoint)?).await {
+            Ok(_) => Ok(()),
+            Err(e) if code(&e) == Some(DUPLICATE_KEY) => Err(Error::fenced(format!(
+                "another archiver has just started this source source={}",
+                checkpoint.source
+            ))),
+            Err(e) => Err(mongo_error("writing the first checkpoint", e)),
+        }
+    }
+
+    /// Makes `epoch` the writer of this source: from then on every writer of a lower epoch is fenced. Returns the
+    /// checkpoint to go on from.
+    pub async fn fence(&self, source: &str, epoch: i64) -> Result<Option<Checkpoint>> {
+        let update = doc! {"$max": {"epoch": epoch}};
+        let after = mongodb::options::ReturnDocument::After;
+        let found =
+            self.checkpoints().find_one_and_update(doc! {"_id": source}, update).return_document(after).await;
+        let found = found.map_err(|e| mongo_error("taking the checkpoint over", e))?;
+        let checkpoint = found.map(|d| stored::decode(&d)).transpose()?;
+        match checkpoint {
+            Some(c) if c.epoch > epoch => Err(fenced(source, epoch)),
+            other => Ok(other),
+        }
+    }
+
+    /// Appends records and advances the checkpoint, in one transaction. `expected_seq` is the first record's seq, and
+    /// the `next_seq` of the stored checkpoint.
+    ///
+    /// Atomic: after an error either all of it is durable or nothing; the stored checkpoint tells which. Fails as
+    /// fenced when the stored epoch or seq is another writer's. Cancelled half way it leaves one of the two as well.
+    pub async fn append(
+        &self,
+        records: Vec<Vec<u8>>,
+        expected_seq: i64,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
+        let started = self.client.start_session().await;
+        let mut session = started.map_err(|e| mongo_error("starting a session", e))?;
+        let concern =
+            WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true).build();
+        let begun = session.start_transaction().write_concern(concern).await;
+        begun.map_err(|e| mongo_error("starting a transaction", e))?;
+        let written = self.write_batch(&mut session, records, expected_seq, checkpoint).await;
+        if let Err(error) = written {
+            // The transaction leaves nothing behind even where this abort does not arrive.
+            session.abort_transaction().await.ok();
+            return Err(error);
+        }
+        for attempt in 1.. {
+            match session.commit_transaction().await {
+                Ok(()) => break,
+                Err(e) if e.contains_label("UnknownTransactionCommitResult") && attempt < COMMIT_ATTEMPTS => {
+                }
+                Err(e) => return Err(mongo_error("committing a batch", e)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_batch(
+        &self,
+        session: &mut ClientSession,
+        records: Vec<Vec<u8>>,
+        expected_seq: i64,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
+        // The checkpoint first: a fenced writer must learn it before it has sent a batch.
+        let filter = doc! {"_id": &checkpoint.source, "epoch": checkpoint.epoch, "nextSeq": expected_seq};
+        let replaced =
+            self.checkpoints().replace_one(filter, stored::encode(checkpoint)?).session(&mut *session).await;
+        let replaced = replaced.map_err(|e| mongo_error("advancing the checkpoint", e))?;
+        if replaced.matched_count == 0 {
+            return Err(fenced(&checkpoint.source, checkpoint.epoch));
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut small = Vec::with_capacity(records.len());
+        for record in records {
+            let (record, chunks) = overflow::split(&checkpoint.source, record)?;
+            for chunk in chunks {
+                let inserted = self
+                    .database
+                    .collection::<RawDocumentBuf>(overflow::COLLECTION)
+                    .insert_one(chunk)
+                    .session(&mut *session)
+                    .await;
+                inserted.map_err(|e| mongo_error("appending a large record", e))?;
+            }
+            let record = RawDocumentBuf::from_bytes(record);
+            small.push(record.map_err(|e| Error::internal("a record is not valid BSON").because(e))?);
+        }
+        let inserted = self.records_of(&checkpoint.source).insert_many(small).session(&mut *session).await;
+        inserted.map(|_| ()).map_err(|e| match code(&e) {
+            Some(DUPLICATE_KEY) => Error::corrupt(format!(
+                "the audit log already has a record of the next seq source={} seq={expected_seq}",
+                checkpoint.source
+            ))
+            .hint("something else wrote into the audit collection; compare it with its checkpoint before going on"),
+            _ => mongo_error("appending a batch", e),
+        })
+    }
+
+    /// The records of a seq range in seq order, as canonical bytes. May end early where the log does.
+    pub async fn records(
+        &self,
+        source: &str,
+        range: Range<i64>,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>>> + Send + use<>> {
+        self.find(source, doc! {"_id": {"$gte": range.start, "$lt": range.end}}).await
+    }
+
+    /// The records of one document, by its `_id`, in seq order.
+    pub async fn document(&self, source: &str, id: &Element<'_>) -> Result<Vec<Vec<u8>>> {
+        let mut filter = Vec::new();
+        let mut writer = Writer::begin(&mut filter);
+        let mut equal = writer.begin_doc(b"key._id");
+        equal.append_as("$eq", id);
+        equal.end();
+        writer.end();
+        let filter = bson::deserialize_from_slice(&filter);
+        let filter: Document =
+            filter.map_err(|e| Error::invalid("the id can't be searched for").because(e))?;
+        self.find(source, filter).await?.try_collect().await
+    }
+
+    /// The records of these operations from a time on, in seq order.
+    pub async fn operations_since(
+        &self,
+        source: &str,
+        operations: &[&str],
+        from: Timestamp,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>>> + Send + use<>> {
+        let operations: Vec<Bson> = operations.iter().map(|o| Bson::from(*o)).collect();
+        self.find(source, doc! {"op": {"$in": operations}, "clusterTime": {"$gte": from}}).await
+    }
+
+    async fn find(
+        &self,
+        source: &str,
+        filter: Document,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>>> + Send + use<>> {
+        let found = self.records_of(source).find(filter).sort(doc! {"_id": 1}).await;
+        let cursor = found.map_err(|e| mongo_error("reading the audit log", e))?;
+        let log = self.clone();
+        let source = source.to_owned();
+        Ok(cursor.map_err(|e| mongo_error("reading the audit log", e)).and_then(move |record| {
+            let log = log.clone();
+            let source = source.clone();
+            async move { overflow::join(&log.database, &source, record.into_bytes()).await }
+        }))
+    }
+
+    /// The first seq that the log still holds; `None` where it is empty.
+    pub async fn first_seq(&self, source: &str) -> Result<Option<i64>> {
+        let first =
+            self.records_of(source).find_one(doc! {}).sort(doc! {"_id": 1}).projection(doc! {"_id": 1}).await;
+        let first = first.map_err(|e| mongo_error("reading the audit log", e))?;
+        first.map(|r| Record::new(r.as_bytes())?.seq()).transpose()
+    }
+
+    /// How many records of an operation the log holds.
+    pub async fn count(&self, source: &str, operation: &str) -> Result<u64> {
+        let counted = self.records_of(source).count_documents(doc! {"op": operation}).await;
+        counted.map_err(|e| mongo_error("counting records", e))
+    }
+
+    /// Deletes the records before `end`, in small steps. The caller has made sure that they are sealed in the archive.
+    pub async fn trim(&self, source: &str, end: i64) -> Result<u64> {
+        let mut deleted = 0;
+        while let Some(first) = self.first_seq(source).await?.filter(|first| *first < end) {
+            let step = doc! {"_id": {"$lt": end.min(first + TRIM_STEP)}};
+            let gone = self
+                .records_of(source)
+                .delete_many(step)
+                .await
+                .map_err(|e| mongo_error("trimming the audit log", e))?;
+            deleted += gone.deleted_count;
+        }
+        // Chunks after records: a crash in between leaves chunks that nothing points to, and the next trim takes them.
+        overflow::trim(&self.database, source, end).await?;
+        Ok(deleted)
+    }
+}
+
+fn fenced(source: &str, epoch: i64) -> Error {
+    Error::fenced(format!("another writer has taken this source over source={source} epoch={epoch}"))
+        .hint("nothing is lost: the other writer goes on from the same checkpoint")
+}
+
+/// Whether a stream of records has anything left; shorthand for callers that need one record.
+pub async fn first(stream: impl Stream<Item = Result<Vec<u8>>>) -> Result<Option<Vec<u8>>> {
+    let mut stream = std::pin::pin!(stream);
+    stream.next().await.transpose()
+}

@@ -1,1 +1,202 @@
-//! Everything that was kept of a document, from the cold and the hot tier, in one order.
+//! The whole history of documents: one ordered stream over the archive and the log, and what is made of it.
+//!
+//! Reads only. Where both tiers are read, the log comes first and the archive's manifests after it: a record that is
+//! rolled and trimmed in between is then seen twice, never not at all.
+
+pub mod document;
+pub mod id;
+pub mod recover;
+pub mod restore;
+pub mod states;
+pub mod stream;
+#[cfg(test)]
+mod testing;
+pub mod timeline;
+pub mod verify;
+
+use std::collections::BTreeMap;
+
+use bson::Timestamp;
+use futures_util::{StreamExt, TryStreamExt, stream as futures};
+
+use crate::archive::manifest::Sealed;
+use crate::archive::store::Archive;
+use crate::audit_log::AuditLog;
+use crate::error::{Error, Result};
+use crate::record::Record;
+use id::DocumentId;
+use states::Policies;
+
+/// Segments looked into at the same time.
+const LOOKUPS: usize = 16;
+const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
+/// Operations that concern more than one document: whole namespaces, or the source.
+const WIDE: [&str; 6] = ["drop", "dropDatabase", "rename", "gap", "quarantine", "policy"];
+
+/// Reads what is kept, hot and cold.
+#[derive(Debug, Clone)]
+pub struct History {
+    log: Option<AuditLog>,
+    archive: Archive,
+}
+
+/// A database and a collection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace {
+    /// The database.
+    pub db: String,
+    /// The collection.
+    pub coll: String,
+}
+
+impl Namespace {
+    /// Reads `db.collection`; only the first dot separates.
+    pub fn parse(text: &str) -> Result<Namespace> {
+        match text.split_once('.') {
+            Some((db, coll)) if !db.is_empty() && !coll.is_empty() => {
+                Ok(Namespace { db: db.to_owned(), coll: coll.to_owned() })
+            }
+            _ => Err(Error::invalid(format!("not a namespace: {text:?}"))
+                .hint("a namespace is written db.collection, for example shop.payments")),
+        }
+    }
+
+    /// Where a record happened; `None` for records of a whole database or of the archiver itself.
+    pub fn of(record: &Record<'_>) -> Option<Namespace> {
+        Some(Namespace { db: record.db()?.to_owned(), coll: record.coll()?.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Namespace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.db, self.coll)
+    }
+}
+
+impl History {
+    /// The history in this log and archive; without a log only what is archived.
+    pub fn new(log: Option<AuditLog>, archive: Archive) -> History {
+        History { log, archive }
+    }
+
+    /// The sources that anything is kept of, sorted.
+    pub async fn sources(&self) -> Result<Vec<String>> {
+        let mut sources = match &self.log {
+            Some(log) => log.sources().await?,
+            None => Vec::new(),
+        };
+        sources.extend(self.archive.sources().await?);
+        sources.sort();
+        sources.dedup();
+        Ok(sources)
+    }
+
+    /// Fails as not found, naming the sources there are, where nothing is kept of this one.
+    pub async fn require(&self, source: &str) -> Result<()> {
+        let known = self.sources().await?;
+        if known.iter().any(|s| s == source) {
+            return Ok(());
+        }
+        Err(Error::not_found(format!("nothing is kept of a source named {source:?}")).hint(
+            match known.is_empty() {
+                true => "nothing has been captured yet; start with: archiver run".to_owned(),
+                false => format!("the sources are: {}", known.join(", ")),
+            },
+        ))
+    }
+
+    /// All records of one document (of every namespace that has this id), oldest first: by cluster time, then seq.
+    pub async fn document(&self, source: &str, id: &DocumentId) -> Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        if let Some(log) = &self.log {
+            for value in id.values() {
+                found.extend(log.document(source, &value).await?);
+            }
+        }
+        let manifests = self.archive.manifests(source).await?;
+        let texts = id.texts();
+        let lookups = manifests.iter().flat_map(|sealed| texts.iter().map(move |text| (sealed, text)));
+        let lookups: Vec<_> = lookups.collect();
+        let mut cold = futures::iter(lookups)
+            .map(|(sealed, text)| self.archive.find_document(&sealed.manifest, text))
+            .buffered(LOOKUPS);
+        while let Some(records) = cold.try_next().await? {
+            found.extend(records);
+        }
+        let found = found
+            .into_iter()
+            .filter(|r| Record::new(r).is_ok_and(|r| r.id().is_some_and(|e| id.matches(&e))));
+        in_order(found.collect())
+    }
+
+    /// All records that concern more than one document, oldest first.
+    pub async fn wide(&self, source: &str) -> Result<Vec<Vec<u8>>> {
+        in_order(self.operations(source, &WIDE, BEGINNING).await?)
+    }
+
+    /// The records of some operations from a time on, from both tiers, in no order and perhaps twice.
+    async fn operations(&self, source: &str, operations: &[&str], from: Timestamp) -> Result<Vec<Vec<u8>>> {
+        let mut found: Vec<Vec<u8>> = match &self.log {
+            Some(log) => log.operations_since(source, operations, from).await?.try_collect().await?,
+            None => Vec::new(),
+        };
+        for sealed in self.archive.manifests(source).await?.iter().filter(|s| holds(s, operations, from)) {
+            found.extend(self.archive.find_ops(&sealed.manifest, operations, from).await?);
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a segment can hold such records, as its manifest says.
+fn holds(sealed: &Sealed, operations: &[&str], from: Timestamp) -> bool {
+    let manifest = &sealed.manifest;
+    let last = manifest.last_cluster_time;
+    let any = operations.iter().any(|op| manifest.ops.get(*op).is_some_and(|n| *n > 0));
+    any && (last.t, last.i) >= (from.time, from.increment)
+}
+
+/// Sorts records by cluster time, then seq, and removes what was read from both tiers. Fails as corrupt where the
+/// tiers have different records of one seq.
+fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+    let mut by_seq: BTreeMap<i64, Vec<u8>> = BTreeMap::new();
+    for bytes in records {
+        let seq = Record::new(&bytes)?.seq()?;
+        match by_seq.get(&seq) {
+            Some(other) if *other != bytes => {
+                return Err(Error::corrupt(format!(
+                    "the audit log and the archive have different records seq={seq}"
+                ))
+                .hint("archiver verify says whether the archive is what was written"));
+            }
+            _ => {
+                by_seq.insert(seq, bytes);
+            }
+        }
+    }
+    let mut sorted = Vec::with_capacity(by_seq.len());
+    for (seq, bytes) in by_seq {
+        let time = Record::new(&bytes)?.cluster_time()?;
+        sorted.push(((time.time, time.increment, seq), bytes));
+    }
+    sorted.sort_by_key(|(at, _)| *at);
+    Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())
+}
+
+/// When a record happened, by the source's clock, in whole seconds.
+pub fn time_of(record: &Record<'_>) -> Result<jiff::Timestamp> {
+    let seconds = i64::from(record.cluster_time()?.time);
+    jiff::Timestamp::from_second(seconds)
+        .map_err(|e| Error::corrupt("a record's time is not a time").because(e))
+}
+
+/// The policies among these records.
+fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
+    let mut policies = Policies::default();
+    for bytes in wide {
+        policies.note(&Record::new(bytes)?)?;
+    }
+    Ok(policies)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,147 @@
 //! The plugin chain: every event passes through the source's plugins in order, and none gets past a failing one.
+//!
+//! Invariants: a plugin sees bytes and returns bytes, in an instance that lives for one batch; whatever it does, the
+//! host goes on, and an event it failed on has no body any more. Nothing that a plugin says about an event reaches
+//! errors or the log (its own log lines: bounded, at debug level). Does not know MongoDB, and does not count.
+
+mod check;
+mod contract;
+mod host;
+mod limits;
+mod load;
+mod outcome;
+mod sandbox;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use bson_walker::Writer;
+use sha2::{Digest, Sha256};
+
+pub use outcome::{Failure, FailureCode, Outcome};
+
+use crate::config::PluginConfig;
+use crate::error::Result;
+use check::Verdict;
+use contract::CONTRACT;
+use limits::Limits;
+use stage::Stage;
+
+/// The plugins of one source, loaded and ready. All its functions block: call it on a worker thread with at least
+/// 1 MiB of stack. Calls from several threads take turns.
+pub struct PluginChain {
+    stages: Vec<Stage>,
+    digest: String,
+    /// The engine's pool is made for one running instance.
+    turn: Mutex<()>,
+}
+
+impl PluginChain {
+    /// Loads the plugins in this order; none is an empty chain, which keeps every event as it is. Each file is read once, here, and never again.
+    ///
+    /// Without `development`, every plugin must be pinned. Fails with kind `Plugin` where a file is missing, not the pinned one, not
+    /// a plugin, imports anything but the host's interface, or does not accept its configuration.
+    pub fn load(plugins: &[&PluginConfig], development: bool) -> Result<PluginChain> {
+        PluginChain::load_within(plugins, development, Limits::default())
+    }
+
+    fn load_within(plugins: &[&PluginConfig], development: bool, limits: Limits) -> Result<PluginChain> {
+        let mut stages = Vec::with_capacity(plugins.len());
+        if !plugins.is_empty() {
+            let engine = sandbox::engine(&limits)?;
+            for plugin in plugins {
+                stages.push(load::load(plugin, development, &engine, limits)?);
+            }
+        }
+        let digest = digest(&stages);
+        Ok(PluginChain { stages, digest, turn: Mutex::new(()) })
+    }
+
+    /// The hex SHA-256 over the plugins' names, files and configurations, in order: the same chain, the same digest.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What a policy record says about this chain, as BSON:
+    /// `{plugins: [{name, version, sha256, config_sha256}], contract}`.
+    pub fn policy(&self) -> Vec<u8> {
+        Writer::build(|policy| {
+            let mut plugins = policy.begin_array(b"plugins");
+            for (i, stage) in self.stages.iter().enumerate() {
+                let mut plugin = plugins.begin_doc(i.to_string().as_bytes());
+                plugin.str("name", &stage.name);
+                plugin.str("version", &stage.version);
+                plugin.str("sha256", &stage.sha256);
+                plugin.str("config_sha256", &stage.config_sha256);
+                plugin.end();
+            }
+            plugins.end();
+            policy.str("contract", CONTRACT);
+        })
+    }
+
+    /// Passes events through the plugins: one outcome per body, in order.
+    ///
+    /// Every body must be one valid BSON document with the fields of [`FIELDS`](crate::event::FIELDS). An event on
+    /// which a plugin fails has failed; those around it go on. Where a plugin fails on a batch but on none of its
+    /// parts, its results depend on which events come together: then the whole batch has failed, as `unstable`. A
+    /// plugin that keeps missing deadlines is given up on for this call, and what it has not seen has failed as `timeout`.
+    pub fn process(&self, bodies: Vec<Vec<u8>>) -> Vec<Outcome> {
+        let mut outcomes: Vec<_> = bodies.into_iter().map(Outcome::Keep).collect();
+        // The lock guards no data, so a panic while it was held leaves nothing half done.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for stage in &self.stages {
+            pass(stage, &mut outcomes);
+        }
+        outcomes
+    }
+}
+
+/// Passes the events that are still kept through one plugin.
+fn pass(stage: &Stage, outcomes: &mut [Outcome]) {
+    let kept = |outcome: &Outcome| matches!(outcome, Outcome::Keep(_));
+    let events: Vec<&[u8]> = outcomes
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Keep(body) => Some(body.as_slice()),
+            _ => None,
+        })
+        .collect();
+    let mut verdicts = stage.judge(&events).into_iter();
+    for outcome in outcomes.iter_mut().filter(|outcome| kept(outcome)) {
+        // There is one for each. Were there not, nothing would get past it.
+        match verdicts.next().unwrap_or(Verdict::Fail(FailureCode::InvalidOutput)) {
+            Verdict::Keep => {}
+            Verdict::Replace(body) => *outcome = Outcome::Keep(body),
+            Verdict::Drop => *outcome = Outcome::Dropped { plugin: stage.name.clone() },
+            Verdict::Fail(code) => *outcome = Outcome::Failed(stage.failure(code)),
+        }
+    }
+}
+
+fn digest(stages: &[Stage]) -> String {
+    let mut hash = Sha256::new();
+    for stage in stages {
+        for part in [&*stage.name, &*stage.sha256, &stage.config_sha256] {
+            // The zero byte ends each part, so no two chains read the same.
+            hash.update(part);
+            hash.update([0]);
+        }
+    }
+    hex(&hash.finalize())
+}
+
+/// Bytes as lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl fmt::Debug for PluginChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.stages.iter().map(|stage| &*stage.name).collect();
+        f.debug_struct("PluginChain").field("plugins", &names).field("digest", &self.digest).finish()
+    }
+}

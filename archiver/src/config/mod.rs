@@ -1,7 +1,17 @@
 //! The configuration: what may stand in the TOML file, read with all its problems reported at once.
 
-use std::path::PathBuf;
+mod parse;
+mod read;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod units;
+mod watch;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::error::{Error, Result};
 
 /// The whole configuration, checked: every name resolves, every value is in its range.
 #[derive(Debug, Clone)]
@@ -128,5 +138,31 @@ impl Secret {
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[secret]")
+    }
+}
+
+impl Config {
+    /// Reads and checks the file; every problem in it is reported, each with its line. Kind Invalid.
+    pub fn load(path: &Path) -> Result<Config> {
+        let bytes = std::fs::read(path).map_err(|e| {
+            Error::invalid(format!("the configuration file can't be read: {}", path.display()))
+                .hint("name it with --config FILE or the environment variable ARCHIVER_CONFIG")
+                .because(e)
+        })?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|&&b| b == b'\n').count();
+            Error::invalid(format!("the configuration is not UTF-8: {}:{line}", path.display()))
+        })?;
+        parse::config(&text, path, &|name| std::env::var(name).ok())
+    }
+
+    /// The configured source of this name. Kind NotFound.
+    pub fn source(&self, name: &str) -> Result<&SourceConfig> {
+        self.sources.iter().find(|s| s.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.sources.iter().map(|s| s.name.as_str()).collect();
+            Error::not_found(format!("no source has this name: {name}"))
+                .hint(format!("the configured sources are {}", names.join(", ")))
+        })
     }
 }

@@ -1,0 +1,287 @@
+//! The archive loop of one source: records are cut into segments, committed, sealed, and trimmed from the log.
+//!
+//! Each step is durable before the next begins, so a crash between any two leaves a state that the next pass goes on
+//! from: a segment without manifest is found again by its name, and records are trimmed only behind manifests.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::TryStreamExt;
+use tokio::sync::Semaphore;
+use tracing::{debug, info, warn};
+
+use super::day::Day;
+use super::manifest::{FORMAT, Manifest};
+use super::merkle;
+use super::segment::{Segment, SegmentBuilder, Summary};
+use super::store::{Archive, Commit, Sealed};
+use crate::audit_log::AuditLog;
+use crate::checkpoint::Checkpoint;
+use crate::config::ArchiveConfig;
+use crate::error::{Error, Result};
+use crate::record::{Record, hex};
+
+/// Records in one segment at most.
+const SEGMENT_MAX_ROWS: usize = 1_000_000;
+
+/// Rolls one source.
+#[derive(Debug)]
+pub struct Roller {
+    source: String,
+    log: AuditLog,
+    archive: Archive,
+    config: ArchiveConfig,
+    server: String,
+    /// One segment is built at a time in the whole process: each takes as much memory as `segment_max_bytes`.
+    building: Arc<Semaphore>,
+    /// Where the chain stands.
+    last: Option<Sealed>,
+    /// Sealed segments whose records the log may still hold, oldest first.
+    untrimmed: VecDeque<Manifest>,
+}
+
+/// What the log holds beyond the last manifest, as the last pass left it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Bytes of the records that no segment holds yet.
+    pub bytes: usize,
+    /// When they are to be rolled, whatever their size; `None` where there are none.
+    pub due: Option<SystemTime>,
+}
+
+/// What one pass did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rolled {
+    /// The manifests written, in order.
+    pub sealed: Vec<Sealed>,
+    /// What is left for a later pass.
+    pub open: Open,
+}
+
+/// Which records a pass leaves for later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Those that fill no segment and are not old enough.
+    Due,
+    /// None.
+    Everything,
+}
+
+impl Roller {
+    /// Reads where the source's chain stands. `server` is MongoDB's version, for the manifests.
+    pub async fn open(
+        source: &str,
+        log: AuditLog,
+        archive: Archive,
+        config: ArchiveConfig,
+        server: String,
+        building: Arc<Semaphore>,
+    ) -> Result<Self> {
+        let sealed = archive.manifests(source).await?;
+        let first_hot = log.first_seq(source).await?;
+        let last = sealed.last().cloned();
+        let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
+        let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
+        Ok(Roller { source: source.to_owned(), log, archive, config, server, building, last, untrimmed })
+    }
+
+    fn next_seq(&self) -> i64 {
+        self.last.as_ref().map_or(1, |sealed| sealed.manifest.end_seq)
+    }
+
+    /// Rolls what is there: full segments, days that are over, and what is old enough, or everything.
+    pub async fn roll(&mut self, extent: Extent) -> Result<Rolled> {
+        let one_at_a_time = Arc::clone(&self.building);
+        let _building =
+            one_at_a_time.acquire().await.map_err(|e| Error::internal("rolling has ended").because(e))?;
+        let mut rolled = Rolled::default();
+        let Some(checkpoint) = self.log.checkpoint(&self.source).await? else { return Ok(rolled) };
+        if checkpoint.next_seq < self.next_seq() {
+            return Err(Error::corrupt(format!(
+                "the archive is ahead of the checkpoint source={} archive_end={} next_seq={}",
+                self.source,
+                self.next_seq(),
+                checkpoint.next_seq
+            ))
+            .hint("the audit database was restored from a backup or belongs to another archive: do not go on before this is understood"));
+        }
+        while self.next_seq() < checkpoint.next_seq {
+            let cut = self.cut(checkpoint.next_seq).await?;
+            let due = self.due(cut.happened);
+            if !cut.complete && extent == Extent::Due && due > SystemTime::now() {
+                rolled.open = Open { bytes: cut.builder.bson_bytes(), due: Some(due) };
+                break;
+            }
+            rolled.sealed.push(self.commit(cut.builder, &checkpoint).await?);
+        }
+        Ok(rolled)
+    }
+
+    /// The next segment's records.
+    async fn cut(&self, end: i64) -> Result<Cut> {
+        let first = self.next_seq();
+        let mut cut = Cut {
+            builder: SegmentBuilder::new(&self.source),
+            happened: SystemTime::UNIX_EPOCH,
+            complete: false,
+        };
+        let mut records = std::pin::pin!(self.log.records(&self.source, first..end).await?);
+        while let Some(record) = records.try_next().await? {
+            let view = Record::new(&record)?;
+            let expected = first + cut.builder.rows() as i64;
+            if view.seq()? != expected {
+                return Err(missing(&self.source, expected));
+            }
+            let time = view.cluster_time()?.time;
+            match cut.builder.day() {
+                None => cut.happened += Duration::from_secs(u64::from(time)),
+                Some(day) if day != Day::of_seconds(time) => return Ok(Cut { complete: true, ..cut }),
+                Some(_) => {}
+            }
+            cut.builder.push(&record)?;
+            if cut.builder.bson_bytes() >= self.config.segment_max_bytes
+                || cut.builder.rows() >= SEGMENT_MAX_ROWS
+            {
+                return Ok(Cut { complete: true, ..cut });
+            }
+        }
+        match first + cut.builder.rows() as i64 {
+            at if at < end => Err(missing(&self.source, at)),
+            _ => Ok(cut),
+        }
+    }
+
+    /// When an open segment is to be rolled: `segment_max_age` after its first record happened, or after the last segment
+    /// was written, whichever is later. So catching up with an old backlog does not cut a segment at every pass.
+    fn due(&self, happened: SystemTime) -> SystemTime {
+        let written = self.last.as_ref().and_then(|sealed| created_at(&sealed.manifest));
+        written.map_or(happened, |written| happened.max(written)) + self.config.segment_max_age
+    }
+
+    async fn commit(&mut self, builder: SegmentBuilder, checkpoint: &Checkpoint) -> Result<Sealed> {
+        let built = tokio::task::spawn_blocking(move || builder.finish()).await;
+        let segment = built.map_err(|e| Error::internal("building a segment panicked").because(e))??;
+        let summary = match self.archive.commit(&segment).await? {
+            Commit::Done => Stored::of(&segment),
+            Commit::Adopted(other) => {
+                warn!(source = %self.source, key = %other.key, "another writer has committed this segment; going on behind it");
+                self.compare(&other.summary).await?;
+                Stored::of(&other)
+            }
+        };
+        // Crash here: the segment is committed and has no manifest. The next pass builds it again, finds it, and seals it.
+        let sealed = self.archive.seal(&self.manifest(summary, checkpoint)).await?;
+        info!(
+            source = %self.source,
+            first_seq = sealed.manifest.first_seq,
+            end_seq = sealed.manifest.end_seq,
+            bytes = sealed.manifest.size,
+            "segment sealed"
+        );
+        self.untrimmed.push_back(sealed.manifest.clone());
+        self.last = Some(sealed.clone());
+        Ok(sealed)
+    }
+
+    /// Makes sure that a segment which another writer committed holds exactly the log's records.
+    async fn compare(&self, other: &Summary) -> Result<()> {
+        let mut leaves = merkle::Tree::default();
+        let mut records =
+            std::pin::pin!(self.log.records(&self.source, other.first_seq..other.end_seq).await?);
+        let mut rows = 0;
+        while let Some(record) = records.try_next().await? {
+            leaves.push(Record::new(&record)?.leaf());
+            rows += 1;
+        }
+        if rows == other.rows && leaves.root() == other.merkle_root {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "the archive holds a segment that is not of this audit log source={} first_seq={}",
+            self.source, other.first_seq
+        ))
+        .hint("another audit database is rolled into the same location; give each its own"))
+    }
+
+    fn manifest(&self, stored: Stored, checkpoint: &Checkpoint) -> Manifest {
+        let summary = stored.summary;
+        Manifest {
+            format: FORMAT,
+            source: self.source.clone(),
+            segment: stored.key,
+            sha256: stored.sha256,
+            size: stored.size,
+            rows: summary.rows,
+            bson_bytes: summary.bson_bytes,
+            first_seq: summary.first_seq,
+            end_seq: summary.end_seq,
+            first_cluster_time: summary.first_cluster_time,
+            last_cluster_time: summary.last_cluster_time,
+            ops: summary.ops,
+            merkle_root: hex(&summary.merkle_root),
+            counters: Some(checkpoint.counters.clone()),
+            policy_digest: checkpoint.policy_digest.clone(),
+            server: self.server.clone(),
+            archiver: env!("CARGO_PKG_VERSION").to_owned(),
+            created: jiff::Timestamp::now().to_string(),
+            previous: self.last.as_ref().map(|sealed| hex(&sealed.sha256)),
+        }
+    }
+
+    /// Deletes from the log what has been sealed for at least `hot_retention`.
+    pub async fn trim(&mut self) -> Result<u64> {
+        let mut end = None;
+        while let Some(manifest) = self.untrimmed.front() {
+            let sealed_for = created_at(manifest).and_then(|at| SystemTime::now().duration_since(at).ok());
+            if sealed_for.is_none_or(|age| age < self.config.hot_retention) {
+                break;
+            }
+            // It was read back when it was sealed. That it is still there is asked once more: after this there is no other copy.
+            self.archive.check_present(manifest).await?;
+            end = Some(manifest.end_seq);
+            self.untrimmed.pop_front();
+        }
+        let Some(end) = end else { return Ok(0) };
+        let deleted = self.log.trim(&self.source, end).await?;
+        debug!(source = %self.source, end, deleted, "trimmed the log");
+        Ok(deleted)
+    }
+}
+
+/// The records of the next segment.
+struct Cut {
+    builder: SegmentBuilder,
+    /// When the first of them happened.
+    happened: SystemTime,
+    /// Whether it is full, or the record after it is of another day.
+    complete: bool,
+}
+
+fn created_at(manifest: &Manifest) -> Option<SystemTime> {
+    manifest.created.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+}
+
+/// A segment as it lies in the store.
+struct Stored {
+    key: String,
+    sha256: String,
+    size: u64,
+    summary: Summary,
+}
+
+impl Stored {
+    fn of(segment: &Segment) -> Self {
+        Stored {
+            key: segment.key.clone(),
+            sha256: hex(&segment.sha256),
+            size: segment.file.len() as u64,
+            summary: segment.summary.clone(),
+        }
+    }
+}
+
+fn missing(source: &str, seq: i64) -> Error {
+    Error::corrupt(format!("the audit log lacks a record that it must hold source={source} seq={seq}"))
+        .hint("something deleted from the audit collection; the archive goes on only when this is understood")
+}

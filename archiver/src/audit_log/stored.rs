@@ -1,0 +1,58 @@
+//! The stored form of a checkpoint: one document in `archiver.checkpoints`, named after its source.
+
+use bson::{Bson, DateTime, Document, doc};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::event::Position;
+
+pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
+    let bad = |e| Error::internal("a checkpoint can't be encoded").because(e);
+    let mut stored = doc! {
+        "_id": &checkpoint.source,
+        "epoch": checkpoint.epoch,
+        "nextSeq": checkpoint.next_seq,
+        "clusterTime": checkpoint.position.cluster_time,
+        "policy": checkpoint.policy,
+        "policyDigest": &checkpoint.policy_digest,
+        "options": &checkpoint.options,
+        "counters": bson::serialize_to_bson(&checkpoint.counters).map_err(bad)?,
+        "updated": DateTime::now(),
+    };
+    if let Some(token) = &checkpoint.position.token {
+        let token: Document = bson::deserialize_from_slice(token).map_err(bad)?;
+        stored.insert("token", token);
+    }
+    if let Some(snapshot) = &checkpoint.snapshot {
+        stored.insert("snapshot", bson::serialize_to_bson(snapshot).map_err(bad)?);
+    }
+    Ok(stored)
+}
+
+pub(super) fn decode(stored: &Document) -> Result<Checkpoint> {
+    decode_fields(stored).map_err(|e| {
+        let source = stored.get_str("_id").unwrap_or("?");
+        Error::corrupt(format!("the stored checkpoint can't be read source={source}")).because(e)
+    })
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
+    let token = match stored.get("token") {
+        Some(Bson::Document(token)) => Some(bson::serialize_to_vec(token)?),
+        _ => None,
+    };
+    let snapshot = stored.get("snapshot").cloned().map(bson::deserialize_from_bson).transpose()?;
+    Ok(Checkpoint {
+        source: stored.get_str("_id")?.to_owned(),
+        epoch: stored.get_i64("epoch")?,
+        next_seq: stored.get_i64("nextSeq")?,
+        position: Position { token, cluster_time: stored.get_timestamp("clusterTime")? },
+        snapshot,
+        policy: stored.get_i64("policy")?,
+        policy_digest: stored.get_str("policyDigest")?.to_owned(),
+        options: stored.get_str("options")?.to_owned(),
+        counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,
+    })
+}

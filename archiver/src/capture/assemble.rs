@@ -1,0 +1,271 @@
+//! From the plugins' outcomes to records: seqs are given out, failures become quarantine records without contents,
+//! and everything is counted.
+
+use bson_walker::{Doc, Element, Writer, kind};
+use sha2::{Digest, Sha256};
+
+use crate::archive::extjson::doc_id_text;
+use crate::checkpoint::Checkpoint;
+use crate::config::OnPluginError;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::plugin::{Failure, Outcome};
+use crate::record::{Record, hex};
+
+/// What identifies an event without its contents: kept until the plugins have dealt with its body.
+#[derive(Debug)]
+pub(super) struct Identity(Vec<u8>);
+
+/// The fields of a quarantine record that come from the event.
+const KEPT: [&str; 3] = ["ns", "clusterTime", "wallTime"];
+
+impl Identity {
+    /// The quarantine record's body but for what the failure adds: built before the plugins take the event.
+    pub(super) fn of(event: &Event) -> Result<Self> {
+        let doc = event.doc()?;
+        let op = doc.get("op");
+        let digest = doc.get("key").map(|key| hex(&Sha256::digest(key.value()).into()));
+        Ok(Identity(Writer::build(|writer| {
+            for element in KEPT.iter().filter_map(|name| doc.get(name)) {
+                writer.append(&element);
+            }
+            if let Some(op) = &op {
+                writer.append_as("op", op);
+            }
+            if let Some(digest) = &digest {
+                writer.str("keyDigest", digest);
+            }
+        })))
+    }
+
+    fn quarantine(&self, failure: &Failure) -> Vec<u8> {
+        let doc = Doc::new(&self.0).unwrap_or(Doc::EMPTY);
+        Writer::build(|writer| {
+            writer.str("op", "quarantine");
+            for element in KEPT.iter().filter_map(|name| doc.get(name)) {
+                writer.append(&element);
+            }
+            let mut detail = writer.begin_doc(b"detail");
+            for name in ["op", "keyDigest"] {
+                if let Some(element) = doc.get(name) {
+                    detail.append(&element);
+                }
+            }
+            detail.str("error", failure.code.as_str());
+            detail.str("plugin", &failure.plugin);
+            detail.str("sha256", &failure.sha256);
+            detail.end();
+        })
+    }
+}
+
+/// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters.
+/// Fails where a plugin failed and the source is to halt; the checkpoint is then of no more use.
+pub(super) fn assemble(
+    outcomes: Vec<(Identity, Outcome)>,
+    actor_field: Option<&str>,
+    policy: OnPluginError,
+    checkpoint: &mut Checkpoint,
+) -> Result<Vec<Vec<u8>>> {
+    let mut records = Vec::with_capacity(outcomes.len());
+    for (identity, outcome) in outcomes {
+        checkpoint.counters.read += 1;
+        let body = match outcome {
+            Outcome::Dropped { plugin } => {
+                *checkpoint.counters.dropped.entry(plugin.to_string()).or_default() += 1;
+                continue;
+            }
+            // Neither the event nor the plugin is to blame: nothing is quarantined for it.
+            Outcome::Failed(failure) if failure.code.blames_host() => {
+                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.source)));
+            }
+            Outcome::Failed(failure) if policy == OnPluginError::Halt => {
+                return Err(halted(&failure, checkpoint));
+            }
+            Outcome::Failed(failure) => {
+                checkpoint.counters.quarantined += 1;
+                identity.quarantine(&failure)
+            }
+            Outcome::Keep(body) => body,
+        };
+        let doc = Doc::new(&body)
+            .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))?;
+        // After the plugins, from what they left: an actor's name that is redacted in the document is redacted here too.
+        let record = match actor_field.and_then(|field| actor(doc, field)) {
+            Some((id, from)) => Record::encode(
+                checkpoint.next_seq,
+                Doc::new(&with_actor(doc, &id, from)).unwrap_or(doc),
+                checkpoint.policy,
+            ),
+            None => Record::encode(checkpoint.next_seq, doc, checkpoint.policy),
+        };
+        records.push(record);
+        checkpoint.next_seq += 1;
+        checkpoint.counters.appended += 1;
+    }
+    Ok(records)
+}
+
+fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
+    Error::plugin(format!(
+        "{failure}; the source has stopped before it source={} next_seq={}",
+        checkpoint.source, checkpoint.next_seq
+    ))
+    .hint("mend the plugin and start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
+}
+
+/// Who did it, as the application says: from the document after the change, from what the change set, or (for deletes)
+/// from the document before it.
+fn actor(event: Doc<'_>, field: &str) -> Option<(String, &'static str)> {
+    let path: Vec<&str> = field.split('.').collect();
+    let found = |value: Option<Element<'_>>, from| {
+        value.filter(|v| v.kind() != kind::NULL).map(|value| (doc_id_text(value), from))
+    };
+    let within = |part: &str| event.get(part).and_then(|e| e.as_doc());
+    found(within("after").and_then(|after| after.get_path(&path)), "after")
+        .or_else(|| found(within("delta")?.get("updatedFields")?.as_doc()?.get(field), "delta"))
+        .or_else(|| found(within("before").filter(|_| within("delta").is_none())?.get_path(&path), "before"))
+}
+
+fn with_actor(event: Doc<'_>, id: &str, from: &str) -> Vec<u8> {
+    Writer::build(|writer| {
+        let mut detail = None;
+        for element in event.elements().map_while(std::result::Result::ok) {
+            match element.name() {
+                b"actor" => {}
+                b"detail" => detail = Some(element),
+                _ => writer.append(&element),
+            }
+        }
+        let mut actor = writer.begin_doc(b"actor");
+        actor.str("id", id);
+        actor.str("from", from);
+        actor.end();
+        if let Some(detail) = detail {
+            writer.append(&detail);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bson::{Document, Timestamp, doc};
+
+    use super::*;
+    use crate::checkpoint::Counters;
+    use crate::event::Position;
+    use crate::plugin::FailureCode;
+
+    fn time() -> Timestamp {
+        Timestamp { time: 7, increment: 1 }
+    }
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            source: "s".into(),
+            epoch: 1,
+            next_seq: 5,
+            position: Position { token: None, cluster_time: time() },
+            snapshot: None,
+            policy: 2,
+            policy_digest: String::new(),
+            options: String::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    fn event(body: Document) -> Event {
+        let position = Position { token: None, cluster_time: time() };
+        Event { body: bson::serialize_to_vec(&body).unwrap(), position }
+    }
+
+    fn decoded(record: &[u8]) -> Document {
+        bson::deserialize_from_slice(record).unwrap()
+    }
+
+    fn run(
+        outcomes: Vec<(Identity, Outcome)>,
+        policy: OnPluginError,
+        c: &mut Checkpoint,
+    ) -> Result<Vec<Vec<u8>>> {
+        assemble(outcomes, Some("by"), policy, c)
+    }
+
+    fn failure() -> Outcome {
+        Outcome::Failed(Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Trap })
+    }
+
+    #[test]
+    fn seqs_are_dense_and_counters_add_up_with_drops_and_failures_among_them() {
+        let e = event(
+            doc! {"op": "insert", "ns": {"db": "d", "coll": "c"}, "key": {"_id": 1}, "clusterTime": time(), "after": {"_id": 1, "by": "eve"}},
+        );
+        let id = || Identity::of(&e).unwrap();
+        let outcomes = vec![
+            (id(), Outcome::Keep(e.body.clone())),
+            (id(), Outcome::Dropped { plugin: Arc::from("p") }),
+            (id(), failure()),
+            (id(), Outcome::Keep(e.body.clone())),
+        ];
+        let mut c = checkpoint();
+        let records = run(outcomes, OnPluginError::Quarantine, &mut c).unwrap();
+        let seqs: Vec<i64> = records.iter().map(|r| Record::new(r).unwrap().seq().unwrap()).collect();
+        assert_eq!(seqs, [5, 6, 7]);
+        assert_eq!((c.next_seq, c.counters.read, c.counters.appended, c.counters.quarantined), (8, 4, 3, 1));
+        assert!(c.counters.add_up());
+    }
+
+    #[test]
+    fn a_quarantine_record_has_no_contents_of_the_event() {
+        let e = event(
+            doc! {"op": "insert", "ns": {"db": "d", "coll": "c"}, "key": {"_id": "SECRET"}, "clusterTime": time(), "after": {"_id": "SECRET"}},
+        );
+        let outcomes = vec![(Identity::of(&e).unwrap(), failure())];
+        let records = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap();
+        assert!(!records[0].windows(6).any(|w| w == b"SECRET"));
+        let record = decoded(&records[0]);
+        assert_eq!(record.get_str("op").unwrap(), "quarantine");
+        assert_eq!(record.get_document("detail").unwrap().get_str("op").unwrap(), "insert");
+        assert_eq!(record.get_timestamp("clusterTime").unwrap(), time());
+    }
+
+    #[test]
+    fn halt_fails_and_yields_no_records() {
+        let e = event(doc! {"op": "insert", "clusterTime": time()});
+        let outcomes = vec![(Identity::of(&e).unwrap(), failure())];
+        let error = run(outcomes, OnPluginError::Halt, &mut checkpoint()).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Plugin);
+    }
+
+    #[test]
+    fn a_host_without_memory_for_a_sandbox_quarantines_nothing() {
+        let e = event(doc! {"op": "insert", "clusterTime": time()});
+        let failure = Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Sandbox };
+        let outcomes = vec![(Identity::of(&e).unwrap(), Outcome::Failed(failure))];
+        let error = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Unavailable);
+    }
+
+    #[test]
+    fn the_actor_is_what_the_plugins_left_of_it() {
+        let actor = |body: Document| {
+            let e = event(body);
+            let outcomes = vec![(Identity::of(&e).unwrap(), Outcome::Keep(e.body.clone()))];
+            let record = decoded(&run(outcomes, OnPluginError::Halt, &mut checkpoint()).unwrap()[0]);
+            record.get_document("actor").ok().cloned()
+        };
+        assert_eq!(
+            actor(doc! {"after": {"by": "eve"}, "detail": {"x": 1}}),
+            Some(doc! {"id": "eve", "from": "after"})
+        );
+        assert_eq!(
+            actor(doc! {"delta": {"updatedFields": {"by": "bob"}}}),
+            Some(doc! {"id": "bob", "from": "delta"})
+        );
+        assert_eq!(actor(doc! {"before": {"by": "bob"}}), Some(doc! {"id": "bob", "from": "before"}));
+        assert_eq!(actor(doc! {"before": {"by": "bob"}, "delta": {"updatedFields": {"a": 1}}}), None);
+        assert_eq!(actor(doc! {"after": {"x": 1}}), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The baseline: every present document of the watched collections, each true at a cluster time that is known exactly.
+
+use std::time::{Duration, Instant};
+
+use bson::{Document, Timestamp, doc};
+use bson_walker::{Doc, Writer};
+use mongodb::{Client, Cursor};
+
+use super::change_event::snapshot_event;
+use crate::checkpoint::SnapshotProgress;
+use crate::config::CaptureConfig;
+use crate::deployment::{mongo_error, operation_time};
+use crate::error::{Error, Result};
+use crate::event::{Event, Position};
+
+/// How long one point in time is read from. MongoDB keeps the history for it for 300 s by default
+/// (minSnapshotHistoryWindowInSeconds); after this time the next chunk reads at a newer one.
+const CHUNK_TIME: Duration = Duration::from_secs(60);
+
+/// Documents of one batch, and the progress once they are appended.
+#[derive(Debug)]
+pub struct SnapshotBatch {
+    /// The documents as events.
+    pub events: Vec<Event>,
+    /// `None` when the baseline is complete.
+    pub progress: Option<SnapshotProgress>,
+}
+
+/// Reads collection by collection in `_id` order, so that it can go on after any document.
+#[derive(Debug)]
+pub struct Snapshot {
+    client: Client,
+    limits: CaptureConfig,
+    position: Position,
+    left: Vec<(String, String)>,
+    progress: SnapshotProgress,
+    chunk: Option<Chunk>,
+}
+
+/// One collection being read at one point in time.
+#[derive(Debug)]
+struct Chunk {
+    cursor: Cursor<Document>,
+    time: Timestamp,
+    opened: Instant,
+}
+
+impl Snapshot {
+    /// Goes on from `progress` over these collections, which must be sorted. `position` is the stream's.
+    pub fn new(
+        client: Client,
+        collections: Vec<(String, String)>,
+        progress: SnapshotProgress,
+        position: Position,
+        limits: CaptureConfig,
+    ) -> Self {
+        let mut left = collections;
+        left.retain(|(db, coll)| !progress.done.contains(&format!("{db}.{coll}")));
+        left.reverse();
+        Snapshot { client, limits, position, left, progress, chunk: None }
+    }
+
+    /// The next batch; after the one without progress there is none.
+    pub async fn next(&mut self) -> Result<SnapshotBatch> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        while let Some((db, coll)) = self.left.last().cloned() {
+            let mut chunk = match self.chunk.take() {
+                Some(chunk) if chunk.opened.elapsed() < CHUNK_TIME => chunk,
+                _ => self.open(&db, &coll).await?,
+            };
+            let more = chunk.cursor.advance().await;
+            if more.map_err(|e| mongo_error(&format!("reading the baseline of {db}.{coll}"), e))? {
+                let document = chunk.cursor.current().as_bytes();
+                let id = id_of(document)?;
+                // A new chunk begins with the document that the last one ended with.
+                if self.progress.last_id.as_ref() != Some(&id) {
+                    bytes += document.len();
+                    events.push(snapshot_event(&db, &coll, document, chunk.time, &self.position)?);
+                    self.progress.last_id = Some(id);
+                }
+                self.chunk = Some(chunk);
+            } else {
+                self.left.pop();
+                self.progress.done.push(format!("{db}.{coll}"));
+                self.progress.current = None;
+                self.progress.last_id = None;
+            }
+            if events.len() >= self.limits.batch_max_events || bytes >= self.limits.batch_max_bytes {
+                return Ok(SnapshotBatch { events, progress: Some(self.progress.clone()) });
+            }
+        }
+        Ok(SnapshotBatch { events, progress: None })
+    }
+
+    async fn open(&mut self, db: &str, coll: &str) -> Result<Chunk> {
+        let name = format!("{db}.{coll}");
+        if self.progress.current.as_ref() != Some(&name) {
+            self.progress.current = Some(name);
+            self.progress.last_id = None;
+        }
+        let database = self.client.database(db);
+        let time = operation_time(&database).await?;
+        let mut find = doc! {
+            "find": coll,
+            "hint": {"_id": 1},
+            "batchSize": self.limits.batch_max_events as i64,
+            "readConcern": {"level": "snapshot", "atClusterTime": time},
+        };
+        if let Some(last) = &self.progress.last_id {
+            // A bound on the index instead of a comparison in a filter: `$gt` would skip every `_id` of another type.
+            let last: std::result::Result<Document, _> = bson::deserialize_from_slice(last);
+            find.insert(
+                "min",
+                last.map_err(|e| Error::corrupt("the snapshot's stored progress can't be read").because(e))?,
+            );
+        }
+        let opened = database.run_cursor_command(find).await;
+        let cursor = opened.map_err(|e| mongo_error(&format!("reading the baseline of {db}.{coll}"), e))?;
+        Ok(Chunk { cursor, time, opened: Instant::now() })
+    }
+}
+
+/// `{_id: …}` of a document.
+fn id_of(document: &[u8]) -> Result<Vec<u8>> {
+    let doc =
+        Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
+    let id = doc.get("_id");
+    Ok(Writer::build(|writer| {
+        if let Some(id) = &id {
+            writer.append(id);
+        }
+    }))
+}

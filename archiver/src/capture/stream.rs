@@ -1,0 +1,95 @@
+//! What a source's change stream delivers: built from the configuration alone, so that it is always reopened with the
+//! same options, and its digest tells when it is not.
+
+use bson::{Document, doc};
+use sha2::{Digest, Sha256};
+
+use crate::config::Watch;
+use crate::record::hex;
+
+/// Databases that MongoDB keeps for itself.
+pub const INTERNAL_DATABASES: [&str; 3] = ["admin", "config", "local"];
+
+/// The options of a source's change stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamOptions {
+    /// The one database all watched namespaces are in; `None`: the whole deployment is watched.
+    pub database: Option<String>,
+    /// Selects the watched namespaces, on the server.
+    pub pipeline: Vec<Document>,
+}
+
+impl StreamOptions {
+    /// The stream of these namespaces, the audit database always left out.
+    pub fn new(watch: &[Watch], audit_database: &str) -> Self {
+        let mut wanted: Vec<Document> = watch.iter().flat_map(selection).collect();
+        // A stream on a database ends with an event that has no namespace; filtered out, the stream would just end.
+        wanted.push(doc! {"operationType": "invalidate"});
+        let mut left_out = vec![audit_database];
+        left_out.extend(INTERNAL_DATABASES);
+        let selected = doc! {"$match": {"$and": [{"ns.db": {"$nin": left_out}}, {"$or": wanted}]}};
+        StreamOptions { database: common_database(watch), pipeline: vec![selected] }
+    }
+
+    /// Identifies everything that determines what the stream delivers. The image and event options are constants of
+    /// this version and part of it.
+    pub fn digest(&self) -> String {
+        let options = doc! {
+            "database": self.database.as_deref(),
+            "pipeline": self.pipeline.clone(),
+            "fullDocument": "whenAvailable",
+            "fullDocumentBeforeChange": "whenAvailable",
+            "showExpandedEvents": true,
+        };
+        hex(&Sha256::digest(options.to_string()).into())
+    }
+}
+
+fn selection(watch: &Watch) -> Vec<Document> {
+    match watch {
+        Watch::Everything => vec![doc! {}],
+        Watch::Database(db) => vec![doc! {"ns.db": db}, doc! {"to.db": db}],
+        Watch::Collection(db, coll) => vec![
+            doc! {"ns.db": db, "ns.coll": coll},
+            doc! {"to.db": db, "to.coll": coll},
+            // What happens to the whole database.
+            doc! {"ns.db": db, "ns.coll": {"$exists": false}},
+        ],
+    }
+}
+
+fn common_database(watch: &[Watch]) -> Option<String> {
+    let database = |w: &Watch| match w {
+        Watch::Collection(db, _) | Watch::Database(db) => Some(db.clone()),
+        Watch::Everything => None,
+    };
+    let first = database(watch.first()?)?;
+    watch.iter().all(|w| database(w).as_ref() == Some(&first)).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collection(db: &str, coll: &str) -> Watch {
+        Watch::Collection(db.into(), coll.into())
+    }
+
+    #[test]
+    fn one_database_is_watched_alone_and_several_through_the_deployment() {
+        let one = StreamOptions::new(&[collection("shop", "a"), Watch::Database("shop".into())], "audit");
+        assert_eq!(one.database.as_deref(), Some("shop"));
+        let two = StreamOptions::new(&[collection("shop", "a"), collection("hr", "a")], "audit");
+        assert_eq!(two.database, None);
+        assert_eq!(StreamOptions::new(&[Watch::Everything], "audit").database, None);
+    }
+
+    #[test]
+    fn the_digest_changes_with_what_is_delivered() {
+        let a = StreamOptions::new(&[collection("shop", "a")], "audit");
+        let b = StreamOptions::new(&[collection("shop", "b")], "audit");
+        assert_eq!(a.digest(), StreamOptions::new(&[collection("shop", "a")], "audit").digest());
+        assert_ne!(a.digest(), b.digest());
+        assert_ne!(a.digest(), StreamOptions::new(&[collection("shop", "a")], "other").digest());
+    }
+}

@@ -1,0 +1,159 @@
+//! Each source: its change stream opened as capture will open it, every watched collection read once, and what of the
+//! watched databases is not covered.
+
+use std::collections::HashSet;
+
+use bson::{Document, doc};
+
+use super::Findings;
+use crate::capture::namespaces::{Listed, archivers_databases, list_collections, watched_databases};
+use crate::capture::stream::StreamOptions;
+use crate::capture::watcher::Watcher;
+use crate::config::{Config, Snapshot, SourceConfig, Watch};
+use crate::deployment::{Client, mongo_error, operation_time};
+use crate::error::{Error, Result};
+use crate::event::Position;
+
+/// What no source of any kind can see, said once.
+const NEVER_COVERED: [&str; 4] = [
+    "views and time series collections: MongoDB has no change stream of them",
+    "evictions from capped collections: they leave no event",
+    "MongoDB's own databases and system collections",
+    "who did it, unless the application writes it into the document (actor_field)",
+];
+
+/// Checks every source.
+pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findings) {
+    for source in &config.sources {
+        let about = format!("source {}", source.name);
+        if source.plugins.is_empty() {
+            let hint =
+                "list plugins under [[source]] if its documents hold anything that must not be kept in clear";
+            findings.warn(&about, "no plugins: everything is kept as it is", hint);
+        }
+        if let Err(error) = check_source(client, config, source, findings).await {
+            findings.fail(&about, &error);
+        }
+    }
+    for what in NEVER_COVERED {
+        findings.info("not covered", what);
+    }
+}
+
+async fn check_source(
+    client: &Client,
+    config: &Config,
+    source: &SourceConfig,
+    findings: &mut Findings,
+) -> Result<()> {
+    open_stream(client, config, source).await?;
+    findings.ok(format!("source {}", source.name), "its change stream can be opened");
+    let other_archivers = archivers_databases(client, &source.watch, &config.audit_database).await?;
+    for database in watched_databases(client, &source.watch, &config.audit_database).await? {
+        if other_archivers.contains(&database) {
+            findings.info("not covered", format!("{database}: it is another archiver's database"));
+            continue;
+        }
+        let collections = list_collections(client, &database).await?;
+        missing(source, &database, &collections, findings);
+        for collection in collections.iter().filter(|c| is_watched(source, &database, &c.name)) {
+            check_collection(client, source, &database, collection, findings).await;
+        }
+    }
+    Ok(())
+}
+
+async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) -> Result<()> {
+    let watcher = Watcher {
+        client: client.clone(),
+        options: StreamOptions::new(&source.watch, &config.audit_database),
+        audit_database: config.audit_database.clone(),
+        left_out: HashSet::new(),
+        limits: config.capture,
+    };
+    let cluster_time = operation_time(&client.database("admin")).await?;
+    watcher.open(&Position { token: None, cluster_time }).await.map(|_| ())
+}
+
+/// Whether the collection is named by an entry of its own.
+fn is_named(source: &SourceConfig, database: &str, collection: &str) -> bool {
+    source
+        .watch
+        .iter()
+        .any(|w| matches!(w, Watch::Collection(db, coll) if db == database && coll == collection))
+}
+
+fn is_watched(source: &SourceConfig, database: &str, collection: &str) -> bool {
+    let wide = |watch: &Watch| match watch {
+        Watch::Everything => true,
+        Watch::Database(db) => db == database,
+        Watch::Collection(..) => false,
+    };
+    source.watch.iter().any(wide) || is_named(source, database, collection)
+}
+
+/// Warns of entries that name what is not there: it may come, or be a misspelling.
+fn missing(source: &SourceConfig, database: &str, found: &[Listed], findings: &mut Findings) {
+    for watch in &source.watch {
+        let absent = match watch {
+            Watch::Collection(db, coll) if db == database => {
+                (!found.iter().any(|c| &c.name == coll)).then(|| format!("{db}.{coll}"))
+            }
+            Watch::Database(db) if db == database => found.is_empty().then(|| format!("{db}.*")),
+            _ => None,
+        };
+        if let Some(namespace) = absent {
+            let hint = "it is captured from its first document on; check the spelling if it should be there";
+            findings.warn(namespace, "does not exist yet", hint);
+        }
+    }
+}
+
+async fn check_collection(
+    client: &Client,
+    source: &SourceConfig,
+    database: &str,
+    collection: &Listed,
+    findings: &mut Findings,
+) {
+    let namespace = format!("{database}.{}", collection.name);
+    if let Some(kind) = collection.without_stream {
+        if is_named(source, database, &collection.name) {
+            let error = Error::invalid(format!("is {kind}, which has no change stream"));
+            findings.fail(namespace, &error.hint("watch the collections that its documents come from"));
+        } else {
+            findings.info("not covered", format!("{namespace}: it is {kind}"));
+        }
+        return;
+    }
+    let read = client.database(database).collection::<Document>(&collection.name);
+    if let Err(error) = read.find_one(doc! {}).projection(doc! {"_id": 1}).await {
+        findings.fail(&namespace, &mongo_error("reading the collection", error));
+        return;
+    }
+    images_of(&namespace, collection.images, source, findings);
+    if collection.capped {
+        findings.info("not covered", format!("{namespace}: it is capped, and evictions leave no event"));
+    }
+}
+
+fn images_of(namespace: &str, enabled: bool, source: &SourceConfig, findings: &mut Findings) {
+    if enabled {
+        findings.ok(namespace, "can be read, images before and after a change are on");
+        return;
+    }
+    let what = match source.snapshot {
+        Snapshot::Initial => {
+            "images before and after a change are off: documents are rebuilt from the baseline and the deltas"
+        }
+        Snapshot::Never => {
+            "images before and after a change are off, and there is no baseline: a document that is only updated or \
+             deleted can't be recovered"
+        }
+    };
+    let collection = namespace.split_once('.').map_or("", |(_, coll)| coll);
+    let collection = serde_json::Value::from(collection);
+    let hint =
+        format!("db.runCommand({{collMod: {collection}, changeStreamPreAndPostImages: {{enabled: true}}}})");
+    findings.warn(namespace, what, &hint);
+}

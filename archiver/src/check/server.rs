@@ -1,0 +1,161 @@
+//! The watched deployment: replica set, version, compatibility, access, oplog, lifetime of images.
+
+use bson::{Bson, Document, doc};
+
+use super::Findings;
+use crate::deployment::{Client, Database, code, mongo_error, operation_time, oplog_start};
+use crate::error::{Error, Result};
+
+const ABOUT: &str = "mongodb";
+/// The first version with pre- and post-images.
+const OLDEST: (u32, u32) = (6, 0);
+
+/// Whether change streams can be tried at all. Fails as unavailable where the server can't be reached.
+pub(super) async fn check(client: &Client, findings: &mut Findings) -> Result<bool> {
+    let admin = client.database("admin");
+    let hello = command(&admin, doc! {"hello": 1}, "reaching MongoDB").await?;
+    let build = command(&admin, doc! {"buildInfo": 1}, "asking for the version").await?;
+    let version = build.get_str("version").unwrap_or("unknown");
+    if !topology(&hello, version, findings) {
+        return Ok(false);
+    }
+    if parse_version(version).is_none_or(|v| v < OLDEST) {
+        findings.fail(
+            ABOUT,
+            &Error::unavailable(format!("the server is too old version={version}"))
+                .hint("Archiver needs MongoDB 6.0 or newer, for images before and after a change"),
+        );
+        return Ok(false);
+    }
+    access(&admin, findings).await?;
+    compatibility(&admin, findings).await;
+    oplog(client, findings).await;
+    image_lifetime(&admin, findings).await;
+    Ok(true)
+}
+
+async fn command(admin: &Database, command: Document, doing: &str) -> Result<Document> {
+    admin.run_command(command).await.map_err(|e| mongo_error(doing, e))
+}
+
+fn topology(hello: &Document, version: &str, findings: &mut Findings) -> bool {
+    let cluster = hello.get_str("msg").ok() == Some("isdbgrid");
+    match hello.get_str("setName") {
+        Ok(set) => findings.ok(ABOUT, format!("reachable, replica set {set}, version {version}")),
+        Err(_) if cluster => findings.ok(ABOUT, format!("reachable, sharded cluster, version {version}")),
+        Err(_) => {
+            let error = Error::unavailable("this is a standalone server: change streams need a replica set");
+            let hint = "start mongod with --replSet rs0 and run rs.initiate() once; one member is enough";
+            findings.fail(ABOUT, &error.hint(hint));
+            return false;
+        }
+    }
+    true
+}
+
+fn parse_version(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(|n| n.parse::<u32>().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+async fn compatibility(admin: &Database, findings: &mut Findings) {
+    let asked = admin.run_command(doc! {"getParameter": 1, "featureCompatibilityVersion": 1}).await;
+    let version = asked.ok().and_then(|reply| {
+        let compatibility = reply.get_document("featureCompatibilityVersion").ok()?;
+        compatibility.get_str("version").ok().map(str::to_owned)
+    });
+    match version.as_deref().map(|v| (v, parse_version(v))) {
+        Some((text, Some(version))) if version < OLDEST => findings.fail(
+            ABOUT,
+            &Error::unavailable(format!("the feature compatibility version is too old version={text}"))
+                .hint("finish the upgrade: db.adminCommand({setFeatureCompatibilityVersion: \"6.0\"})"),
+        ),
+        Some((text, _)) => findings.ok(ABOUT, format!("feature compatibility version {text}")),
+        None => findings.info(ABOUT, "the feature compatibility version may not be seen by this account"),
+    }
+}
+
+async fn access(admin: &Database, findings: &mut Findings) -> Result<()> {
+    let status = command(admin, doc! {"connectionStatus": 1}, "asking for the account").await?;
+    let auth = status.get_document("authInfo").cloned().unwrap_or_default();
+    let names = |key, field: &'static str| -> Vec<String> {
+        let list: &[Bson] = auth.get_array(key).map_or(&[], Vec::as_slice);
+        let name = |entry: &Bson| entry.as_document()?.get_str(field).ok().map(str::to_owned);
+        list.iter().filter_map(name).collect()
+    };
+    let users = names("authenticatedUsers", "user");
+    let Some(user) = users.first() else {
+        const UNAUTHORIZED: i32 = 13;
+        let tried = admin
+            .run_command(doc! {"listDatabases": 1, "nameOnly": true, "authorizedDatabases": false})
+            .await;
+        if tried.is_err_and(|e| code(&e) == Some(UNAUTHORIZED)) {
+            let error = Error::unavailable("the server asks for an account, and the MongoDB URI has none");
+            return Err(error
+                .hint("write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}"));
+        }
+        let hint = "run mongod with --auth, and create the accounts of deploy/mongodb-roles.js";
+        findings.warn(
+            ABOUT,
+            "no account: anybody who reaches the server may change or delete the audit log",
+            hint,
+        );
+        return Ok(());
+    };
+    let roles = names("authenticatedUserRoles", "role");
+    if let Some(role) = roles.iter().find(|role| ALMIGHTY.contains(&role.as_str())) {
+        let hint = "give it the roles of deploy/mongodb-roles.js instead";
+        findings.warn(ABOUT, format!("the account {user} may do everything role={role}"), hint);
+    } else {
+        findings.ok(ABOUT, format!("account {user}, roles {}", roles.join(", ")));
+    }
+    Ok(())
+}
+
+const ALMIGHTY: [&str; 5] =
+    ["root", "__system", "dbAdminAnyDatabase", "readWriteAnyDatabase", "userAdminAnyDatabase"];
+
+async fn oplog(client: &Client, findings: &mut Findings) {
+    let present = operation_time(&client.database("admin")).await;
+    match (present, oplog_start(client).await) {
+        (Ok(present), Ok(Some(oldest))) => {
+            let hours = f64::from(present.time.saturating_sub(oldest.time)) / 3600.0;
+            let what = format!("the oplog reaches back {hours:.1} hours: a longer standstill loses history");
+            findings.info(ABOUT, what);
+        }
+        (_, Ok(None)) => {
+            findings
+                .info(ABOUT, "the oplog may not be seen by this account: `status` can't show its headroom");
+        }
+        (Err(error), _) | (_, Err(error)) => findings.fail(ABOUT, &error),
+    }
+}
+
+async fn image_lifetime(admin: &Database, findings: &mut Findings) {
+    let asked = admin.run_command(doc! {"getClusterParameter": "changeStreamOptions"}).await;
+    let seconds = asked.ok().and_then(|reply| {
+        let parameter = reply.get_array("clusterParameters").ok()?.first()?.as_document()?;
+        parameter.get_document("preAndPostImages").ok()?.get("expireAfterSeconds").cloned()
+    });
+    let seconds = match seconds {
+        None => {
+            findings.info(ABOUT, "how long images are kept may not be seen by this account");
+            return;
+        }
+        Some(Bson::Int32(seconds)) => i64::from(seconds),
+        Some(Bson::Int64(seconds)) => seconds,
+        Some(Bson::Double(seconds)) => seconds as i64,
+        Some(_) => {
+            findings.info(ABOUT, "images are kept as long as the oplog, expireAfterSeconds=off");
+            return;
+        }
+    };
+    let what = format!("images are kept at most expireAfterSeconds={seconds}");
+    if seconds < 3600 {
+        let hint = "a standstill longer than that loses images, though no changes; raise preAndPostImages.\
+                    expireAfterSeconds of the cluster parameter changeStreamOptions";
+        findings.warn(ABOUT, what, hint);
+    } else {
+        findings.info(ABOUT, what);
+    }
+}

@@ -1,0 +1,117 @@
+//! `archiver status`: where every source stands.
+
+use anyhow::Result;
+use archiver::status::{SourceStatus, State, status};
+
+use super::{EXIT_CODES, Format, Global, Outcome, output};
+
+/// Shows where every source stands: lag, oplog headroom, seq, writer, counters, quarantine, gaps, last error
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// Only this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// How the sources are printed
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+const HEADER: [&str; 14] = [
+    "source",
+    "state",
+    "seq",
+    "rolled",
+    "epoch",
+    "holder",
+    "captured to",
+    "lag",
+    "headroom",
+    "read",
+    "appended",
+    "dropped",
+    "quarantined",
+    "gaps",
+];
+
+pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
+    let sources = status(&global.config()?, args.source.as_deref()).await?;
+    match args.format {
+        Format::Json => output::json(&sources)?,
+        Format::Table => {
+            output::table(&HEADER, sources.iter().map(row))?;
+            output::text(&sources.iter().map(remarks).collect::<String>())?;
+        }
+    }
+    Ok(Outcome::Fine)
+}
+
+fn row(source: &SourceStatus) -> Vec<String> {
+    let state = match (source.state, &source.snapshot) {
+        (State::NeverStarted, _) => "never started",
+        (State::Running, Some(_)) => "reading baseline",
+        (State::Running, None) => "running",
+        (State::Stopped, _) => "stopped",
+    };
+    let seconds = |seconds: Option<i64>| seconds.map_or("unknown".to_owned(), duration);
+    let counters = &source.counters;
+    vec![
+        source.source.clone(),
+        state.to_owned(),
+        source.seq.to_string(),
+        source.rolled_seq.map_or("unknown".to_owned(), |seq| seq.to_string()),
+        source.epoch.map_or("-".to_owned(), |epoch| epoch.to_string()),
+        source.holder.clone().unwrap_or_else(|| "-".to_owned()),
+        source.captured_to.clone().unwrap_or_else(|| "-".to_owned()),
+        seconds(source.lag_seconds),
+        seconds(source.oplog_headroom_seconds),
+        counters.read.to_string(),
+        counters.appended.to_string(),
+        counters.dropped.values().sum::<i64>().to_string(),
+        source.quarantined.to_string(),
+        source.gaps.map_or("unknown".to_owned(), |gaps| gaps.to_string()),
+    ]
+}
+
+/// What does not fit a column: which plugin dropped, the last error, problems.
+fn remarks(source: &SourceStatus) -> String {
+    let mut lines = Vec::new();
+    if let Some(snapshot) = &source.snapshot {
+        let current = snapshot.current.as_deref().unwrap_or("-");
+        lines.push(format!("baseline: done={} current={current}", snapshot.done));
+    }
+    lines.extend(source.counters.dropped.iter().map(|(plugin, n)| format!("dropped by {plugin}: {n}")));
+    lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
+    lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
+    lines.iter().map(|line| format!("{}: {line}\n", source.source)).collect()
+}
+
+/// Two units are exact enough for a person.
+fn duration(seconds: i64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_at_most_two_units() {
+        let shown: Vec<String> = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 900_000].map(duration).into();
+        assert_eq!(shown, ["0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "10d 10h"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_so() {
+        let source =
+            SourceStatus { source: "payments".into(), problems: vec!["x".into()], ..Default::default() };
+        assert_eq!(row(&source)[..9].join("|"), "payments|never started|0|unknown|-|-|-|unknown|unknown");
+        assert_eq!(row(&source).len(), HEADER.len());
+        assert_eq!(remarks(&source), "payments: problem: x\n");
+    }
+}

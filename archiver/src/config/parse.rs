@@ -1,0 +1,349 @@
+//! From TOML text to a checked configuration.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::read::{File, Section, Value, integer};
+use super::suggest::nearest;
+use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size, size};
+use super::watch::{WATCH_FORM, database, watch};
+use super::{
+    ArchiveConfig, CaptureConfig, Config, OnPluginError, PluginConfig, Secret, Snapshot, SourceConfig, Watch,
+};
+use crate::error::Result;
+
+const NAME_FORM: &str =
+    "a name: a lower-case letter, then lower-case letters, digits, _ or -, at most 64 in all";
+const URI_FORM: &str = "a connection string: mongodb://… or mongodb+srv://…";
+const ARCHIVE_FORM: &str =
+    "file:///absolute/path, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix";
+const SHA256_FORM: &str = "the SHA-256 of the plugin file, 64 hex digits, as `sha256sum FILE` prints it";
+
+/// Reads a configuration; `path` is for messages and for relative plugin paths.
+pub(super) fn config(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
+    let file = File::new(path, text, env);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));
+    }
+    let config = if errors.is_empty() { top(&file, table.get_ref(), path) } else { None };
+    file.finish(config)
+}
+
+/// Every part is read before anything is given up, so that all problems are found.
+fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Config> {
+    let top = Section::top(file, table);
+    let development = top.value("development").and_then(|v| v.boolean()).unwrap_or(false);
+    let mongodb_uri =
+        top.required("mongodb", "a table with a uri").and_then(|v| mongodb(v.section("[mongodb]")?));
+    let audit = top.value("audit").and_then(|v| v.section("[audit]")).map(audit).unwrap_or_default();
+    let archive =
+        top.required("archive", "a table with a url").and_then(|v| archive(v.section("[archive]")?));
+    let capture = capture(top.value("capture").and_then(|v| v.section("[capture]")));
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let plugins = tables(&top, "plugin", |section| plugin(section, folder, development));
+    unique(&plugins, |p| &p.name, "[[plugin]]");
+    let audit_database = audit.database.clone().unwrap_or_else(|| "audit".to_owned());
+    let names: Vec<&str> = plugins.iter().filter_map(|(_, p)| p.as_ref()).map(|p| p.name.as_str()).collect();
+    let broken_plugin = plugins.iter().any(|(_, p)| p.is_none());
+    let known = Known { audit_database: &audit_database, plugins: &names, complete: !broken_plugin };
+    let sources = tables(&top, "source", |section| source(section, &known));
+    unique(&sources, |s| &s.name, "[[source]]");
+    if table.get("source").is_none()
+        || (sources.is_empty() && matches!(top.value("source")?.raw(), DeValue::Array(_)))
+    {
+        top.problem("[[source]]: is missing; there must be at least one");
+    }
+    top.finish();
+    Some(Config {
+        mongodb_uri: mongodb_uri?,
+        audit_uri: audit.uri,
+        audit_database,
+        archive: archive?,
+        capture,
+        plugins: plugins.into_iter().map(|(_, p)| p).collect::<Option<_>>()?,
+        sources: sources.into_iter().map(|(_, s)| s).collect::<Option<_>>()?,
+        development,
+    })
+}
+
+/// The tables of `[[key]]`, each with what was read of it.
+fn tables<'a, T>(
+    top: &Section<'a>,
+    key: &'static str,
+    read: impl Fn(Section<'a>) -> Option<T>,
+) -> Vec<(Value<'a>, Option<T>)> {
+    let form = format!("tables, each under its own [[{key}]]");
+    let items = top.value(key).and_then(|v| v.items(&form)).unwrap_or_default();
+    let read_one = |item: Value<'a>| {
+        let item = item.named(format!("[[{key}]]"));
+        let value = item.section(&format!("[[{key}]]")).and_then(&read);
+        (item, value)
+    };
+    items.into_iter().map(read_one).collect()
+}
+
+fn unique<T>(tables: &[(Value<'_>, Option<T>)], name: impl Fn(&T) -> &String, what: &str) {
+    let mut seen: Vec<&String> = Vec::new();
+    for (value, table) in tables {
+        let Some(name) = table.as_ref().map(&name) else { continue };
+        if seen.contains(&name) {
+            value.problem(format!("is a second {what} named {name:?}; names must differ"));
+        }
+        seen.push(name);
+    }
+}
+
+fn mongodb(section: Section<'_>) -> Option<Secret> {
+    let value = section.required("uri", URI_FORM).and_then(uri);
+    section.finish();
+    value
+}
+
+/// Never shows the value: it holds the password.
+fn uri(value: Value<'_>) -> Option<Secret> {
+    let text = value.text(URI_FORM)?.value;
+    let rest = text.strip_prefix("mongodb://").or_else(|| text.strip_prefix("mongodb+srv://"));
+    if rest.is_none_or(str::is_empty) {
+        value.problem(format!("is not a connection string; it must be {URI_FORM}"));
+        return None;
+    }
+    Some(Secret::new(text))
+}
+
+#[derive(Default)]
+struct Audit {
+    uri: Option<Secret>,
+    database: Option<String>,
+}
+
+fn audit(section: Section<'_>) -> Audit {
+    let uri = section.value("uri").and_then(uri);
+    let database = section.value("database").and_then(|value| {
+        let text = value.text("the name of a database")?;
+        match database(&text.value) {
+            Ok(()) => Some(text.value),
+            Err(what) => {
+                value.problem(format!("{} {what}", text.shown));
+                None
+            }
+        }
+    });
+    section.finish();
+    Audit { uri, database }
+}
+
+fn archive(section: Section<'_>) -> Option<ArchiveConfig> {
+    let url = section.required("url", ARCHIVE_FORM).and_then(|v| v.parse(ARCHIVE_FORM, archive_url));
+    let segment_max_bytes = bytes(&section, "segment_max_bytes", 1 << 10, 4 << 30, 128 << 20);
+    let segment_max_age = time(&section, "segment_max_age", 1..=366 * DAY, HOUR);
+    let hot_retention = time(&section, "hot_retention", 0..=3660 * DAY, 7 * DAY);
+    let options = section.value("options").and_then(|v| v.section("[archive.options]"));
+    let options = options.map(|s| s.entries()).unwrap_or_default();
+    let options =
+        options.into_iter().filter_map(|(key, value)| Some((key, Secret::new(option(&value)?)))).collect();
+    section.finish();
+    Some(ArchiveConfig { url: url?, segment_max_bytes, segment_max_age, hot_retention, options })
+}
+
+fn archive_url(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let named = match scheme {
+        "file" => rest.starts_with('/') && rest.len() > 1,
+        "s3" | "az" | "gs" => !rest.is_empty() && !rest.starts_with('/'),
+        _ => false,
+    };
+    // Anything after ? or # would silently be no part of the location.
+    (named && !text.contains(['?', '#'])).then(|| text.to_owned())
+}
+
+fn option(value: &Value<'_>) -> Option<String> {
+    match value.raw() {
+        DeValue::Boolean(value) => Some(value.to_string()),
+        raw if integer(raw).is_some() => integer(raw).map(|n| n.to_string()),
+        _ => value.text("a string, a whole number, true or false").map(|t| t.value),
+    }
+}
+
+fn capture(section: Option<Section<'_>>) -> CaptureConfig {
+    let defaults = (1000, 8 << 20, Duration::from_millis(20));
+    let Some(section) = section else {
+        return CaptureConfig {
+            batch_max_events: defaults.0,
+            batch_max_bytes: defaults.1,
+            batch_max_wait: defaults.2,
+        };
+    };
+    let batch_max_events = section.value("batch_max_events").and_then(|value| {
+        let form = "a whole number from 1 to 100000";
+        let number = value.integer(form)?;
+        if !(1..=100_000).contains(&number) {
+            value.problem(format!("{number} is not allowed; it must be {form}"));
+        }
+        usize::try_from(number).ok()
+    });
+    let batch_max_bytes = bytes(&section, "batch_max_bytes", 1 << 10, 64 << 20, defaults.1);
+    let batch_max_wait = section.value("batch_max_wait").and_then(|v| bounded(&v, 0..=60_000));
+    section.finish();
+    CaptureConfig {
+        batch_max_events: batch_max_events.unwrap_or(defaults.0),
+        batch_max_bytes,
+        batch_max_wait: batch_max_wait.unwrap_or(defaults.2),
+    }
+}
+
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+
+fn bytes(section: &Section<'_>, key: &'static str, min: usize, max: usize, default: usize) -> usize {
+    let read = |value: Value<'_>| {
+        let number = match integer(value.raw()) {
+            Some(number) => usize::try_from(number).ok(),
+            None => value.parse(SIZE_FORM, size),
+        }?;
+        if !(min..=max).contains(&number) {
+            let (number, min, max) = (show_size(number), show_size(min), show_size(max));
+            value.problem(format!("{number} is out of range; allowed: {min} to {max}"));
+        }
+        Some(number)
+    };
+    section.value(key).and_then(read).unwrap_or(default)
+}
+
+fn time(
+    section: &Section<'_>,
+    key: &'static str,
+    seconds: std::ops::RangeInclusive<u64>,
+    default: u64,
+) -> Duration {
+    let millis = seconds.start() * 1000..=seconds.end() * 1000;
+    section.value(key).and_then(|v| bounded(&v, millis)).unwrap_or(Duration::from_secs(default))
+}
+
+fn bounded(value: &Value<'_>, millis: std::ops::RangeInclusive<u64>) -> Option<Duration> {
+    let time = value.parse(DURATION_FORM, duration)?;
+    let (min, max) = (Duration::from_millis(*millis.start()), Duration::from_millis(*millis.end()));
+    if !(min..=max).contains(&time) {
+        let (time, min, max) = (show_duration(time), show_duration(min), show_duration(max));
+        value.problem(format!("{time} is out of range; allowed: {min} to {max}"));
+    }
+    Some(time)
+}
+
+fn plugin(section: Section<'_>, folder: &Path, development: bool) -> Option<PluginConfig> {
+    let name = section.required("name", NAME_FORM).and_then(|v| v.parse(NAME_FORM, name));
+    let path = section.required("path", "the plugin's .wasm file").and_then(|value| {
+        let path =
+            value.parse("the plugin's .wasm file", |text| (!text.is_empty()).then(|| PathBuf::from(text)))?;
+        Some(folder.join(path))
+    });
+    let sha256 = match section.value("sha256") {
+        Some(value) => value.parse(SHA256_FORM, sha256),
+        None => {
+            if !development {
+                section.problem(&format!(
+                    "[[plugin]] sha256: is missing; it must be {SHA256_FORM} (only development = true goes without)"
+                ));
+            }
+            None
+        }
+    };
+    let config_json = match section.value("config") {
+        Some(value) => value.json(),
+        None => Some("{}".to_owned()),
+    };
+    section.finish();
+    Some(PluginConfig { name: name?, path: path?, sha256, config_json: Secret::new(config_json?) })
+}
+
+fn name(text: &str) -> Option<String> {
+    let valid = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+        && text.len() <= 64;
+    valid.then(|| text.to_owned())
+}
+
+fn sha256(text: &str) -> Option<String> {
+    let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then(|| text.to_ascii_lowercase())
+}
+
+/// What a source is checked against.
+struct Known<'a> {
+    audit_database: &'a str,
+    plugins: &'a [&'a str],
+    /// Whether every plugin could be read; if not, an unknown name may be one of the others.
+    complete: bool,
+}
+
+fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
+    let name = section.required("name", NAME_FORM).and_then(|v| v.parse(NAME_FORM, name));
+    let form = format!("an array of {WATCH_FORM}");
+    let watch = section.required("watch", &form).and_then(|v| watches(&v, &form, known));
+    let plugins = section.value("plugins").map(|v| plugin_names(&v, known));
+    let snapshot = section.value("snapshot").and_then(|v| v.one_of(&SNAPSHOTS));
+    let on_plugin_error = section.value("on_plugin_error").and_then(|v| v.one_of(&ON_PLUGIN_ERRORS));
+    let actor_field = section.value("actor_field").and_then(|v| {
+        let form = "a field name, dotted for a nested one";
+        v.parse(form, |text| (!text.split('.').any(str::is_empty)).then(|| text.to_owned()))
+    });
+    if let Some(value) = section.value("partitions") {
+        let form = "1: this version reads every source with one change stream";
+        if let Some(number) = value.integer(form).filter(|n| *n != 1) {
+            value.problem(format!("{number} is not supported; it must be {form}"));
+        }
+    }
+    section.finish();
+    Some(SourceConfig {
+        name: name?,
+        watch: watch?,
+        plugins: plugins.unwrap_or_default(),
+        snapshot: snapshot.unwrap_or(Snapshot::Initial),
+        on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
+        actor_field,
+    })
+}
+
+const SNAPSHOTS: [(&str, Snapshot); 2] = [("initial", Snapshot::Initial), ("never", Snapshot::Never)];
+const ON_PLUGIN_ERRORS: [(&str, OnPluginError); 2] =
+    [("quarantine", OnPluginError::Quarantine), ("halt", OnPluginError::Halt)];
+
+fn watches(value: &Value<'_>, form: &str, known: &Known<'_>) -> Option<Vec<Watch>> {
+    let items = value.items(form)?;
+    if items.is_empty() {
+        value.problem(format!("is empty; it must be {form}, with at least one"));
+    }
+    let mut watched: Vec<Watch> = Vec::new();
+    for item in &items {
+        let Some(text) = item.text(WATCH_FORM) else { continue };
+        match watch(&text.value, known.audit_database) {
+            Ok(entry) if watched.contains(&entry) => {
+                item.problem(format!("{} stands there twice", text.shown))
+            }
+            Ok(entry) => watched.push(entry),
+            Err(what) => item.problem(format!("{} {what}", text.shown)),
+        }
+    }
+    Some(watched)
+}
+
+fn plugin_names(value: &Value<'_>, known: &Known<'_>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for item in value.items("an array of plugin names").unwrap_or_default() {
+        let Some(text) = item.text("a plugin's name") else { continue };
+        if names.contains(&text.value) {
+            item.problem(format!("{} stands there twice", text.shown));
+        } else if known.complete && !known.plugins.contains(&text.value.as_str()) {
+            let advice = match nearest(&text.value, known.plugins.iter().copied()) {
+                Some(word) => format!("did you mean {word:?}?"),
+                None if known.plugins.is_empty() => "there is no [[plugin]]".to_owned(),
+                None => format!("the plugins are {}", known.plugins.join(", ")),
+            };
+            item.problem(format!("{} is not the name of a [[plugin]]; {advice}", text.shown));
+        }
+        names.push(text.value);
+    }
+    names
+}

@@ -1,0 +1,181 @@
+//! A MongoDB deployment: connecting to it, asking its clock, and turning its errors into ours without their contents.
+
+use std::time::Duration;
+
+use bson::{Document, Timestamp, doc};
+use mongodb::error::{Error as MongoError, ErrorKind};
+use mongodb::options::{ClientOptions, ReadConcern, WriteConcern};
+pub use mongodb::{Client, Database};
+
+use crate::config::Secret;
+use crate::error::{Error, Kind, Result};
+
+/// How long to look for a usable server before giving up; the loops try again with backoff.
+const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Command errors whose message names commands, users and servers, never documents, and helps whoever reads it:
+/// Unauthorized, AuthenticationFailed, NotWritablePrimary, 40573 (change streams need a replica set), CommandNotFound,
+/// InvalidNamespace, NoReplicationEnabled, NotYetInitialized, ReadConcernMajorityNotAvailableYet, SnapshotTooOld.
+const HARMLESS_MESSAGES: [i32; 10] = [13, 18, 10107, 40573, 59, 73, 76, 94, 134, 239];
+
+/// Connects with majority reads and journaled majority writes. Fails only on a malformed URI: servers are looked
+/// for when first used.
+pub async fn connect(uri: &Secret) -> Result<Client> {
+    let mut options = ClientOptions::parse(uri.expose()).await.map_err(|e| {
+        Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))).hint(
+            "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
+        )
+    })?;
+    options.app_name.get_or_insert_with(|| "archiver".to_owned());
+    options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
+    options.read_concern = Some(ReadConcern::majority());
+    options.write_concern =
+        Some(WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true).build());
+    Client::with_options(options)
+        .map_err(|e| Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))))
+}
+
+/// The deployment's present, as its logical clock says: everything up to it is visible to majority reads soon.
+pub async fn operation_time(database: &Database) -> Result<Timestamp> {
+    let reply =
+        database.run_command(doc! {"ping": 1}).await.map_err(|e| mongo_error("asking for the time", e))?;
+    reply.get_timestamp("operationTime").map_err(|_| {
+        Error::unavailable("the server gives no operationTime, so it is not part of a replica set").hint(
+            "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once",
+        )
+    })
+}
+
+/// The time of the oldest entry of the oplog; `None` where there is no oplog or the account may not see it.
+pub async fn oplog_start(client: &Client) -> Result<Option<Timestamp>> {
+    const UNAUTHORIZED: i32 = 13;
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    match oplog.find_one(doc! {}).sort(doc! {"$natural": 1}).projection(doc! {"ts": 1}).await {
+        Ok(entry) => Ok(entry.and_then(|e| e.get_timestamp("ts").ok())),
+        Err(e) if code(&e) == Some(UNAUTHORIZED) => Ok(None),
+        Err(e) => Err(mongo_error("reading the oplog's oldest entry", e)),
+    }
+}
+
+/// The server's version, such as "6.0.5".
+pub async fn server_version(database: &Database) -> Result<String> {
+    let reply: Document = database
+        .run_command(doc! {"buildInfo": 1})
+        .await
+        .map_err(|e| mongo_error("asking for the version", e))?;
+    Ok(reply.get_str("version").unwrap_or("unknown").to_owned())
+}
+
+/// A cause that was made safe to show.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Shown(String);
+
+/// Turns a driver's error into ours. Server messages can quote documents and tokens ("dup key: { … }"), so only
+/// messages known to be harmless are kept; of others the code and its name.
+pub fn mongo_error(doing: &str, error: MongoError) -> Error {
+    let (kind, hint) = classify(&error);
+    let what = format!("{doing} failed");
+    let error_with_kind = match kind {
+        Kind::HistoryLost => Error::history_lost(what),
+        Kind::Invalid => Error::invalid(what),
+        Kind::Internal => Error::internal(what),
+        _ => Error::unavailable(what),
+    };
+    let shown = error_with_kind.because(Shown(harmless_text(&error)));
+    match hint {
+        Some(hint) => shown.hint(hint),
+        None => shown,
+    }
+}
+
+/// The server's error code, where there is one.
+pub fn code(error: &MongoError) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(e) => Some(e.code),
+        ErrorKind::Write(mongodb::error::WriteFailure::WriteError(e)) => Some(e.code),
+        ErrorKind::Write(mongodb::error::WriteFailure::WriteConcernError(e)) => Some(e.code),
+        ErrorKind::InsertMany(e) => e.write_errors.as_ref().and_then(|w| w.first()).map(|w| w.code),
+        _ => None,
+    }
+}
+
+fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
+    match (code(error), error.kind.as_ref()) {
+        (Some(286 | 280 | 464), _) => (
+            Kind::HistoryLost,
+            Some(
+                "the oplog no longer holds the events after the checkpoint; enlarge the oplog, and see docs/operating.md",
+            ),
+        ),
+        (Some(260 | 50811), _) => {
+            (Kind::HistoryLost, Some("the stored position is not valid on this deployment"))
+        }
+        (Some(40573 | 76), _) => (
+            Kind::Unavailable,
+            Some(
+                "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once",
+            ),
+        ),
+        (Some(13), _) => (
+            Kind::Unavailable,
+            Some("the account lacks a privilege; deploy/mongodb-roles.js lists those needed"),
+        ),
+        (Some(18), _) | (_, ErrorKind::Authentication { .. }) => {
+            (Kind::Unavailable, Some("check the user, password and authSource in the MongoDB URI"))
+        }
+        (_, ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. }) => (
+            Kind::Unavailable,
+            Some("check that the server runs and that host, port and replicaSet in the URI are right"),
+        ),
+        (_, ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }) => (Kind::Invalid, None),
+        (_, ErrorKind::Bson(_) | ErrorKind::Internal { .. }) => (Kind::Internal, None),
+        _ => (Kind::Unavailable, None),
+    }
+}
+
+/// Cuts the command out of "not authorized on shop to execute command { find: …, filter: … }", all but its name: its
+/// filters and resume tokens quote documents.
+fn without_command(message: &str) -> String {
+    match message.split_once(" command {") {
+        Some((before, command)) => {
+            let name = command.split(':').next().unwrap_or_default().trim();
+            format!("{before} command {name}")
+        }
+        None => message.to_owned(),
+    }
+}
+
+fn harmless_text(error: &MongoError) -> String {
+    match error.kind.as_ref() {
+        ErrorKind::Command(e) if HARMLESS_MESSAGES.contains(&e.code) => {
+            format!("{} code={}", without_command(&e.message), e.code)
+        }
+        ErrorKind::Command(e) => format!("the server refused code={} name={}", e.code, e.code_name),
+        ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
+            format!("the server refused a write code={}", code(error).unwrap_or(0))
+        }
+        ErrorKind::Authentication { message, .. }
+        | ErrorKind::ServerSelection { message, .. }
+        | ErrorKind::DnsResolve { message, .. }
+        | ErrorKind::InvalidTlsConfig { message, .. }
+        | ErrorKind::ConnectionPoolCleared { message, .. }
+        | ErrorKind::InvalidArgument { message, .. } => message.clone(),
+        ErrorKind::Io(e) => format!("connection error: {e}"),
+        ErrorKind::Transaction { message, .. } => message.clone(),
+        other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or("error").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_command_is_named_without_what_it_quotes() {
+        let message =
+            "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
+        assert_eq!(without_command(message), "not authorized on shop to execute command find");
+        assert_eq!(without_command("Authentication failed."), "Authentication failed.");
+    }
+}

@@ -1,0 +1,344 @@
+//! Gives documents back as they were: from the image that came with their deletion, else from baseline and deltas.
+//! Decides nothing about where they go.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bson::Timestamp;
+use bson_walker::{Doc, Writer};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+
+use super::id::DocumentId;
+use super::states::{Identity, Known, Policies, State, States};
+use super::timeline::{Entry, Timeline};
+use super::{History, Namespace, policies};
+use crate::archive::extjson::doc_id_text;
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+/// Up to this many documents are looked up one by one; more are gathered in one pass over the whole history.
+const ONE_BY_ONE: usize = 32;
+
+/// A document as it was.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// Where it was.
+    pub namespace: Namespace,
+    /// Its `_id`, for people.
+    pub id: String,
+    /// Its BSON.
+    pub document: Bytes,
+    /// The record just before which (a deletion), or with which (a time), it was like this.
+    pub seq: i64,
+    /// The policies that it was recorded under: what plugins took away is not in it.
+    pub policies: BTreeSet<i64>,
+}
+
+/// A document that history can't give back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Where it was.
+    pub namespace: Namespace,
+    /// Its `_id`, for people.
+    pub id: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// What else is to be said of a recovery.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// How many documents were given back.
+    pub recovered: u64,
+    /// Those that were not.
+    pub lost: Vec<Lost>,
+    /// Drops and renames in the period: the documents that ended with them are not among the recovered.
+    pub ended_namespaces: Vec<String>,
+    /// The policies, to name the plugins of [`Recovered::policies`].
+    pub policies: Policies,
+}
+
+/// Gives one document back as it was at a time, by default just before it was last deleted.
+///
+/// Changes count up to and including the second of `at`: cluster times have whole seconds. Fails as not found where the
+/// document did not exist then, where it is not deleted and no time is given, and where history can't tell.
+pub async fn by_id(
+    history: &History,
+    source: &str,
+    id: &DocumentId,
+    at: Option<i64>,
+    namespace: Option<&Namespace>,
+) -> Result<(Recovered, Policies)> {
+    let Timeline { entries, states } = history.timeline(source, id, namespace).await?;
+    let mut identities: Vec<&Identity> = entries.iter().map(|e| &e.identity).collect();
+    identities.sort_by_key(|i| (&i.namespace, &i.id));
+    identities.dedup();
+    let [identity] = identities[..] else {
+        let mut places: Vec<_> = identities.iter().map(|i| i.namespace.to_string()).collect();
+        places.dedup();
+        return Err(Error::invalid(format!("the id {:?} is that of several documents", id.given())).hint(
+            format!(
+                "say which with --namespace, or write the id as Extended JSON; there are such in: {}",
+                places.join(", ")
+            ),
+        ));
+    };
+    let own: Vec<&Entry> = entries.iter().filter(|e| e.identity == *identity).collect();
+    let (known, seq) = match at {
+        Some(at) => at_time(&own, at)?,
+        None => before_deletion(&own, &states, identity, id)?,
+    };
+    let document = match known.state {
+        State::Present(document) => document,
+        State::Absent => {
+            return Err(Error::not_found(format!(
+                "the document {:?} did not exist at that time",
+                id.given()
+            )));
+        }
+        State::Unknown(reason) => {
+            return Err(Error::not_found(format!(
+                "history can't tell what the document {:?} was: {reason}",
+                id.given()
+            ))
+            .hint("archiver history shows what is kept of it; with --at another time may be given"));
+        }
+    };
+    let recovered = Recovered {
+        namespace: identity.namespace.clone(),
+        id: id_text(identity),
+        document,
+        seq,
+        policies: known.policies,
+    };
+    Ok((recovered, states.policies().clone()))
+}
+
+/// The document just before its last deletion, where it is deleted.
+fn before_deletion(
+    own: &[&Entry],
+    states: &States,
+    identity: &Identity,
+    id: &DocumentId,
+) -> Result<(Known, i64)> {
+    let alive = match states.now(identity).state {
+        State::Present(_) => Some("it exists"),
+        State::Unknown(_) => Some("history can't tell whether it exists"),
+        State::Absent => None,
+    };
+    if let Some(alive) = alive {
+        return Err(Error::invalid(format!("the document {:?} is not deleted: {alive}", id.given()))
+            .hint("give --at TIME to get it back as it was then; archiver history shows when it changed"));
+    }
+    let last = own.iter().rev().find(|e| e.after.state == State::Absent);
+    let last = last.ok_or_else(|| Error::internal("a deleted document has no deletion"))?;
+    Ok((last.before.clone(), Record::new(&last.record)?.seq()?))
+}
+
+/// The document after all changes up to a second.
+fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
+    let mut last = None;
+    for entry in own {
+        let record = Record::new(&entry.record)?;
+        let seq = record.seq()?;
+        if i64::from(record.cluster_time()?.time) <= at {
+            last = Some((entry.after.clone(), seq));
+            continue;
+        }
+        // The first change after it tells what was there before, even where nothing earlier is kept.
+        let told = record.op() == "insert" || record.part("before").is_some();
+        let unknown = last.as_ref().is_none_or(|(known, _)| matches!(known.state, State::Unknown(_)));
+        if told && unknown {
+            return Ok((entry.before.clone(), seq));
+        }
+        break;
+    }
+    let first = || {
+        Record::new(&own.first().ok_or_else(|| Error::internal("a history without records"))?.record)?.seq()
+    };
+    match last {
+        Some(found) => Ok(found),
+        None => Ok((own.first().map(|e| e.before.clone()).unwrap_or_else(Known::unrecorded), first()?)),
+    }
+}
+
+/// Where a document last ended, and whether it came back.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    at: (u32, u32, i64),
+    deleted: bool,
+}
+
+/// Gives all documents back that were deleted since a second and not inserted again, as they were just before.
+///
+/// Calls `give` for each: those whose deletion brought an image first, in the order of the log and then of the archive. Documents
+/// held in memory at once: those without an image, as they are rebuilt.
+pub async fn deleted_since(
+    history: &History,
+    source: &str,
+    since: i64,
+    namespace: Option<&Namespace>,
+    mut give: impl AsyncFnMut(Recovered) -> Result<()>,
+) -> Result<Summary> {
+    history.require(source).await?;
+    let since = Timestamp { time: u32::try_from(since.max(0)).unwrap_or(u32::MAX), increment: 0 };
+    let wide = history.wide(source).await?;
+    let mut summary = Summary { policies: policies(&wide)?, ..Summary::default() };
+    note_ends(&wide, since, &mut summary)?;
+    let mut wanted = find_deleted(history, source, since, namespace).await?;
+    let mut found = async |bytes: Vec<u8>| -> Result<()> {
+        let record = Record::new(&bytes)?;
+        let (Some(identity), Some(image)) = (Identity::of(&record), record.part("before")) else {
+            return Ok(());
+        };
+        if wanted.get(&identity).is_none_or(|last| Record::seq(&record).ok() != Some(last.at.2)) {
+            return Ok(());
+        }
+        wanted.remove(&identity);
+        summary.recovered += 1;
+        let policy = record.doc().get("policy").and_then(|e| e.as_i64());
+        give(Recovered {
+            id: id_text(&identity),
+            namespace: identity.namespace,
+            document: Bytes::copy_from_slice(image.as_bytes()),
+            seq: record.seq()?,
+            policies: policy.into_iter().collect(),
+        })
+        .await
+    };
+    each_operation(history, source, &["delete"], since, &mut found).await?;
+    // An image that was there in the first pass and is not in the second is rebuilt like the others.
+    rebuild(history, source, wanted, &mut summary, &mut give).await?;
+    Ok(summary)
+}
+
+/// Which documents are deleted at the end, of those deleted since a time.
+async fn find_deleted(
+    history: &History,
+    source: &str,
+    since: Timestamp,
+    namespace: Option<&Namespace>,
+) -> Result<HashMap<Identity, Last>> {
+    let mut last: HashMap<Identity, Last> = HashMap::new();
+    let mut note = async |bytes: Vec<u8>| -> Result<()> {
+        let record = Record::new(&bytes)?;
+        let Some(identity) = Identity::of(&record) else { return Ok(()) };
+        if namespace.is_some_and(|wanted| *wanted != identity.namespace) {
+            return Ok(());
+        }
+        let time = record.cluster_time()?;
+        let at = (time.time, time.increment, record.seq()?);
+        if last.get(&identity).is_none_or(|other| other.at < at) {
+            last.insert(identity, Last { at, deleted: record.op() == "delete" });
+        }
+        Ok(())
+    };
+    each_operation(history, source, &["delete", "insert", "snapshot"], since, &mut note).await?;
+    last.retain(|_, last| last.deleted);
+    Ok(last)
+}
+
+/// Calls `take` with every record of some operations since a time, the log's first; one may come twice.
+async fn each_operation(
+    history: &History,
+    source: &str,
+    operations: &[&str],
+    since: Timestamp,
+    take: &mut impl AsyncFnMut(Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    if let Some(log) = &history.log {
+        let mut records = Box::pin(log.operations_since(source, operations, since).await?);
+        while let Some(record) = records.try_next().await? {
+            take(record).await?;
+        }
+    }
+    for sealed in
+        history.archive.manifests(source).await?.iter().filter(|s| super::holds(s, operations, since))
+    {
+        for record in history.archive.find_ops(&sealed.manifest, operations, since).await? {
+            take(record).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Rebuilds the documents whose deletion brought no image.
+async fn rebuild(
+    history: &History,
+    source: &str,
+    wanted: HashMap<Identity, Last>,
+    summary: &mut Summary,
+    give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
+) -> Result<()> {
+    let (few, many) =
+        if wanted.len() <= ONE_BY_ONE { (wanted, HashMap::new()) } else { (HashMap::new(), wanted) };
+    for (identity, last) in few {
+        let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
+        let Some(element) = Doc::new(&id).ok().and_then(|d| d.get("_id")) else { continue };
+        let timeline = history.timeline(source, &DocumentId::of(&element), Some(&identity.namespace)).await?;
+        for entry in timeline.entries.iter().filter(|e| e.identity == identity) {
+            if Record::new(&entry.record)?.seq()? == last.at.2 {
+                hand_over(&identity, entry.before.clone(), last, summary, give).await?;
+            }
+        }
+    }
+    if many.is_empty() {
+        return Ok(());
+    }
+    let mut states = States::new(summary.policies.clone());
+    let mut records = history.records(source, 1);
+    while let Some(bytes) = records.next().await? {
+        let record = Record::new(&bytes)?;
+        let identity = Identity::of(&record);
+        let last = identity.as_ref().and_then(|i| many.get(i)).copied();
+        if identity.is_some() && last.is_none() {
+            continue;
+        }
+        let change = states.advance(&record)?;
+        if let (Some(identity), Some(last), Some(change)) = (identity, last, change)
+            && record.seq()? == last.at.2
+        {
+            hand_over(&identity, change.before, last, summary, give).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn hand_over(
+    identity: &Identity,
+    known: Known,
+    last: Last,
+    summary: &mut Summary,
+    give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
+) -> Result<()> {
+    let (namespace, id) = (identity.namespace.clone(), id_text(identity));
+    let why = match known.state {
+        State::Present(document) => {
+            summary.recovered += 1;
+            return give(Recovered { namespace, id, document, seq: last.at.2, policies: known.policies })
+                .await;
+        }
+        State::Unknown(reason) => reason.to_string(),
+        State::Absent => "its deletion is recorded, and its existence is not".to_owned(),
+    };
+    summary.lost.push(Lost { namespace, id, why });
+    Ok(())
+}
+
+/// Notes the namespaces that ended with all their documents.
+fn note_ends(wide: &[Vec<u8>], since: Timestamp, summary: &mut Summary) -> Result<()> {
+    for bytes in wide {
+        let record = Record::new(bytes)?;
+        let time = record.cluster_time()?;
+        if matches!(record.op(), "drop" | "dropDatabase" | "rename") && time >= since {
+            let name = [record.db(), record.coll()].into_iter().flatten().collect::<Vec<_>>().join(".");
+            summary.ended_namespaces.push(format!("{} {name}", record.op()));
+        }
+    }
+    Ok(())
+}
+
+fn id_text(identity: &Identity) -> String {
+    let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
+    Doc::new(&id).ok().and_then(|doc| doc.get("_id")).map(doc_id_text).unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! Every record of a source in seq order, cold first and then hot, with nothing missing in between.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt};
+
+use super::History;
+use crate::archive::segment;
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+type Hot = Pin<Box<dyn Stream<Item = Result<Vec<u8>>> + Send>>;
+
+/// Reads a source's records one after the other.
+///
+/// The archiver may roll and trim while this reads: where the log's next record is not the expected one, the archive
+/// has it by then, and is asked again.
+pub struct Records {
+    history: History,
+    source: String,
+    next_seq: i64,
+    cold: VecDeque<Vec<u8>>,
+    hot: Option<Hot>,
+}
+
+impl History {
+    /// The records of a source from a seq on.
+    pub fn records(&self, source: &str, from_seq: i64) -> Records {
+        Records {
+            history: self.clone(),
+            source: source.to_owned(),
+            next_seq: from_seq.max(1),
+            cold: VecDeque::new(),
+            hot: None,
+        }
+    }
+}
+
+impl Records {
+    /// The next record's canonical bytes; `None` at the end. Fails as corrupt where a record is in neither tier.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        if let Some(record) = self.cold.pop_front() {
+            self.next_seq += 1;
+            return Ok(Some(record));
+        }
+        if let Some(record) = self.next_hot().await? {
+            return Ok(Some(record));
+        }
+        if !self.load_segment().await? {
+            return self.from_log().await;
+        }
+        let record = self.cold.pop_front();
+        self.next_seq += 1;
+        Ok(record)
+    }
+
+    /// The next record of the open log stream; `None`, and no stream any more, where it does not go on.
+    async fn next_hot(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(hot) = &mut self.hot else { return Ok(None) };
+        if let Some(record) = hot.next().await.transpose()?
+            && Record::new(&record)?.seq()? == self.next_seq
+        {
+            self.next_seq += 1;
+            return Ok(Some(record));
+        }
+        self.hot = None;
+        Ok(None)
+    }
+
+    /// Loads the segment that holds the next record; false where no manifest knows it.
+    async fn load_segment(&mut self) -> Result<bool> {
+        let manifests = self.history.archive.manifests(&self.source).await?;
+        let wanted = self.next_seq;
+        let Some(sealed) =
+            manifests.iter().find(|s| (s.manifest.first_seq..s.manifest.end_seq).contains(&wanted))
+        else {
+            return Ok(false);
+        };
+        let file = self.history.archive.read_sealed(&sealed.manifest).await?;
+        let records = tokio::task::spawn_blocking(move || segment::read(file)).await;
+        let records =
+            records.map_err(|e| Error::internal("reading a segment was cut short").because(e))??;
+        let skip = usize::try_from(wanted - sealed.manifest.first_seq).unwrap_or(usize::MAX);
+        self.cold = records.iter().skip(skip).map(<[u8]>::to_vec).collect();
+        match self.cold.is_empty() {
+            true => Err(Error::corrupt(format!(
+                "a segment has fewer records than its manifest says seq={wanted}"
+            ))),
+            false => Ok(true),
+        }
+    }
+
+    /// Opens the log at the next record and takes it.
+    async fn from_log(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(log) = &self.history.log else { return Ok(None) };
+        let mut hot: Hot = Box::pin(log.records(&self.source, self.next_seq..i64::MAX).await?);
+        let Some(record) = hot.next().await.transpose()? else { return Ok(None) };
+        let seq = Record::new(&record)?.seq()?;
+        if seq == self.next_seq {
+            self.hot = Some(hot);
+            self.next_seq += 1;
+            return Ok(Some(record));
+        }
+        // Rolled and trimmed since the manifests were listed.
+        if self.load_segment().await? {
+            self.next_seq += 1;
+            return Ok(self.cold.pop_front());
+        }
+        Err(Error::corrupt(format!(
+            "records are missing: neither the archive nor the audit log has them source={} seq={}..{seq}",
+            self.source, self.next_seq
+        ))
+        .hint("archiver verify says what the archive holds"))
+    }
+}

@@ -1,0 +1,218 @@
+//! The history of one document: its records in order, with the document before and after each.
+
+use bson_walker::{Doc, Element};
+
+use super::id::DocumentId;
+use super::states::{Change, Identity, Known, State, States, target};
+use super::{History, Namespace, in_order, policies};
+use crate::archive::extjson::doc_id_text;
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+/// One record of a document's history.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The record's canonical bytes.
+    pub record: Vec<u8>,
+    /// The document that it is about.
+    pub identity: Identity,
+    /// The document before it.
+    pub before: Known,
+    /// The document after it.
+    pub after: Known,
+}
+
+/// What became of one field in one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldChange {
+    /// The dotted path, as MongoDB reports it.
+    pub path: String,
+    /// The value before, in short form; `None` where there was none or it is not known.
+    pub from: Option<String>,
+    /// The value after; `None` where it was removed.
+    pub to: Option<String>,
+}
+
+/// All records of the documents with one id, replayed.
+#[derive(Debug)]
+pub struct Timeline {
+    /// Oldest first.
+    pub entries: Vec<Entry>,
+    /// The states after the last one.
+    pub states: States,
+}
+
+impl History {
+    /// The history of the documents with this id, in one namespace or in all. Fails as not found where there is none.
+    ///
+    /// Besides the document's own records it has those that changed it with its whole namespace: drops, renames, gaps.
+    pub async fn timeline(
+        &self,
+        source: &str,
+        id: &DocumentId,
+        namespace: Option<&Namespace>,
+    ) -> Result<Timeline> {
+        self.require(source).await?;
+        let own = self.document(source, id).await?;
+        let wide = self.wide(source).await?;
+        let mut states = States::new(policies(&wide)?);
+        let mut identities: Vec<Identity> = Vec::new();
+        let mut entries = Vec::new();
+        for bytes in in_order(own.into_iter().chain(wide).collect())? {
+            let record = Record::new(&bytes)?;
+            match Identity::of(&record) {
+                Some(identity) => {
+                    if let Some(Change { before, after }) = states.advance(&record)? {
+                        entries.push(Entry {
+                            record: bytes.clone(),
+                            identity: identity.clone(),
+                            before,
+                            after,
+                        });
+                    }
+                    if !identities.contains(&identity) {
+                        identities.push(identity);
+                    }
+                }
+                None => wide_entries(&bytes, &mut identities, &mut states, &mut entries)?,
+            }
+        }
+        if let Some(wanted) = namespace {
+            entries.retain(|entry| entry.identity.namespace == *wanted);
+        }
+        if entries.is_empty() {
+            return Err(unknown_document(source, id, namespace, &identities));
+        }
+        Ok(Timeline { entries, states })
+    }
+}
+
+/// Takes a record in that is not about one document, and notes which documents it changed all the same.
+fn wide_entries(
+    bytes: &[u8],
+    identities: &mut Vec<Identity>,
+    states: &mut States,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
+    let record = Record::new(bytes)?;
+    let before: Vec<Known> = identities.iter().map(|identity| states.now(identity)).collect();
+    states.advance(&record)?;
+    for (identity, before) in identities.iter().zip(before) {
+        let after = states.now(identity);
+        if before.state != after.state {
+            entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
+        }
+    }
+    let (Some(from), Some(to)) = (Namespace::of(&record), target(&record)) else { return Ok(()) };
+    let moved = identities.iter().filter(|i| record.op() == "rename" && i.namespace == from);
+    let moved: Vec<_> = moved.map(|i| Identity { namespace: to.clone(), id: i.id.clone() }).collect();
+    for identity in moved.into_iter().filter(|i| matches!(states.now(i).state, State::Present(_))) {
+        if !identities.contains(&identity) {
+            let (before, after) =
+                (Known { state: State::Absent, policies: Default::default() }, states.now(&identity));
+            entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
+            identities.push(identity);
+        }
+    }
+    Ok(())
+}
+
+fn unknown_document(source: &str, id: &DocumentId, wanted: Option<&Namespace>, found: &[Identity]) -> Error {
+    let error =
+        Error::not_found(format!("source {source} has no record of a document with the id {:?}", id.given()));
+    match wanted {
+        Some(wanted) if !found.is_empty() => {
+            let mut others: Vec<_> = found.iter().map(|i| i.namespace.to_string()).collect();
+            others.sort();
+            others.dedup();
+            error.hint(format!("not in {wanted}, but in: {}", others.join(", ")))
+        }
+        _ => error.hint(
+            "an id is plain text for a string or ObjectId, else Extended JSON such as {\"$numberLong\": \"42\"}",
+        ),
+    }
+}
+
+impl Entry {
+    /// What became of the fields: for updates as MongoDB reported them, for replacements the top-level fields that
+    /// differ; nothing for records that begin or end a document.
+    pub fn changes(&self) -> Result<Vec<FieldChange>> {
+        let record = Record::new(&self.record)?;
+        let before = present(&self.before);
+        Ok(match (record.op(), record.part("delta")) {
+            (_, Some(delta)) => delta_changes(before, delta),
+            ("replace", None) => match (before, present(&self.after)) {
+                (Some(before), Some(after)) => differences(before, after),
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        })
+    }
+}
+
+fn present(known: &Known) -> Option<Doc<'_>> {
+    match &known.state {
+        State::Present(bytes) => Doc::new(bytes).ok(),
+        _ => None,
+    }
+}
+
+fn delta_changes(before: Option<Doc<'_>>, delta: Doc<'_>) -> Vec<FieldChange> {
+    let old = |path: &[u8]| before.and_then(|doc| at(doc, path)).map(text);
+    let part = |name| {
+        delta.get(name).and_then(|e| e.as_doc()).unwrap_or(Doc::EMPTY).elements().map_while(Result::ok)
+    };
+    let mut changes = Vec::new();
+    for element in part("updatedFields") {
+        let path = element.name();
+        changes.push(FieldChange { path: lossy(path), from: old(path), to: Some(text(element)) });
+    }
+    for element in part("removedFields") {
+        let path = element.string_bytes().unwrap_or_default();
+        changes.push(FieldChange { path: lossy(path), from: old(path), to: None });
+    }
+    for item in part("truncatedArrays").filter_map(|e| e.as_doc()) {
+        let path = item.get("field").and_then(|e| e.string_bytes()).unwrap_or_default();
+        let size = item.get("newSize").map(text).unwrap_or_default();
+        let from = before.and_then(|doc| at(doc, path)).and_then(|e| e.as_doc());
+        let from = from.map(|array| format!("{} items", array.elements().count()));
+        changes.push(FieldChange { path: lossy(path), from, to: Some(format!("{size} items")) });
+    }
+    changes
+}
+
+fn differences(before: Doc<'_>, after: Doc<'_>) -> Vec<FieldChange> {
+    let fields =
+        |doc: Doc<'_>| doc.elements().map_while(Result::ok).map(|e| e.name().to_vec()).collect::<Vec<_>>();
+    let get = |doc: Doc<'_>, name: &[u8]| -> Option<(u8, Vec<u8>, String)> {
+        let element = doc.elements().map_while(Result::ok).find(|e| e.name() == name)?;
+        Some((element.kind(), element.value().to_vec(), text(element)))
+    };
+    let mut names = fields(before);
+    names.extend(fields(after));
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    let changed = names.into_iter().filter_map(|name| {
+        let (from, to) = (get(before, &name), get(after, &name));
+        (from != to).then(|| FieldChange { path: lossy(&name), from: from.map(|f| f.2), to: to.map(|t| t.2) })
+    });
+    changed.collect()
+}
+
+/// The value at a path as people read it: whole names first, then at the dots. For showing only.
+fn at<'a>(doc: Doc<'a>, path: &[u8]) -> Option<Element<'a>> {
+    let exact = doc.elements().map_while(Result::ok).find(|e| e.name() == path);
+    exact.or_else(|| {
+        let dot = path.iter().position(|b| *b == b'.')?;
+        let parent = doc.elements().map_while(Result::ok).find(|e| e.name() == &path[..dot])?;
+        at(parent.as_doc()?, &path[dot + 1..])
+    })
+}
+
+fn text(element: Element<'_>) -> String {
+    doc_id_text(element)
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

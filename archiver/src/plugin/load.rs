@@ -1,0 +1,196 @@
+//! Loads a plugin: reads its file once, checks the pin, turns it into a component that imports nothing but the
+//! host's interface, compiles it, and lets it describe and configure itself within its limits.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+use wit_component::ComponentEncoder;
+
+use super::check::Grants;
+use super::contract::{CONTRACT, HOST, Manifest, TYPES};
+use super::host::{Program, untrusted};
+use super::limits::{Limits, MAX_FILE_BYTES};
+use super::sandbox::Fault;
+use super::stage::Stage;
+use crate::config::PluginConfig;
+use crate::error::{Error, Result};
+use crate::plugin::hex;
+
+const BUILD: &str = "build it with `cargo build --release --target wasm32-unknown-unknown`";
+
+/// Loads one plugin into an engine.
+pub(super) fn load(
+    plugin: &PluginConfig,
+    development: bool,
+    engine: &Engine,
+    limits: Limits,
+) -> Result<Stage> {
+    let file = read(plugin)?;
+    let sha256 = hex(&Sha256::digest(&file));
+    check_pin(plugin, &sha256, development)?;
+    let component = compile(plugin, &file, engine)?;
+    let name: Arc<str> = plugin.name.as_str().into();
+    let program = Program::new(engine, &component, name.clone(), limits).map_err(|what| {
+        Error::plugin(format!("plugin `{}` is not a plugin for {CONTRACT}: {what}", plugin.name))
+            .hint("build it against this archiver's plugin-sdk, with `export!` in it")
+    })?;
+    let manifest = describe(plugin, &program)?;
+    configure(plugin, &program)?;
+    Ok(Stage {
+        name,
+        version: manifest.version,
+        sha256: sha256.into(),
+        config_sha256: hex(&Sha256::digest(plugin.config_json.expose())),
+        config: plugin.config_json.clone(),
+        grants: Grants { drop: manifest.may_drop, modify: manifest.may_modify },
+        program,
+    })
+}
+
+fn read(plugin: &PluginConfig) -> Result<Vec<u8>> {
+    let failed = |e: std::io::Error| {
+        let (name, path) = (&plugin.name, plugin.path.display());
+        match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::plugin(format!("plugin `{name}`: there is no file {path}"))
+                    .hint(format!("correct its `path`, or {BUILD}"))
+            }
+            _ => Error::plugin(format!("plugin `{name}`: can't read {path}")).because(e),
+        }
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&plugin.path).map_err(failed)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let (name, path) = (&plugin.name, plugin.path.display());
+        return Err(Error::plugin(format!("plugin `{name}`: {path} is larger than {MAX_FILE_BYTES} bytes"))
+            .hint("build it in release mode, without debug information"));
+    }
+    Ok(bytes)
+}
+
+fn check_pin(plugin: &PluginConfig, sha256: &str, development: bool) -> Result<()> {
+    let (name, path) = (&plugin.name, plugin.path.display());
+    match &plugin.sha256 {
+        Some(pin) if pin.eq_ignore_ascii_case(sha256) => Ok(()),
+        Some(pin) => Err(Error::plugin(format!(
+            "plugin `{name}`: {path} is not the file that the configuration names: sha256={sha256} configured={pin}"
+        ))
+        .hint("find out who changed the file; if the new one is wanted, set its `sha256` in the configuration")),
+        None if development => Ok(()),
+        None => Err(Error::plugin(format!("plugin `{name}` has no `sha256`, and this is not development"))
+            .hint(format!("set sha256 = \"{sha256}\" if {path} is the file you reviewed, or development = true"))),
+    }
+}
+
+/// Turns the file into a compiled component whose imports are all known.
+fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Result<Component> {
+    let (name, path) = (&plugin.name, plugin.path.display());
+    let encoded;
+    let bytes = match file.first_chunk::<8>() {
+        Some(b"\0asm\x01\0\0\0") => {
+            encoded = encode(file).map_err(|e| match foreign_imports(file, engine) {
+                imports if imports.is_empty() => {
+                    Error::plugin(format!("plugin `{name}`: {path} is no plugin"))
+                        .because(e)
+                        .hint(format!("write it with this archiver's plugin-sdk and {BUILD}"))
+                }
+                imports => refused_imports(plugin, &imports),
+            })?;
+            encoded.as_slice()
+        }
+        Some(b"\0asm\x0d\0\x01\0") => file,
+        _ => {
+            return Err(
+                Error::plugin(format!("plugin `{name}`: {path} is not a WebAssembly file")).hint(BUILD)
+            );
+        }
+    };
+    let component = Component::from_binary(engine, bytes).map_err(|e| {
+        Error::plugin(format!("plugin `{name}`: {path} can't be compiled"))
+            .because(e)
+            .hint(format!("{BUILD}; it may be damaged, or ask for more memory than a plugin may have"))
+    })?;
+    let imports: Vec<_> = component
+        .component_type()
+        .imports(engine)
+        .map(|(import, _)| import.to_owned())
+        .filter(|import| import != HOST && import != TYPES)
+        .collect();
+    if imports.is_empty() { Ok(component) } else { Err(refused_imports(plugin, &imports)) }
+}
+
+fn encode(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    ComponentEncoder::default().validate(true).module(module)?.encode()
+}
+
+/// The modules from which a core module imports, other than the plugin contract's: only to say why it was refused.
+fn foreign_imports(module: &[u8], engine: &Engine) -> Vec<String> {
+    let Ok(module) = Module::from_binary(engine, module) else { return Vec::new() };
+    let mut names: Vec<_> = module.imports().map(|import| import.module().to_owned()).collect();
+    names.retain(|name| name != HOST && name != TYPES);
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn refused_imports(plugin: &PluginConfig, imports: &[String]) -> Error {
+    let shown: Vec<_> = imports.iter().take(8).map(|name| untrusted(name)).collect();
+    let more = if imports.len() > shown.len() {
+        format!(" and {} more", imports.len() - shown.len())
+    } else {
+        String::new()
+    };
+    let hint = if imports.iter().any(|name| name.starts_with("archiver:plugin/")) {
+        format!(
+            "it was built for another contract than {CONTRACT}: build it against this archiver's plugin-sdk"
+        )
+    } else if imports.iter().any(|name| name.contains("wbindgen")) {
+        "one of its dependencies expects a browser (often getrandom or bson): leave that dependency out"
+            .to_owned()
+    } else {
+        format!("a plugin has no clock, files, network or randomness: {BUILD}, not for a WASI target")
+    };
+    Error::plugin(format!("plugin `{}` imports what no plugin gets: {}{more}", plugin.name, shown.join(", ")))
+        .hint(hint)
+}
+
+fn describe(plugin: &PluginConfig, program: &Program) -> Result<Manifest> {
+    let described = program.start(0).and_then(|mut running| {
+        running.takes_batches()?;
+        running.describe()
+    });
+    let mut manifest = described.map_err(|fault| faulty(plugin, "describe", fault))?;
+    manifest.version = untrusted(&manifest.version);
+    manifest.name = untrusted(&manifest.name);
+    tracing::debug!(
+        plugin = plugin.name,
+        describes_itself_as = manifest.name,
+        version = manifest.version,
+        "loaded"
+    );
+    Ok(manifest)
+}
+
+fn configure(plugin: &PluginConfig, program: &Program) -> Result<()> {
+    let config = plugin.config_json.expose();
+    let configured = program.start(config.len()).and_then(|mut running| running.configure(config));
+    configured.map_err(|fault| faulty(plugin, "configure", fault))?.map_err(|words| {
+        Error::plugin(format!(
+            "plugin `{}` does not accept its configuration; in its own words: \"{}\"",
+            plugin.name,
+            untrusted(&words)
+        ))
+        .hint(format!("correct `config` of [[plugin]] `{}`", plugin.name))
+    })
+}
+
+fn faulty(plugin: &PluginConfig, doing: &str, fault: Fault) -> Error {
+    let what = fault.code.explanation();
+    Error::plugin(format!("plugin `{}` failed in `{doing}`: {what}", plugin.name))
+        .because(fault.detail)
+        .hint("this is for the plugin's author; `plugin` at debug level in the log shows what it says itself")
+}

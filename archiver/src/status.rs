@@ -1,0 +1,242 @@
+//! Where every source stands, gathered from its checkpoint, its lease and its manifests. Changes nothing, and says
+//! what it can where one of these can't be reached.
+
+use bson::{DateTime, Document, Timestamp, doc};
+use serde::Serialize;
+
+use crate::archive::store::Archive;
+use crate::audit_log::{AuditLog, LEASES};
+use crate::checkpoint::{Checkpoint, Counters};
+use crate::config::Config;
+use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
+use crate::error::{Error, Kind, Result};
+
+/// Where one source stands. `None` and `null` mean unknown or not yet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// The source's name.
+    pub source: String,
+    /// What it is doing.
+    pub state: State,
+    /// The last record's seq; 0 before the first.
+    pub seq: i64,
+    /// The seq of the last record that is sealed in the archive; 0 before the first.
+    pub rolled_seq: Option<i64>,
+    /// The number of the current or last writer.
+    pub epoch: Option<i64>,
+    /// The process that holds the lease.
+    pub holder: Option<String>,
+    /// Everything up to this time (RFC 3339, UTC) is in the audit log.
+    pub captured_to: Option<String>,
+    /// How far that is behind the source's present.
+    pub lag_seconds: Option<i64>,
+    /// How much longer the source may stand still before history is lost: the age of what the oplog still holds
+    /// before the checkpoint.
+    pub oplog_headroom_seconds: Option<i64>,
+    /// The collection whose baseline is being read, and how many are done.
+    pub snapshot: Option<SnapshotStatus>,
+    /// What was read, and what became of it.
+    pub counters: Counters,
+    /// How many events were withheld because a plugin failed on them.
+    pub quarantined: i64,
+    /// How many stretches of history are known to be missing.
+    pub gaps: Option<u64>,
+    /// What stopped the last writer, if it was an error.
+    pub last_error: Option<LastError>,
+    /// What a human must look at, or could not be found out.
+    pub problems: Vec<String>,
+}
+
+/// What a source is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// It has neither a checkpoint nor a writer.
+    #[default]
+    NeverStarted,
+    /// A writer holds its lease.
+    Running,
+    /// Nobody holds its lease.
+    Stopped,
+}
+
+/// How far the baseline has been read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotStatus {
+    /// Collections completely read.
+    pub done: usize,
+    /// The collection being read.
+    pub current: Option<String>,
+}
+
+/// What stopped the last writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// When, RFC 3339 in UTC.
+    pub at: String,
+    /// The error.
+    pub message: String,
+}
+
+/// What all sources share.
+struct Deployment {
+    log: AuditLog,
+    /// `None` where there is no archive yet.
+    archive: Result<Option<Archive>>,
+    /// The audit server's clock, which leases go by.
+    now: DateTime,
+    /// The source's present and the oldest entry of its oplog, as far as the account may see it.
+    present: Result<Timestamp>,
+    oldest: Result<Option<Timestamp>>,
+}
+
+/// The status of one configured source, or of all, and of those that left a checkpoint behind.
+///
+/// Fails as unavailable where the audit log can't be read, and as not found where there is no such source.
+pub async fn status(config: &Config, source: Option<&str>) -> Result<Vec<SourceStatus>> {
+    let deployment = Deployment::connect(config).await?;
+    let mut names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
+    for left_behind in deployment.log.sources().await? {
+        if !names.contains(&left_behind) {
+            names.push(left_behind);
+        }
+    }
+    if let Some(source) = source {
+        if !names.iter().any(|name| name == source) {
+            config.source(source)?;
+        }
+        names.retain(|name| name == source);
+    }
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let configured = config.sources.iter().any(|s| s.name == name);
+        found.push(deployment.source(name, configured).await?);
+    }
+    Ok(found)
+}
+
+impl Deployment {
+    async fn connect(config: &Config) -> Result<Self> {
+        let log = AuditLog::connect(config).await?;
+        let hello = log.database().run_command(doc! {"hello": 1}).await;
+        let hello = hello.map_err(|e| mongo_error("reaching the audit database", e))?;
+        let now = hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now());
+        let client = connect(&config.mongodb_uri).await?;
+        let present = operation_time(&client.database("admin")).await;
+        let oldest = match &present {
+            Ok(_) => oplog_start(&client).await,
+            Err(_) => Ok(None),
+        };
+        let archive = match Archive::open_url(&config.archive.url, &config.archive.options) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        };
+        Ok(Deployment { log, archive, now, present, oldest })
+    }
+
+    async fn source(&self, name: String, configured: bool) -> Result<SourceStatus> {
+        let mut status = SourceStatus { source: name, ..SourceStatus::default() };
+        if !configured {
+            status.problems.push("it left a checkpoint but is not in the configuration".to_owned());
+        }
+        self.add_lease(&mut status).await?;
+        if let Some(checkpoint) = self.log.checkpoint(&status.source).await? {
+            if status.state == State::NeverStarted {
+                status.state = State::Stopped;
+            }
+            self.add_checkpoint(&mut status, checkpoint);
+        }
+        if let Err(error) = self.add_archive(&mut status).await {
+            status.problems.push(error.explain());
+        }
+        Ok(status)
+    }
+
+    async fn add_lease(&self, status: &mut SourceStatus) -> Result<()> {
+        let leases = self.log.database().collection::<Document>(LEASES);
+        let lease = leases.find_one(doc! {"_id": &status.source}).await;
+        let Some(lease) = lease.map_err(|e| mongo_error("reading the lease", e))? else { return Ok(()) };
+        status.epoch = lease.get_i64("epoch").ok();
+        let held = lease.get_datetime("expires").is_ok_and(|expires| *expires > self.now);
+        status.state = State::Stopped;
+        if let Some(holder) = lease.get_str("holder").ok().filter(|_| held) {
+            status.state = State::Running;
+            status.holder = Some(holder.to_owned());
+        }
+        if let Ok(error) = lease.get_document("lastError") {
+            let at = error.get_datetime("at").map(|at| rfc3339(at.timestamp_millis())).unwrap_or_default();
+            status.last_error =
+                error.get_str("message").ok().map(|message| LastError { at, message: message.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn add_checkpoint(&self, status: &mut SourceStatus, checkpoint: Checkpoint) {
+        let captured = checkpoint.position.cluster_time;
+        status.seq = checkpoint.next_seq - 1;
+        status.epoch = Some(checkpoint.epoch.max(status.epoch.unwrap_or(0)));
+        status.captured_to = Some(rfc3339(i64::from(captured.time) * 1000));
+        status.snapshot =
+            checkpoint.snapshot.map(|s| SnapshotStatus { done: s.done.len(), current: s.current });
+        status.quarantined = checkpoint.counters.quarantined;
+        if !checkpoint.counters.add_up() {
+            status.problems.push("the counters do not add up: read is not appended + dropped".to_owned());
+        }
+        status.counters = checkpoint.counters;
+        match &self.present {
+            Ok(present) => status.lag_seconds = Some(seconds_between(captured, *present).max(0)),
+            Err(error) => status.problems.push(format!("the lag is unknown: {}", error.explain())),
+        }
+        match &self.oldest {
+            Ok(Some(oldest)) => {
+                let headroom = seconds_between(*oldest, captured);
+                if headroom < 0 {
+                    status
+                        .problems
+                        .push("the oplog no longer holds the events after the checkpoint".to_owned());
+                }
+                status.oplog_headroom_seconds = Some(headroom.max(0));
+            }
+            Ok(None) => {}
+            Err(error) => status.problems.push(format!("the oplog headroom is unknown: {}", error.explain())),
+        }
+    }
+
+    async fn add_archive(&self, status: &mut SourceStatus) -> Result<()> {
+        let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
+        let mut end_seq = 1;
+        let mut gaps = 0;
+        let manifests = match archive {
+            Some(archive) => archive.read_manifests(&status.source).await?,
+            None => Vec::new(),
+        };
+        for (key, manifest) in manifests {
+            match manifest {
+                Ok(sealed) => {
+                    end_seq = end_seq.max(sealed.manifest.end_seq);
+                    gaps += sealed.manifest.ops.get("gap").copied().unwrap_or(0);
+                }
+                Err(_) => {
+                    status.problems.push(format!("a manifest can't be read, run `archiver verify`: {key}"))
+                }
+            }
+        }
+        // Only what is not rolled yet: the log keeps rolled records for a while, and they are counted already.
+        let hot = self.log.database().collection::<Document>(&status.source);
+        let counted = hot.count_documents(doc! {"_id": {"$gte": end_seq}, "op": "gap"}).await;
+        gaps += counted.map_err(|e| mongo_error("counting gaps", e))?;
+        status.rolled_seq = Some(end_seq - 1);
+        status.gaps = Some(gaps);
+        Ok(())
+    }
+}
+
+fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
+    i64::from(to.time) - i64::from(from.time)
+}
+
+fn rfc3339(millis: i64) -> String {
+    jiff::Timestamp::from_millisecond(millis).map(|t| t.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,86 @@
+//! Path rules: patterns with wildcards, each with an action, compiled into one machine that all values of an event are
+//! run through.
+
+mod machine;
+mod pattern;
+
+pub use machine::{Machine, State};
+pub use pattern::Pattern;
+
+use crate::guide::{Guide, Name, Step};
+use crate::value::Action;
+use machine::{Bits, UNNAMED, Wide};
+
+/// Compiled rules. [`crate::event::Event::redact`] applies them.
+#[derive(Debug)]
+pub enum Rules {
+    /// Up to 64 path names in all.
+    Small(Machine<u64>),
+    /// Up to 1024.
+    Large(Box<Machine<Wide>>),
+}
+
+/// What happens to a value that no rule covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// It stays.
+    Keep,
+    /// It is removed: only what a rule with [`Action::Keep`] covers stays.
+    Remove,
+}
+
+/// Why rules can't be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleError {
+    /// Which rule, where it is one.
+    pub rule: Option<usize>,
+    /// What is wrong and what is allowed.
+    pub what: String,
+}
+
+impl Rules {
+    /// Compiles rules.
+    ///
+    /// A redacting rule (any action but Keep) covers its path and everything below. Where several cover a value, the
+    /// outermost path decides, and of rules that reach the same place the first. Keep covers its path and everything below, except what a
+    /// redacting rule covers.
+    pub fn new(rules: Vec<(Pattern, Action<'static>)>, default: Default) -> Result<Rules, RuleError> {
+        let names: usize = rules.iter().map(|(pattern, _)| pattern.len()).sum();
+        let rules = if names <= u64::COUNT {
+            Rules::Small(Machine::new(rules, default))
+        } else if names <= Wide::COUNT {
+            Rules::Large(Box::new(Machine::new(rules, default)))
+        } else {
+            let what =
+                format!("all rules' paths together have {names} names; at most {} are possible", Wide::COUNT);
+            return Err(RuleError { rule: None, what });
+        };
+        match &rules {
+            Rules::Small(machine) => keeps_documents_apart(machine)?,
+            Rules::Large(machine) => keeps_documents_apart(machine)?,
+        }
+        Ok(rules)
+    }
+}
+
+/// Without its `_id` a document has no history: all documents of a collection would become one.
+fn keeps_documents_apart<S: Bits>(mut machine: &Machine<S>) -> Result<(), RuleError> {
+    let root = machine.root();
+    let (_, step) = machine.field(&root, Name { bytes: b"_id", has_dot: false }, None);
+    let use_instead = "use mask with keep_last, or pseudonymise it";
+    let nothing = "nothing keeps `_id`, which tells documents apart; add a rule with path `_id` and action keep, or mask";
+    let (rule, what) = match step {
+        Step::Hollow | Step::Act(UNNAMED) => (None, nothing.into()),
+        Step::Act(rule) => match machine.action(rule) {
+            Action::Remove => {
+                (Some(rule as usize), format!("removes `_id`, which tells documents apart; {use_instead}"))
+            }
+            Action::Replace(_) => {
+                (Some(rule as usize), format!("gives every document the same `_id`; {use_instead}"))
+            }
+            _ => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    Err(RuleError { rule, what })
+}

@@ -1,0 +1,160 @@
+//! What can be done to a value, and how masking works.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use bson_walker::{Element, kind};
+
+/// What a masked value shows in place of what it hides; the same for every length.
+pub const MASK: &str = "***";
+
+/// What to do with a value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action<'v> {
+    /// Leave it; what is below is still asked about.
+    Keep,
+    /// Take the field out. An array's element becomes null instead, so that the indexes after it keep their meaning.
+    Remove,
+    /// Put another value in its place.
+    Replace(Value<'v>),
+    /// Hide it all but its last characters: see [`mask`].
+    Mask {
+        /// How many characters stay, unless that would be half of them or more.
+        keep_last: usize,
+    },
+}
+
+impl<'v> Action<'v> {
+    /// Puts another value in its place.
+    pub fn replace(value: impl Into<Value<'v>>) -> Self {
+        Action::Replace(value.into())
+    }
+
+    /// The same action, borrowed.
+    pub fn borrow(&self) -> Action<'_> {
+        match self {
+            Action::Keep => Action::Keep,
+            Action::Remove => Action::Remove,
+            Action::Replace(value) => Action::Replace(value.borrow()),
+            Action::Mask { keep_last } => Action::Mask { keep_last: *keep_last },
+        }
+    }
+}
+
+/// A value that takes another's place.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value<'v> {
+    /// A string.
+    String(Cow<'v, str>),
+    /// An Int32.
+    Int32(i32),
+    /// An Int64.
+    Int64(i64),
+    /// A double.
+    Double(f64),
+    /// A boolean.
+    Boolean(bool),
+    /// Null.
+    Null,
+}
+
+impl Value<'_> {
+    fn borrow(&self) -> Value<'_> {
+        match self {
+            Value::String(text) => Value::String(Cow::Borrowed(text)),
+            Value::Int32(v) => Value::Int32(*v),
+            Value::Int64(v) => Value::Int64(*v),
+            Value::Double(v) => Value::Double(*v),
+            Value::Boolean(v) => Value::Boolean(*v),
+            Value::Null => Value::Null,
+        }
+    }
+
+    /// Appends it as a field of that name.
+    pub(crate) fn append(&self, name: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Value::String(text) => append_string(name, &[text], out),
+            Value::Int32(v) => append(kind::INT32, name, &v.to_le_bytes(), out),
+            Value::Int64(v) => append(kind::INT64, name, &v.to_le_bytes(), out),
+            Value::Double(v) => append(kind::DOUBLE, name, &v.to_le_bytes(), out),
+            Value::Boolean(v) => append(kind::BOOLEAN, name, &[u8::from(*v)], out),
+            Value::Null => append(kind::NULL, name, &[], out),
+        }
+    }
+}
+
+impl<'v> From<&'v str> for Value<'v> {
+    fn from(text: &'v str) -> Self {
+        Value::String(Cow::Borrowed(text))
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Value::String(Cow::Owned(text))
+    }
+}
+
+/// Appends a field; the name comes from a document or is a constant, so it has no zero byte.
+pub(crate) fn append(kind: u8, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(name);
+    out.push(0);
+    out.extend_from_slice(value);
+}
+
+pub(crate) fn append_string(name: &[u8], parts: &[&str], out: &mut Vec<u8>) {
+    let len: usize = parts.iter().map(|p| p.len()).sum();
+    append(kind::STRING, name, &(len as i32 + 1).to_le_bytes(), out);
+    parts.iter().for_each(|p| out.extend_from_slice(p.as_bytes()));
+    out.push(0);
+}
+
+/// Appends `element`, which is no array, under `name` as a masked string.
+///
+/// Shown are [`MASK`] and the last `keep_last` characters of the value's text, the latter only if the text has more than
+/// twice as many characters: at least half of every value stays hidden. Text is: a string itself; a
+/// whole number's decimal digits (also of a double without fraction); an ObjectId's hex. Everything else, documents, invalid
+/// UTF-8 and null included, becomes [`MASK`] alone.
+pub(crate) fn append_masked(element: &Element<'_>, name: &[u8], keep_last: usize, out: &mut Vec<u8>) {
+    if keep_last == 0 {
+        return append_string(name, &[MASK], out);
+    }
+    let mut digits = String::new();
+    let text = match element.as_str() {
+        Some(text) => text,
+        None => {
+            write_text(element, &mut digits);
+            &digits
+        }
+    };
+    append_string(name, &[MASK, tail(text, keep_last)], out);
+}
+
+/// The masked form of a text.
+pub fn mask(text: &str, keep_last: usize) -> String {
+    [MASK, tail(text, keep_last)].concat()
+}
+
+fn tail(text: &str, keep_last: usize) -> &str {
+    let Some((at, _)) = keep_last.checked_sub(1).and_then(|n| text.char_indices().nth_back(n)) else {
+        return "";
+    };
+    let hidden = text[..at].chars().take(keep_last + 1).count();
+    if hidden > keep_last { &text[at..] } else { "" }
+}
+
+/// The text of a number or ObjectId; nothing for other kinds.
+fn write_text(element: &Element<'_>, text: &mut String) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let whole = |v: f64| (v.fract() == 0.0 && v.abs() < EXACT).then_some(v as i64);
+    let number =
+        element.as_i64().or(element.as_i32().map(i64::from)).or_else(|| element.as_f64().and_then(whole));
+    if let Some(number) = number {
+        let _ = write!(text, "{number}");
+    } else if let Some(id) = element.as_object_id() {
+        id.iter().for_each(|b| {
+            let _ = write!(text, "{b:02x}");
+        });
+    }
+}

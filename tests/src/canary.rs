@@ -1,0 +1,109 @@
+//! Searching everything that was stored or printed for values that must not be there.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bson::{RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::Database;
+use serde_json::Value;
+
+use crate::duckdb;
+use crate::fixture::files_in;
+
+/// A secret value, and every form in which it could leak.
+#[derive(Debug, Clone)]
+pub struct Canary {
+    name: String,
+    forms: Vec<Vec<u8>>,
+}
+
+impl Canary {
+    /// A text: as it is, in UTF-16, hex and base64.
+    pub fn text(text: &str) -> Canary {
+        let bytes = text.as_bytes();
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let mut forms = vec![bytes.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes()];
+        forms.push(bytes.iter().flat_map(|b| [*b, 0]).collect());
+        for shift in 0..3 {
+            // In the middle of something longer, base64 looks different at each of three offsets; the edges are cut.
+            let encoded = BASE64_STANDARD.encode([&vec![0; shift], bytes, &[0; 3]].concat());
+            forms.push(encoded.as_bytes()[4..encoded.len() - 8].to_vec());
+        }
+        Canary { name: text.to_owned(), forms }
+    }
+
+    /// An integer: as digits and as the eight bytes of an Int64.
+    pub fn number(number: i64) -> Canary {
+        let mut canary = Canary::text(&number.to_string());
+        canary.forms.push(number.to_le_bytes().to_vec());
+        canary
+    }
+
+    fn is_in(&self, haystack: &[u8]) -> bool {
+        self.forms.iter().any(|form| haystack.windows(form.len()).any(|window| window == form))
+    }
+}
+
+/// Everything that an archiver left behind, with a name for each piece.
+#[derive(Debug, Default)]
+pub struct Haystack {
+    pieces: Vec<(String, Vec<u8>)>,
+}
+
+impl Haystack {
+    /// The whole audit database, the archive raw and decompressed, and this output.
+    pub async fn of(audit: &Database, archive: &Path, output: &str) -> Haystack {
+        let mut haystack = Haystack::default();
+        haystack.pieces.push(("the output".to_owned(), output.as_bytes().to_vec()));
+        for name in audit.list_collection_names().await.expect("collections can be listed") {
+            let collection = audit.collection::<RawDocumentBuf>(&name);
+            let documents: Vec<_> =
+                collection.find(doc! {}).await.expect("readable").try_collect().await.expect("readable");
+            let bytes = documents.iter().flat_map(|d| d.as_bytes().to_vec()).collect();
+            haystack.pieces.push((format!("the audit collection {name}"), bytes));
+        }
+        for file in files_in(archive) {
+            haystack.add_file(&file);
+        }
+        haystack
+    }
+
+    /// Adds one piece.
+    pub fn add(&mut self, name: &str, bytes: &[u8]) {
+        self.pieces.push((name.to_owned(), bytes.to_vec()));
+    }
+
+    fn add_file(&mut self, file: &Path) {
+        let name = file.file_name().expect("a file has a name").to_string_lossy().into_owned();
+        self.add(&name, &std::fs::read(file).expect("readable"));
+        if file.extension().is_some_and(|e| e == "parquet") {
+            let rows = duckdb::query(&format!("SELECT * FROM read_parquet('{}')", file.display()));
+            let mut bytes = serde_json::to_vec(&rows).expect("JSON");
+            for value in rows.iter().flat_map(|r| r.as_object().expect("a row").values()) {
+                bytes.extend(value.as_str().and_then(|s| BASE64_STANDARD.decode(s).ok()).unwrap_or_default());
+                bytes.extend(
+                    value
+                        .as_str()
+                        .and_then(|s| serde_json::from_str::<Value>(s).ok())
+                        .map(|v| v.to_string())
+                        .unwrap_or_default()
+                        .bytes(),
+                );
+            }
+            self.add(&format!("{name}, decompressed"), &bytes);
+            let metadata = duckdb::query(&format!("SELECT * FROM parquet_metadata('{}')", file.display()));
+            self.add(&format!("{name}, statistics"), &serde_json::to_vec(&metadata).expect("JSON"));
+        }
+    }
+
+    /// Where these canaries are, each as "canary in piece".
+    pub fn search(&self, canaries: &[Canary]) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, bytes) in &self.pieces {
+            found.extend(canaries.iter().filter(|c| c.is_in(bytes)).map(|c| format!("{} in {name}", c.name)));
+        }
+        found
+    }
+}

@@ -1,0 +1,76 @@
+//! The oracle: what changed, read from the oplog by a path that shares nothing with the code under test.
+
+use bson::{Bson, Document, Timestamp, doc};
+use futures_util::TryStreamExt;
+use mongodb::Client;
+
+use crate::record::{must, of, text, time};
+
+/// The operations on documents, as records name them.
+pub const DOCUMENT_OPS: [&str; 4] = ["insert", "update", "replace", "delete"];
+
+/// One change of one document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// When, in cluster time.
+    pub time: Timestamp,
+    /// `insert`, `update`, `replace` or `delete`.
+    pub op: String,
+    /// `db.collection`.
+    pub namespace: String,
+    /// The document's `_id`.
+    pub id: Bson,
+}
+
+/// Every change of a document in the namespaces that start with `prefix`, in the oplog's order.
+pub async fn changes(client: &Client, prefix: &str) -> Vec<Change> {
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let filter = doc! {"op": {"$in": ["i", "u", "d", "c"]}};
+    let mut entries = oplog.find(filter).sort(doc! {"$natural": 1}).await.expect("the oplog can be read");
+    let mut changes = Vec::new();
+    while let Some(entry) = entries.try_next().await.expect("the oplog can be read") {
+        let time = entry.get_timestamp("ts").expect("an oplog entry has a time");
+        if let Some(operations) = transaction(&entry) {
+            changes.extend(operations.iter().filter_map(|o| change(time, o.as_document()?, prefix)));
+        } else {
+            changes.extend(change(time, &entry, prefix));
+        }
+    }
+    changes
+}
+
+/// The changes that these records tell of, in their order.
+pub fn recorded(records: &[Document]) -> Vec<Change> {
+    of(records, &DOCUMENT_OPS).into_iter().map(from_record).collect()
+}
+
+fn from_record(record: &Document) -> Change {
+    Change {
+        time: time(record),
+        op: text(record, "op").to_owned(),
+        namespace: format!("{}.{}", text(record, "ns.db"), text(record, "ns.coll")),
+        id: must(record, "key._id").clone(),
+    }
+}
+
+fn transaction(entry: &Document) -> Option<&Vec<Bson>> {
+    entry.get_document("o").ok()?.get_array("applyOps").ok()
+}
+
+fn change(time: Timestamp, entry: &Document, prefix: &str) -> Option<Change> {
+    let namespace = entry.get_str("ns").ok()?;
+    if !namespace.starts_with(prefix) || namespace.ends_with(".$cmd") {
+        return None;
+    }
+    let object = entry.get_document("o").ok()?;
+    let (op, id) = match entry.get_str("op").ok()? {
+        "i" => ("insert", object.get("_id")?),
+        "d" => ("delete", object.get("_id")?),
+        "u" => {
+            let op = if object.contains_key("$v") { "update" } else { "replace" };
+            (op, entry.get_document("o2").ok()?.get("_id")?)
+        }
+        _ => return None,
+    };
+    Some(Change { time, op: op.to_owned(), namespace: namespace.to_owned(), id: id.clone() })
+}

@@ -1,0 +1,126 @@
+//! Plugins that misbehave: an event is withheld without its contents or the source stops, and the rest goes on.
+
+use archiver_tests::canary::{Canary, Haystack};
+use archiver_tests::record::{integer, of, only, text};
+use archiver_tests::truth::assert_dense;
+use archiver_tests::{Fixture, Server, tools};
+use bson::doc;
+
+const SECRET: &str = "canary-5105105105105100";
+const PLUGIN: i32 = 14;
+
+fn configuration(on_error: &str) -> String {
+    let file = tools::plugin("misbehave");
+    let (path, sha256) = (file.display(), tools::sha256(&file));
+    format!(
+        "[[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\n\n\
+         [[source]]\nname = \"all\"\nwatch = [\"{{db}}.things\"]\nplugins = [\"bad\"]\non_plugin_error = \"{on_error}\"\n"
+    )
+}
+
+/// Twenty events of which one makes the plugin do this; gives the fixture and everything that was printed.
+async fn one_bad_event(deed: &str, on_error: &str) -> (Fixture, String, Option<i32>) {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&configuration(on_error));
+    fixture.run_once().await;
+    for n in 0..20 {
+        let mut document = doc! {"_id": n, "n": n};
+        if n == 10 {
+            document.extend(doc! {"do": deed, "secret": SECRET});
+        }
+        fixture.collection("things").insert_one(document).await.unwrap();
+    }
+    let outcome = fixture.archiver.run(&["run", "--once", "--log-level", "trace"]).await;
+    (fixture, outcome.stdout + &outcome.stderr, outcome.code)
+}
+
+async fn is_quarantined(deed: &str) {
+    let (fixture, output, code) = one_bad_event(deed, "quarantine").await;
+    assert_eq!(code, Some(0), "{output}");
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    assert_eq!(of(&records, &["insert"]).len(), 19, "the others are kept");
+    let quarantined = of(&records, &["quarantine"]);
+    assert_eq!(quarantined.len(), 1);
+    assert!(
+        !quarantined[0].contains_key("after") && !quarantined[0].contains_key("before"),
+        "{}",
+        quarantined[0]
+    );
+    assert_eq!(text(quarantined[0], "ns.coll"), "things");
+    let checkpoint = fixture.checkpoint("all").await.unwrap();
+    assert_eq!(integer(&checkpoint, "counters.quarantined"), 1);
+    assert_eq!(integer(&checkpoint, "counters.read"), 20);
+    assert_eq!(integer(&checkpoint, "counters.appended"), 20);
+    let found =
+        Haystack::of(&fixture.audit, &fixture.archive(), &output).await.search(&[Canary::text(SECRET)]);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
+async fn a_panic_withholds_the_one_event_without_its_contents() {
+    is_quarantined("panic").await;
+}
+
+#[tokio::test]
+async fn a_refusal_withholds_the_one_event_without_its_contents() {
+    is_quarantined("refuse").await;
+}
+
+#[tokio::test]
+async fn an_endless_loop_is_interrupted() {
+    is_quarantined("loop").await;
+}
+
+#[tokio::test]
+async fn a_memory_bomb_is_stopped() {
+    is_quarantined("memory").await;
+}
+
+#[tokio::test]
+async fn output_that_is_not_bson_is_not_believed() {
+    is_quarantined("garbage").await;
+}
+
+#[tokio::test]
+async fn a_changed_operation_is_not_believed() {
+    is_quarantined("identity").await;
+}
+
+#[tokio::test]
+async fn a_dropped_event_is_counted_or_refused_but_never_silent() {
+    let (fixture, output, code) = one_bad_event("drop", "quarantine").await;
+    assert_eq!(code, Some(0), "{output}");
+    let records = fixture.records("all").await;
+    assert_eq!(of(&records, &["insert"]).len(), 19);
+    let checkpoint = fixture.checkpoint("all").await.unwrap();
+    let counters = checkpoint.get_document("counters").unwrap();
+    let dropped = counters.get_document("dropped").unwrap().get_i64("bad").unwrap_or(0);
+    assert_eq!(dropped + integer(counters, "quarantined"), 1, "{counters}");
+    assert_eq!(integer(counters, "read"), integer(counters, "appended") + dropped);
+}
+
+#[tokio::test]
+async fn halt_stops_before_the_event_and_nothing_is_lost() {
+    let (fixture, output, code) = one_bad_event("panic", "halt").await;
+    assert_eq!(code, Some(PLUGIN), "{output}");
+    assert!(!output.contains(SECRET));
+    let records = fixture.records("all").await;
+    assert!(of(&records, &["quarantine"]).is_empty());
+    assert!(
+        !records.iter().any(|r| r.to_string().contains(SECRET)),
+        "the event must not get through in clear"
+    );
+    assert!(of(&records, &["insert"]).len() <= 10, "nothing after the event is kept before the event itself");
+
+    // The operator decides to withhold it: everything is there, in order, exactly once.
+    fixture.configure(&configuration("quarantine"));
+    fixture.run_once().await;
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    for n in (0..20).filter(|n| *n != 10) {
+        only(&records, "insert", n);
+    }
+    assert_eq!(of(&records, &["quarantine"]).len(), 1);
+}

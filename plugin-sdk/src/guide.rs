@@ -5,16 +5,32 @@ use bson_walker::Element;
 use crate::value::Action;
 
 /// What a guide says about one place.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Decision<'v> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
     /// Nothing here or below is affected: copy it unseen.
     Skip,
     /// Keep it, and look below.
     Enter,
     /// Keep a document or array and look below; remove anything else.
     Hollow,
-    /// Do this with the whole value.
-    Act(Action<'v>),
+    /// Do what [`Guide::action`] gives for this number with the whole value.
+    Act(u32),
+}
+
+/// A field's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name<'n> {
+    /// Its bytes.
+    pub bytes: &'n [u8],
+    /// Whether there is a dot among them. Such a name is to be taken as one name and as a path.
+    pub has_dot: bool,
+}
+
+impl<'n> From<&Element<'n>> for Name<'n> {
+    #[inline]
+    fn from(element: &Element<'n>) -> Self {
+        Name { bytes: element.name(), has_dot: element.name_has_dot() }
+    }
 }
 
 /// Decides about values by where they stand. Must not depend on the order in which siblings are visited.
@@ -25,14 +41,13 @@ pub trait Guide<'v> {
     /// The state at a document's top.
     fn root(&mut self) -> Self::State;
 
-    /// One step into a document's field. The value is `None` where only its name is known. A name with dots is to be
-    /// taken as one name and as a path.
+    /// One step into a document's field. The value is `None` where only its name is known.
     fn field(
         &mut self,
         from: &Self::State,
-        name: &[u8],
+        name: Name<'_>,
         value: Option<&Element<'_>>,
-    ) -> (Self::State, Decision<'v>);
+    ) -> (Self::State, Step);
 
     /// One step into an array's element; also for a number in a dotted path that is taken for an index.
     fn index(
@@ -40,15 +55,18 @@ pub trait Guide<'v> {
         from: &Self::State,
         digits: &[u8],
         value: Option<&Element<'_>>,
-    ) -> (Self::State, Decision<'v>);
+    ) -> (Self::State, Step);
+
+    /// The action of the last [`Step::Act`].
+    fn action(&mut self, number: u32) -> Action<'v>;
 
     /// One step into a field of `detail`, where a value may stand below any number of MongoDB's own names.
     fn detail(
         &mut self,
         from: &Self::State,
-        name: &[u8],
+        name: Name<'_>,
         value: Option<&Element<'_>>,
-    ) -> (Self::State, Decision<'v>) {
+    ) -> (Self::State, Step) {
         self.field(from, name, value)
     }
 
@@ -63,9 +81,9 @@ pub trait Guide<'v> {
         false
     }
 
-    /// What is to be done with the value at a dotted path if some of the dots may belong to names. Asked only where the
-    /// path read as plain names leads to no action, and nothing tells the readings apart.
-    fn straddle(&mut self, _path: &[u8]) -> Option<Action<'v>> {
+    /// Where a dotted path leads if some of its dots may belong to names. Asked only where the path read as plain names
+    /// leads to `plain` and no action, and nothing tells the readings apart; what it returns must cover both.
+    fn straddle(&mut self, _plain: &Self::State, _path: &[u8]) -> Option<(Self::State, Step)> {
         None
     }
 }
@@ -96,30 +114,32 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// Lets a function decide.
-pub(crate) struct Closure<F> {
+pub(crate) struct Closure<'v, F> {
     decide: F,
     path: Vec<u8>,
+    action: Action<'v>,
 }
 
-impl<F> Closure<F> {
-    pub(crate) fn new(decide: F) -> Self {
-        Closure { decide, path: Vec::new() }
-    }
-}
-
-impl<'v, F> Closure<F>
+impl<'v, F> Closure<'v, F>
 where
     F: FnMut(&Path<'_>, Option<&Element<'_>>) -> Action<'v>,
 {
-    fn ask(&mut self, value: Option<&Element<'_>>) -> Decision<'v> {
+    pub(crate) fn new(decide: F) -> Self {
+        Closure { decide, path: Vec::new(), action: Action::Keep }
+    }
+
+    fn ask(&mut self, value: Option<&Element<'_>>) -> Step {
         match (self.decide)(&Path(&self.path), value) {
-            Action::Keep => Decision::Enter,
-            action => Decision::Act(action),
+            Action::Keep => Step::Enter,
+            action => {
+                self.action = action;
+                Step::Act(0)
+            }
         }
     }
 }
 
-impl<'v, F> Guide<'v> for Closure<F>
+impl<'v, F> Guide<'v> for Closure<'v, F>
 where
     F: FnMut(&Path<'_>, Option<&Element<'_>>) -> Action<'v>,
 {
@@ -130,24 +150,28 @@ where
         0
     }
 
-    fn field(&mut self, from: &usize, name: &[u8], value: Option<&Element<'_>>) -> (usize, Decision<'v>) {
+    fn field(&mut self, from: &usize, name: Name<'_>, value: Option<&Element<'_>>) -> (usize, Step) {
         self.path.truncate(*from);
-        let mut parts = name.split(|b| *b == b'.').peekable();
+        let mut parts = name.bytes.split(|b| *b == b'.').peekable();
         while let Some(part) = parts.next() {
             if !self.path.is_empty() {
                 self.path.push(b'.');
             }
             self.path.extend_from_slice(part);
-            let decision = self.ask(if parts.peek().is_none() { value } else { None });
-            if parts.peek().is_none() || decision != Decision::Enter {
-                return (self.path.len(), decision);
+            let step = self.ask(if parts.peek().is_none() { value } else { None });
+            if parts.peek().is_none() || step != Step::Enter {
+                return (self.path.len(), step);
             }
         }
-        (self.path.len(), Decision::Enter)
+        (self.path.len(), Step::Enter)
     }
 
-    fn index(&mut self, from: &usize, _digits: &[u8], value: Option<&Element<'_>>) -> (usize, Decision<'v>) {
+    fn index(&mut self, from: &usize, _digits: &[u8], value: Option<&Element<'_>>) -> (usize, Step) {
         self.path.truncate(*from);
         (*from, self.ask(value))
+    }
+
+    fn action(&mut self, _number: u32) -> Action<'v> {
+        self.action.clone()
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bson_walker::{Doc, Element, Writer, kind};
 
-use crate::guide::{Decision, Guide};
+use crate::guide::{Guide, Name, Step};
 use crate::plugin::{Output, Verdict};
 use crate::value::{Action, MASK, append, append_masked, append_string};
 
@@ -48,6 +48,15 @@ struct Rewriter<'e, 'o, 'v, G> {
     depth: usize,
     guide: G,
     values: std::marker::PhantomData<&'v ()>,
+}
+
+/// A guide's step with its action looked up.
+#[derive(PartialEq)]
+enum Decision<'v> {
+    Skip,
+    Enter,
+    Hollow,
+    Act(Action<'v>),
 }
 
 /// The kinds of containers, which differ in how their names are read.
@@ -130,15 +139,21 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         let mut at = start + elements.offset();
         while let Some(element) = elements.next() {
             let element = element.map_err(|e| e.to_string())?;
-            let (next, decision) = match within {
-                Container::Document => self.guide.field(state, element.name(), Some(&element)),
+            let (next, step) = match within {
+                Container::Document => self.guide.field(state, Name::from(&element), Some(&element)),
                 Container::Array => self.guide.index(state, element.name(), Some(&element)),
                 Container::Detail | Container::DetailArray => {
-                    self.guide.detail(state, element.name(), Some(&element))
+                    self.guide.detail(state, Name::from(&element), Some(&element))
                 }
             };
-            if decision != Decision::Skip {
-                self.settle(within, at, &element, &next, decision)?;
+            match step {
+                Step::Skip => {}
+                Step::Enter
+                    if !matches!(element.kind(), kind::DOCUMENT | kind::ARRAY | kind::CODE_WITH_SCOPE) => {}
+                step => {
+                    let decision = resolve(&mut self.guide, step);
+                    self.settle(within, at, &element, &next, decision)?;
+                }
             }
             at = start + elements.offset();
         }
@@ -247,7 +262,8 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             if opaque || self.mentions(&field, 0)? {
                 self.hide(at, &field);
             } else if !known {
-                let (next, decision) = self.guide.detail(&root, field.name(), Some(&field));
+                let (next, step) = self.guide.detail(&root, Name::from(&field), Some(&field));
+                let decision = resolve(&mut self.guide, step);
                 self.settle(Container::Detail, at, &field, &next, decision)?;
             }
             at = value_at + elements.offset();
@@ -359,6 +375,15 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             fill(&mut writer);
             writer.end();
         });
+    }
+}
+
+fn resolve<'v, G: Guide<'v>>(guide: &mut G, step: Step) -> Decision<'v> {
+    match step {
+        Step::Skip => Decision::Skip,
+        Step::Enter => Decision::Enter,
+        Step::Hollow => Decision::Hollow,
+        Step::Act(number) => Decision::Act(guide.action(number)),
     }
 }
 

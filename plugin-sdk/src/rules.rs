@@ -7,9 +7,9 @@ mod pattern;
 pub use machine::{Machine, State};
 pub use pattern::Pattern;
 
-use crate::guide::{Decision, Guide};
+use crate::guide::{Guide, Name, Step};
 use crate::value::Action;
-use machine::{Bits, Wide};
+use machine::{Bits, UNNAMED, Wide};
 
 /// Compiled rules. [`crate::event::Event::redact`] applies them.
 #[derive(Debug)]
@@ -66,14 +66,20 @@ impl Rules {
 /// Without its `_id` a document has no history: all documents of a collection would become one.
 fn keeps_documents_apart<S: Bits>(mut machine: &Machine<S>) -> Result<(), RuleError> {
     let root = machine.root();
-    let rule = machine.rule_for(&root, b"_id");
+    let (_, step) = machine.field(&root, Name { bytes: b"_id", has_dot: false }, None);
     let use_instead = "use mask with keep_last, or pseudonymise it";
-    let what = match machine.field(&root, b"_id", None).1 {
-        Decision::Act(Action::Remove) if rule.is_some() => format!("removes `_id`, which tells documents apart; {use_instead}"),
-        Decision::Act(Action::Replace(_)) => format!("gives every document the same `_id`; {use_instead}"),
-        Decision::Act(Action::Remove) | Decision::Hollow => {
-            "nothing keeps `_id`, which tells documents apart; add a rule with path `_id` and action keep, or mask".into()
-        }
+    let nothing = "nothing keeps `_id`, which tells documents apart; add a rule with path `_id` and action keep, or mask";
+    let (rule, what) = match step {
+        Step::Hollow | Step::Act(UNNAMED) => (None, nothing.into()),
+        Step::Act(rule) => match machine.action(rule) {
+            Action::Remove => {
+                (Some(rule as usize), format!("removes `_id`, which tells documents apart; {use_instead}"))
+            }
+            Action::Replace(_) => {
+                (Some(rule as usize), format!("gives every document the same `_id`; {use_instead}"))
+            }
+            _ => return Ok(()),
+        },
         _ => return Ok(()),
     };
     Err(RuleError { rule, what })

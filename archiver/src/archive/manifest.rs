@@ -109,11 +109,15 @@ impl Manifest {
         }
     }
 
-    /// The bytes of its file: JSON, indented, with a newline at the end. Equal manifests give equal bytes.
+    /// The bytes of its file: JSON, indented, with a newline at the end. Equal manifests give equal bytes. The last field,
+    /// `digest`, is the SHA-256 of all bytes before its comma: the newest manifest is named by no other, so that damage to it
+    /// would be seen by nothing else.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let json = serde_json::to_vec_pretty(self);
         let mut json = json.map_err(|e| Error::internal("a manifest does not become JSON").because(e))?;
-        json.push(b'\n');
+        json.truncate(json.len().saturating_sub(CLOSE.len()));
+        let digest = digest_field(&json);
+        json.extend_from_slice(digest.as_bytes());
         Ok(json)
     }
 
@@ -125,6 +129,9 @@ impl Manifest {
             format: u32,
         }
         let unreadable = |e: serde_json::Error| Error::corrupt("a manifest does not read as one").because(e);
+        let json = without_digest(json);
+        let json = json.ok_or_else(|| Error::corrupt("a manifest is not what its own digest says"))?;
+        let json = json.as_slice();
         let Version { format } = serde_json::from_slice(json).map_err(unreadable)?;
         if format != FORMAT {
             let problem = Error::invalid(format!(
@@ -178,6 +185,20 @@ impl Manifest {
         };
         bare(self) == bare(other)
     }
+}
+
+/// How a manifest's fields end.
+const CLOSE: &[u8] = b"\n}";
+
+/// The last field and the end of a manifest's file, for the bytes before them.
+fn digest_field(body: &[u8]) -> String {
+    format!(",\n  \"digest\": \"{}\"\n}}\n", hex(&sha256(body)))
+}
+
+/// A manifest's fields without its digest, as JSON; `None` where the digest is not right.
+fn without_digest(json: &[u8]) -> Option<Vec<u8>> {
+    let body = json.get(..json.len().checked_sub(digest_field(b"").len())?)?;
+    json.ends_with(digest_field(body).as_bytes()).then(|| [body, CLOSE].concat())
 }
 
 impl Sealed {

@@ -5,7 +5,7 @@ mod encode;
 mod read;
 mod search;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,7 @@ use crate::record::{Record, Sha};
 use encode::Keep;
 use read::Tally;
 
+pub(super) use read::damaged;
 pub use read::{Records, Rows, read, rows};
 pub(super) use search::Search;
 

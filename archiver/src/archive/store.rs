@@ -1,16 +1,20 @@
 //! The archive in one object store location: listing, reading, and the commit protocol. Nothing in it is ever overwritten,
 //! renamed or deleted, so that buckets under Object Lock work.
 
+mod checksum;
+#[cfg(test)]
+mod faulty;
 mod open;
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Timestamp;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use parquet::errors::ParquetError;
@@ -19,7 +23,7 @@ use super::day::Day;
 use super::manifest::Manifest;
 use super::merkle::{hex, sha256};
 use super::paths::{self, Key};
-use super::segment::{Search, Segment};
+use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
 
@@ -29,7 +33,7 @@ pub use open::install_tls;
 /// How often a create is tried before the archive counts as unavailable. Each try has object_store's own retries inside.
 const TRIES: u32 = 4;
 /// The pause after the first try; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 
@@ -185,6 +189,13 @@ impl Archive {
         Ok(segments)
     }
 
+    /// Everything that is stored here, keys relative to the root, with sizes: for `verify`, which must see what does not belong.
+    pub async fn objects(&self) -> Result<Vec<(String, u64)>> {
+        let mut objects = self.list("").await?;
+        objects.sort_unstable();
+        Ok(objects)
+    }
+
     /// A segment's file as it is stored; not found where there is none.
     pub async fn read_segment(&self, key: &str) -> Result<Bytes> {
         let file = self.get(key).await?;
@@ -283,8 +294,8 @@ impl Archive {
                 (Ok(None), Ok(_)) => {
                     Error::unavailable(format!("an object that was just created is not there: key={key}"))
                 }
-                (Ok(None), Err(error)) => self.failed("create", key, error),
-                (Err(error), _) => error,
+                (_, Err(error)) => self.failed("create", key, error),
+                (Err(error), Ok(_)) => error,
             };
             if attempt == TRIES || failure.kind() != crate::Kind::Unavailable {
                 return Err(failure);
@@ -299,8 +310,8 @@ impl Archive {
     /// The records of one document in one sealed segment, in seq order, by range requests: one read of the file's tail says
     /// "not here". `doc_id` is [`super::extjson::doc_id_text`]; different values can share it.
     pub async fn find_document(&self, manifest: &Manifest, doc_id: &str) -> Result<Vec<Vec<u8>>> {
-        let found = async { self.search(manifest).await?.document(doc_id).await }.await;
-        found.map_err(|error| self.search_failed(&manifest.segment, error))?
+        let search = async { self.search(manifest).await?.document(doc_id).await };
+        self.found(manifest, search).await
     }
 
     /// The records of these operations with a cluster time at or after `from` in one sealed segment, in seq order. Reads nothing
@@ -312,8 +323,22 @@ impl Archive {
         {
             return Ok(Vec::new());
         }
-        let found = async { self.search(manifest).await?.ops(ops, from).await }.await;
-        found.map_err(|error| self.search_failed(&manifest.segment, error))?
+        let search = async { self.search(manifest).await?.ops(ops, from).await };
+        self.found(manifest, search).await
+    }
+
+    /// Waits for a search and says what went wrong with which segment. The file's digest is not known to be right here, and the
+    /// Parquet reader panics on some damaged files.
+    async fn found(
+        &self,
+        manifest: &Manifest,
+        search: impl Future<Output = Result<Result<Vec<Vec<u8>>>, ParquetError>> + Send,
+    ) -> Result<Vec<Vec<u8>>> {
+        match AssertUnwindSafe(search).catch_unwind().await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => Err(self.search_failed(&manifest.segment, error)),
+            Err(_) => Err(damaged()),
+        }
     }
 
     async fn search(&self, manifest: &Manifest) -> Result<Search, ParquetError> {

@@ -1,8 +1,22 @@
 //! `archiver history`: every record of one document, hot and cold, oldest first.
 
 use anyhow::Result;
+use archiver::archive::extjson;
+use archiver::history::History;
+use archiver::history::id::DocumentId;
+use archiver::history::states::State;
+use archiver::history::timeline::{Entry, FieldChange};
+use archiver::history::{self, Namespace};
+use archiver::record::Record;
+use bson_walker::Doc;
+use jiff::Timestamp;
 
-use super::{EXIT_CODES, Format, Global, Outcome, parse_time};
+use super::{EXIT_CODES, Format, Global, Outcome, output, parse_time};
+
+/// Longer values are cut in the table; JSON has them whole.
+const SHOWN_CHARACTERS: usize = 40;
+/// More fields of one change are counted only.
+const SHOWN_FIELDS: usize = 4;
 
 /// Lists every record of one document, oldest first
 #[derive(Debug, clap::Args)]
@@ -14,20 +28,140 @@ pub(crate) struct Args {
     /// The document's _id: plain text for a string or ObjectId, else Extended JSON
     #[arg(long)]
     pub(super) id: String,
+    /// Only in this namespace [default: all of the source]
+    #[arg(long, value_name = "DB.COLLECTION")]
+    pub(super) namespace: Option<String>,
     /// Only records from this time on (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub(super) from: Option<String>,
     /// Only records before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub(super) to: Option<String>,
-    /// How the records are printed
+    /// table: what changed, from what to what; json: one whole record a line, as relaxed Extended JSON
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
-    let _from = args.from.as_deref().map(|t| parse_time("--from", t)).transpose()?;
-    let _to = args.to.as_deref().map(|t| parse_time("--to", t)).transpose()?;
-    let _config = global.config()?;
-    Err(archiver::Error::internal(format!("history of {} {} {:?}", args.source, args.id, args.format)).into())
+    let from = args.from.as_deref().map(|t| parse_time("--from", t)).transpose()?;
+    let to = args.to.as_deref().map(|t| parse_time("--to", t)).transpose()?;
+    let namespace = args.namespace.as_deref().map(Namespace::parse).transpose()?;
+    let id = DocumentId::parse(&args.id)?;
+    let history = open(global).await?;
+    let timeline = history.timeline(&args.source, &id, namespace.as_ref()).await?;
+    let mut rows = Vec::new();
+    for entry in &timeline.entries {
+        let record = Record::new(&entry.record)?;
+        let time = history::time_of(&record)?;
+        if from.is_some_and(|from| time < from) || to.is_some_and(|to| time >= to) {
+            continue;
+        }
+        match args.format {
+            Format::Table => rows.push(row(entry, &record, time)?),
+            Format::Json => output::text(&json_line(record.doc()))?,
+        }
+    }
+    if args.format == Format::Table {
+        output::table(&["SEQ", "TIME", "OPERATION", "DOCUMENT IN", "WHO", "CHANGES"], rows)?;
+    }
+    Ok(Outcome::Fine)
+}
+
+/// The history that the configuration names.
+pub(super) async fn open(global: &Global) -> Result<History> {
+    let config = global.config()?;
+    let archive = archiver::archive::store::Archive::open(&config.archive)?;
+    let log = archiver::audit_log::AuditLog::connect(&config).await?;
+    Ok(History::new(Some(log), archive))
+}
+
+fn json_line(doc: Doc<'_>) -> String {
+    let mut line = String::new();
+    let _ = extjson::to_relaxed(doc, &mut line);
+    line.push('\n');
+    line
+}
+
+fn row(entry: &Entry, record: &Record<'_>, time: Timestamp) -> Result<Vec<String>> {
+    let actor = record.part("actor").and_then(|actor| actor.get("id")).and_then(|id| id.as_str());
+    Ok(vec![
+        record.seq()?.to_string(),
+        time.to_string(),
+        record.op().to_owned(),
+        entry.identity.namespace.to_string(),
+        printable(actor.unwrap_or("-")),
+        summary(entry, record)?,
+    ])
+}
+
+/// What happened, on one line.
+fn summary(entry: &Entry, record: &Record<'_>) -> Result<String> {
+    let changes = entry.changes()?;
+    if changes.is_empty() {
+        let fields = |state: &State| match state {
+            State::Present(bytes) => Doc::new(bytes).ok().map(|doc| doc.elements().count()),
+            _ => None,
+        };
+        return Ok(match (record.op(), fields(&entry.after.state), &entry.after.state) {
+            ("snapshot", Some(n), _) => format!("baseline: {n} fields"),
+            ("insert", Some(n), _) => format!("new: {n} fields"),
+            ("replace", Some(n), _) => format!("replaced: {n} fields"),
+            (_, _, State::Absent) => "the document ended".to_owned(),
+            (_, _, State::Unknown(reason)) => format!("unknown from here on: {reason}"),
+            _ => String::new(),
+        });
+    }
+    let mut parts: Vec<String> = changes.iter().take(SHOWN_FIELDS).map(field).collect();
+    if changes.len() > SHOWN_FIELDS {
+        parts.push(format!("and {} more", changes.len() - SHOWN_FIELDS));
+    }
+    Ok(parts.join("; "))
+}
+
+fn field(change: &FieldChange) -> String {
+    let path = printable(&change.path);
+    match (&change.from, &change.to) {
+        (Some(from), Some(to)) => format!("{path}: {} → {}", short(from), short(to)),
+        (None, Some(to)) => format!("{path}: → {}", short(to)),
+        (Some(from), None) => format!("{path}: {} removed", short(from)),
+        (None, None) => format!("{path}: removed"),
+    }
+}
+
+fn short(value: &str) -> String {
+    let shown = printable(value);
+    match shown.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((at, _)) => format!("{}…", &shown[..at]),
+        None => shown,
+    }
+}
+
+/// Without characters that would break the line or steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_can_neither_break_lines_nor_steer_terminals() {
+        assert_eq!(short("a\nb\u{1b}[31m"), "a b [31m");
+        assert_eq!(short(&"ü".repeat(50)), format!("{}…", "ü".repeat(SHOWN_CHARACTERS)));
+    }
+
+    #[test]
+    fn a_change_says_from_what_to_what() {
+        let change = |from: Option<&str>, to: Option<&str>| {
+            field(&FieldChange {
+                path: "a.b".to_owned(),
+                from: from.map(str::to_owned),
+                to: to.map(str::to_owned),
+            })
+        };
+        assert_eq!(change(Some("1"), Some("2")), "a.b: 1 → 2");
+        assert_eq!(change(None, Some("2")), "a.b: → 2");
+        assert_eq!(change(Some("1"), None), "a.b: 1 removed");
+    }
 }

@@ -6,8 +6,11 @@
 pub mod document;
 pub mod id;
 pub mod recover;
+pub mod restore;
 pub mod states;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod timeline;
 pub mod verify;
 
@@ -16,7 +19,8 @@ use std::collections::BTreeMap;
 use bson::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream as futures};
 
-use crate::archive::store::{Archive, Sealed};
+use crate::archive::manifest::Sealed;
+use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -178,6 +182,13 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())
 }
 
+/// When a record happened, by the source's clock, in whole seconds.
+pub fn time_of(record: &Record<'_>) -> Result<jiff::Timestamp> {
+    let seconds = i64::from(record.cluster_time()?.time);
+    jiff::Timestamp::from_second(seconds)
+        .map_err(|e| Error::corrupt("a record's time is not a time").because(e))
+}
+
 /// The policies among these records.
 fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
     let mut policies = Policies::default();
@@ -186,3 +197,6 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
     }
     Ok(policies)
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,6 @@ fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
 struct Last {
     at: (u32, u32, i64),
     deleted: bool,
-    has_image: bool,
 }
 
 /// Gives all documents back that were deleted since a second and not inserted again, as they were just before.
@@ -230,8 +229,7 @@ async fn find_deleted(
         let time = record.cluster_time()?;
         let at = (time.time, time.increment, record.seq()?);
         if last.get(&identity).is_none_or(|other| other.at < at) {
-            let has_image = record.part("before").is_some();
-            last.insert(identity, Last { at, deleted: record.op() == "delete", has_image });
+            last.insert(identity, Last { at, deleted: record.op() == "delete" });
         }
         Ok(())
     };

@@ -1,1 +1,197 @@
-//! x
+//! Proves that an archive is what was written: the chain of manifests, every segment's digest, every record.
+//!
+//! Needs the objects only. Nothing is parsed whose digest is known and does not match, and what is parsed without (the
+//! newest manifest) goes through parsers that take any bytes. What can't be seen from the archive alone is that its
+//! newest end is missing; the audit log's checkpoint shows that.
+
+mod chain;
+mod rows;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::archive::paths::{self, Key};
+use crate::archive::store::Archive;
+use crate::audit_log::AuditLog;
+use crate::error::{Error, Kind, Result};
+
+/// What a verification found.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Where the archive is.
+    pub archive: String,
+    /// One for each source, sorted by name.
+    pub sources: Vec<SourceReport>,
+    /// What is not as it was written, in the order in which it was found.
+    pub findings: Vec<Finding>,
+    /// What is as it should be, but worth knowing.
+    pub notes: Vec<Finding>,
+}
+
+/// What was verified of one source.
+#[derive(Debug, Default, Serialize)]
+pub struct SourceReport {
+    /// Its name.
+    pub source: String,
+    /// Manifests whose digest is named by the next one (or that are the newest).
+    pub manifests: u64,
+    /// Segments of which every record was checked.
+    pub segments: u64,
+    /// Records checked.
+    pub records: u64,
+    /// Bytes of these segments.
+    pub bytes: u64,
+    /// One after the last seq that a manifest seals; 1 where none does.
+    pub end_seq: i64,
+    /// The SHA-256 of the newest manifest: kept elsewhere, it proves later that nothing was taken from the end.
+    pub head: Option<String>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The object's key, or the source where none is concerned.
+    pub file: String,
+    /// The record, where one is concerned.
+    pub seq: Option<i64>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Report {
+    /// Whether everything is as it was written.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn find(&mut self, file: &str, seq: Option<i64>, reason: impl Into<String>) {
+        self.findings.push(Finding { file: file.to_owned(), seq, reason: reason.into() });
+    }
+
+    fn note(&mut self, file: &str, reason: impl Into<String>) {
+        self.notes.push(Finding { file: file.to_owned(), seq: None, reason: reason.into() });
+    }
+}
+
+/// The objects of one source, by first seq.
+#[derive(Debug, Default)]
+struct Objects {
+    manifests: BTreeMap<i64, String>,
+    segments: BTreeMap<i64, Vec<String>>,
+}
+
+/// What the audit log says about one source. Read before the archive: what is trimmed meanwhile is sealed by then.
+#[derive(Debug, Clone, Copy)]
+struct Hot {
+    first_seq: Option<i64>,
+    next_seq: Option<i64>,
+}
+
+/// Verifies one source or all; with an audit log also that it goes on where the archive ends.
+///
+/// Fails as not found where the archive has nothing of the source, and as unavailable where it can't be read.
+pub async fn verify(archive: &Archive, source: Option<&str>, log: Option<&AuditLog>) -> Result<Report> {
+    let hot = match log {
+        Some(log) => read_log(log, source).await?,
+        None => BTreeMap::new(),
+    };
+    let mut report = Report { archive: archive.location().to_owned(), ..Report::default() };
+    let mut sources = sort_objects(archive, source, &mut report).await?;
+    for name in hot.keys() {
+        sources.entry(name.clone()).or_default();
+    }
+    if let Some(wanted) = source
+        && !sources.contains_key(wanted)
+    {
+        let known: Vec<_> = sources.into_keys().collect();
+        return Err(Error::not_found(format!("the archive has nothing of a source named {wanted:?}"))
+            .hint(format!("the sources there are: {}", known.join(", "))));
+    }
+    for (name, objects) in sources.iter().filter(|(name, _)| source.is_none_or(|s| s == *name)) {
+        let verified = chain::verify_source(archive, name, objects, &mut report).await?;
+        if let Some(hot) = hot.get(name) {
+            compare_log(name, verified.end_seq, *hot, &mut report);
+        }
+        report.sources.push(verified);
+    }
+    Ok(report)
+}
+
+async fn read_log(log: &AuditLog, source: Option<&str>) -> Result<BTreeMap<String, Hot>> {
+    let mut hot = BTreeMap::new();
+    for name in log.sources().await?.into_iter().filter(|name| source.is_none_or(|s| s == name)) {
+        let first_seq = log.first_seq(&name).await?;
+        let next_seq = log.checkpoint(&name).await?.map(|c| c.next_seq);
+        hot.insert(name, Hot { first_seq, next_seq });
+    }
+    Ok(hot)
+}
+
+/// Lists everything, and finds what does not belong.
+async fn sort_objects(
+    archive: &Archive,
+    only: Option<&str>,
+    report: &mut Report,
+) -> Result<BTreeMap<String, Objects>> {
+    let mut sources: BTreeMap<String, Objects> = BTreeMap::new();
+    for (key, _) in archive.objects().await? {
+        match paths::parse(&key) {
+            Some(Key::Manifest { source, first_seq }) => {
+                sources.entry(source).or_default().manifests.insert(first_seq, key);
+            }
+            Some(Key::Segment { source, partition: None, first_seq, .. }) => {
+                sources.entry(source).or_default().segments.entry(first_seq).or_default().push(key);
+            }
+            Some(Key::Segment { source, .. }) => {
+                if only.is_none_or(|only| only == source) {
+                    report.find(
+                        &key,
+                        None,
+                        "a segment of a partitioned source, which this version does not write",
+                    );
+                }
+            }
+            // What `archiver check` could not delete again.
+            None if key.starts_with(&paths::check_key("")) => {}
+            None if only.is_none_or(|only| key.contains(&format!("source={only}/"))) => {
+                report.find(&key, None, "not a name that Archiver writes");
+            }
+            None => {}
+        }
+    }
+    Ok(sources)
+}
+
+/// The log must go on where the archive ends, or before.
+fn compare_log(source: &str, end_seq: i64, hot: Hot, report: &mut Report) {
+    let Some(next_seq) = hot.next_seq else { return };
+    if next_seq < end_seq {
+        report.find(
+            source,
+            None,
+            format!("the checkpoint is behind the archive next_seq={next_seq} end_seq={end_seq}"),
+        );
+    }
+    let first_seq = hot.first_seq.unwrap_or(next_seq);
+    if first_seq > end_seq {
+        let reason =
+            format!("records are in neither tier, or a manifest was removed seq={end_seq}..{first_seq}");
+        report.find(source, None, reason);
+    }
+}
+
+/// Reads an object; one that is not there is a finding and not an error.
+async fn read(archive: &Archive, key: &str, report: &mut Report) -> Result<Option<bytes::Bytes>> {
+    match archive.read_segment(key).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == Kind::NotFound => {
+            report.find(key, None, "missing");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -53,22 +53,45 @@ pub(crate) fn le_i64(bytes: &[u8]) -> Option<i64> {
     Some(i64::from_le_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
-/// The place of the first zero byte, eight bytes at a time: names are most of what a walk looks at.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Marks the zero bytes of a word. The lowest mark is right; marks above it may be false.
+#[inline]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGH
+}
+
+/// The place of the first zero byte.
 pub(crate) fn find_zero(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let mut chunks = bytes.chunks_exact(8);
+    scan_name(bytes).map(|(len, _)| len)
+}
+
+/// The place of the first zero byte and whether there is a dot before it, eight bytes at a time: names are most of
+/// what a walk looks at.
+#[inline]
+fn scan_name(bytes: &[u8]) -> Option<(usize, bool)> {
     let mut at = 0;
-    for chunk in &mut chunks {
-        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
-        // The lowest bit set marks the first zero byte; marks above it may be false.
-        let zeros = word.wrapping_sub(ONES) & !word & HIGH;
-        if zeros != 0 {
-            return Some(at + zeros.trailing_zeros() as usize / 8);
+    let mut dotted = false;
+    while let Some(Ok(chunk)) = bytes.get(at..at + 8).map(<[u8; 8]>::try_from) {
+        let word = u64::from_le_bytes(chunk);
+        let ends = zeros(word);
+        let dots = zeros(word ^ (ONES * b'.' as u64));
+        if ends != 0 {
+            let first = ends.trailing_zeros();
+            return Some((at + first as usize / 8, dotted || dots & ((1 << first) - 1) != 0));
         }
+        dotted |= dots != 0;
         at += 8;
     }
-    chunks.remainder().iter().position(|b| *b == 0).map(|tail| at + tail)
+    for byte in &bytes[at..] {
+        if *byte == 0 {
+            return Some((at, dotted));
+        }
+        dotted |= *byte == b'.';
+        at += 1;
+    }
+    None
 }
 
 /// One BSON document (or array): its length prefix and terminator are known to be right, its elements are not
@@ -81,6 +104,7 @@ impl<'a> Doc<'a> {
     pub const EMPTY: Doc<'static> = Doc(&[5, 0, 0, 0, 0]);
 
     /// A document that is exactly these bytes.
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Result<Self, Error> {
         let (doc, rest) = Doc::split(bytes)?;
         if rest.is_empty() {
@@ -91,6 +115,7 @@ impl<'a> Doc<'a> {
     }
 
     /// The first document of concatenated ones, and the bytes after it.
+    #[inline]
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Error> {
         let len = le_i32(bytes).ok_or(Error { what: "a document length", at: 0 })?;
         let len = usize::try_from(len)
@@ -108,6 +133,7 @@ impl<'a> Doc<'a> {
     }
 
     /// The bytes, length prefix and terminator included.
+    #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
     }
@@ -118,13 +144,14 @@ impl<'a> Doc<'a> {
     }
 
     /// The elements in order. After an error the iteration ends.
+    #[inline]
     pub fn elements(&self) -> Elements<'a> {
         Elements { doc: self.0, at: 4 }
     }
 
     /// The first element of that name; `None` where there is none or the bytes before it are invalid.
     pub fn get(&self, name: &str) -> Option<Element<'a>> {
-        self.elements().map_while(Result::ok).find(|e| e.name == name.as_bytes())
+        self.elements().map_while(Result::ok).find(|e| e.name() == name.as_bytes())
     }
 
     /// The element at a path of names, through documents only.
@@ -147,6 +174,7 @@ pub struct Elements<'a> {
 
 impl Elements<'_> {
     /// Where the next element begins, counted from the document's first byte; after an error or the last element: the document's terminator.
+    #[inline]
     pub fn offset(&self) -> usize {
         self.at
     }
@@ -155,6 +183,7 @@ impl Elements<'_> {
 impl<'a> Iterator for Elements<'a> {
     type Item = Result<Element<'a>, Error>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let end = self.doc.len() - 1;
         if self.at >= end {
@@ -165,7 +194,7 @@ impl<'a> Iterator for Elements<'a> {
         let kind = self.doc[start];
         let name_at = start + 1;
         let body = &self.doc[name_at..end];
-        let Some(name_len) = find_zero(body) else {
+        let Some((name_len, dotted)) = scan_name(body) else {
             return Some(Err(Error { what: "a field name that ends", at: name_at }));
         };
         let value_at = name_at + name_len + 1;
@@ -173,11 +202,7 @@ impl<'a> Iterator for Elements<'a> {
             return Some(Err(Error { what: "a known type and all of its value", at: start }));
         };
         self.at = value_at + len;
-        Some(Ok(Element {
-            whole: &self.doc[start..self.at],
-            name: &body[..name_len],
-            value: &self.doc[value_at..self.at],
-        }))
+        Some(Ok(Element { whole: &self.doc[start..self.at], name_len: name_len as u32, dotted }))
     }
 }
 
@@ -222,45 +247,57 @@ fn value_len(kind: u8, rest: &[u8]) -> Option<usize> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element<'a> {
     whole: &'a [u8],
-    name: &'a [u8],
-    value: &'a [u8],
+    name_len: u32,
+    dotted: bool,
 }
 
 impl<'a> Element<'a> {
     /// The type byte, one of [`kind`].
+    #[inline]
     pub fn kind(&self) -> u8 {
         self.whole[0]
     }
 
     /// The name's bytes; MongoDB does not promise that they are UTF-8.
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
-        self.name
+        &self.whole[1..1 + self.name_len as usize]
     }
 
     /// The name as text, or `None` where it is not UTF-8.
     pub fn name_str(&self) -> Option<&'a str> {
-        std::str::from_utf8(self.name).ok()
+        std::str::from_utf8(self.name()).ok()
+    }
+
+    /// Whether the name contains a dot; found while reading, so it costs nothing.
+    #[inline]
+    pub fn name_has_dot(&self) -> bool {
+        self.dotted
     }
 
     /// The value's bytes as BSON stores them.
+    #[inline]
     pub fn value(&self) -> &'a [u8] {
-        self.value
+        &self.whole[2 + self.name_len as usize..]
     }
 
     /// Type byte, name and value: what copying the field takes.
+    #[inline]
     pub fn whole(&self) -> &'a [u8] {
         self.whole
     }
 
     /// A sub-document's or array's view; `None` for other kinds.
+    #[inline]
     pub fn as_doc(&self) -> Option<Doc<'a>> {
-        matches!(self.kind(), kind::DOCUMENT | kind::ARRAY).then_some(Doc(self.value))
+        matches!(self.kind(), kind::DOCUMENT | kind::ARRAY).then_some(Doc(self.value()))
     }
 
     /// A string's bytes without length and terminator, also of code and symbols; not checked to be UTF-8.
+    #[inline]
     pub fn string_bytes(&self) -> Option<&'a [u8]> {
         matches!(self.kind(), kind::STRING | kind::CODE | kind::SYMBOL)
-            .then(|| &self.value[4..self.value.len() - 1])
+            .then(|| &self.value()[4..self.value().len() - 1])
     }
 
     /// A string's text; `None` for other kinds or where it is not UTF-8.
@@ -271,38 +308,38 @@ impl<'a> Element<'a> {
 
     /// An Int32's value.
     pub fn as_i32(&self) -> Option<i32> {
-        (self.kind() == kind::INT32).then(|| le_i32(self.value))?
+        (self.kind() == kind::INT32).then(|| le_i32(self.value()))?
     }
 
     /// An Int64's value.
     pub fn as_i64(&self) -> Option<i64> {
-        (self.kind() == kind::INT64).then(|| le_i64(self.value))?
+        (self.kind() == kind::INT64).then(|| le_i64(self.value()))?
     }
 
     /// A double's value.
     pub fn as_f64(&self) -> Option<f64> {
-        (self.kind() == kind::DOUBLE).then(|| le_i64(self.value).map(|bits| f64::from_bits(bits as u64)))?
+        (self.kind() == kind::DOUBLE).then(|| le_i64(self.value()).map(|bits| f64::from_bits(bits as u64)))?
     }
 
     /// A boolean's value.
     pub fn as_bool(&self) -> Option<bool> {
-        (self.kind() == kind::BOOLEAN).then(|| self.value[0] == 1)
+        (self.kind() == kind::BOOLEAN).then(|| self.value()[0] == 1)
     }
 
     /// A date's milliseconds since 1970.
     pub fn as_date_millis(&self) -> Option<i64> {
-        (self.kind() == kind::DATE).then(|| le_i64(self.value))?
+        (self.kind() == kind::DATE).then(|| le_i64(self.value()))?
     }
 
     /// A timestamp's seconds and ordinal.
     pub fn as_timestamp(&self) -> Option<(u32, u32)> {
-        let bits = (self.kind() == kind::TIMESTAMP).then(|| le_i64(self.value))?? as u64;
+        let bits = (self.kind() == kind::TIMESTAMP).then(|| le_i64(self.value()))?? as u64;
         Some(((bits >> 32) as u32, bits as u32))
     }
 
     /// An ObjectId's twelve bytes.
     pub fn as_object_id(&self) -> Option<[u8; 12]> {
-        (self.kind() == kind::OBJECT_ID).then(|| self.value.try_into().ok())?
+        (self.kind() == kind::OBJECT_ID).then(|| self.value().try_into().ok())?
     }
 
     /// The scope of code with scope, and where it begins in [`Element::value`]; `None` for other kinds.
@@ -310,14 +347,14 @@ impl<'a> Element<'a> {
         if self.kind() != kind::CODE_WITH_SCOPE {
             return None;
         }
-        let code = usize::try_from(le_i32(self.value.get(4..)?)?).ok()?;
+        let code = usize::try_from(le_i32(self.value().get(4..)?)?).ok()?;
         let at = 8 + code;
-        Some((at, Doc::new(self.value.get(at..)?).ok()?))
+        Some((at, Doc::new(self.value().get(at..)?).ok()?))
     }
 
     /// A binary's subtype and bytes.
     pub fn as_binary(&self) -> Option<(u8, &'a [u8])> {
-        (self.kind() == kind::BINARY).then(|| (self.value[4], &self.value[5..]))
+        (self.kind() == kind::BINARY).then(|| (self.value()[4], &self.value()[5..]))
     }
 }
 

@@ -42,7 +42,7 @@ fn scalar() -> impl Strategy<Value = Bson> {
 }
 
 fn document() -> impl Strategy<Value = Document> {
-    let name = "[^\0]{0,12}";
+    let name = "[^\0]{0,12}|[a-d.]{0,20}";
     let value = scalar().prop_recursive(4, 48, 6, move |inner| {
         let fields = proptest::collection::vec((name, inner.clone()), 0..6);
         prop_oneof![
@@ -99,6 +99,7 @@ fn assert_docs(ours: Doc<'_>, theirs: &[u8]) {
         let (name, value) = pair.unwrap();
         let element = elements.next().unwrap().unwrap();
         assert_eq!(element.name(), name.as_str().as_bytes());
+        assert_eq!(element.name_has_dot(), name.as_str().contains('.'));
         assert_same(&element, value);
     }
     assert!(elements.next().is_none());

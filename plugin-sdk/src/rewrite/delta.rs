@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson_walker::{Doc, Element, Writer, kind};
 
 use super::path::{Fate, follow};
-use super::{Container, Rewriter, value_at};
-use crate::guide::{Decision, Guide};
+use super::{Container, Decision, Rewriter, resolve, value_at};
+use crate::guide::Guide;
 use crate::value::{Action, MASK, Value, append_string};
 
 /// How this delta's paths are to be read.
@@ -98,7 +98,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             let path = field.name();
             match follow(&mut self.guide, path, paths.get(path), Some(&field))? {
                 Fate::At { state, decision, in_array } => {
-                    let decision = self.straddled(paths, path, decision);
+                    let (state, decision) = self.straddled(paths, path, state, decision);
                     let within = if in_array { Container::Array } else { Container::Document };
                     if decision == Decision::Hollow && field.as_doc().is_none() && !in_array {
                         emptied.push(path);
@@ -128,14 +128,20 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     /// Where the readings of a path can't be told apart, none may be missed. Nothing is removed on a guess: null stays in its place.
-    fn straddled(&mut self, paths: &Paths<'e>, path: &[u8], decision: Decision<'v>) -> Decision<'v> {
+    fn straddled(
+        &mut self,
+        paths: &Paths<'e>,
+        path: &[u8],
+        state: G::State,
+        decision: Decision<'v>,
+    ) -> (G::State, Decision<'v>) {
         if paths.told || matches!(decision, Decision::Act(_)) || !path.contains(&b'.') {
-            return decision;
+            return (state, decision);
         }
-        match self.guide.straddle(path) {
-            Some(Action::Remove) => Decision::Act(Action::Replace(Value::Null)),
-            Some(action) => Decision::Act(action),
-            None => decision,
+        let Some((state, step)) = self.guide.straddle(&state, path) else { return (state, decision) };
+        match resolve(&mut self.guide, step) {
+            Decision::Act(Action::Remove) => (state, Decision::Act(Action::Replace(Value::Null))),
+            decision => (state, decision),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use bson_walker::{Doc, Element};
 
-use crate::guide::{Decision, Guide};
+use super::{Decision, resolve};
+use crate::guide::{Guide, Name};
 use crate::value::Action;
 
 /// What becomes of the place that a dotted path names.
@@ -107,15 +108,17 @@ pub(super) fn follow<'v, G: Guide<'v>>(
             Some(action) => return Ok(Fate::Below { action, prefix, names }),
             None => {
                 let value = if is_last { value } else { None };
-                let (next, decision) = if part.is_index {
+                let (next, step) = if part.is_index {
                     guide.index(&state, part.name, value)
                 } else {
-                    guide.field(&state, part.name, value)
+                    guide.field(&state, Name { bytes: part.name, has_dot: part.name.contains(&b'.') }, value)
                 };
                 state = next;
-                match decision {
-                    _ if is_last => return Ok(Fate::At { state, decision, in_array: part.is_index }),
-                    Decision::Skip => return Ok(Fate::At { state, decision, in_array: false }),
+                match resolve(guide, step) {
+                    decision if is_last => return Ok(Fate::At { state, decision, in_array: part.is_index }),
+                    Decision::Skip => {
+                        return Ok(Fate::At { state, decision: Decision::Skip, in_array: false });
+                    }
                     Decision::Act(action @ Action::Mask { .. }) => masked = Some(action),
                     Decision::Act(Action::Keep) | Decision::Enter | Decision::Hollow => {}
                     Decision::Act(action) => {

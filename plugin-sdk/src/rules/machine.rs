@@ -3,7 +3,7 @@
 use bson_walker::Element;
 
 use super::{Default, Pattern};
-use crate::guide::{Decision, Guide};
+use crate::guide::{Guide, Name, Step};
 use crate::value::Action;
 
 /// A set of positions.
@@ -79,6 +79,9 @@ impl Bits for Wide {
         Some(word * 64 + self[word].trailing_zeros() as usize)
     }
 }
+
+/// The number of no rule: what becomes of a value that no rule names.
+pub(super) const UNNAMED: u32 = u32::MAX;
 
 const BUCKETS: usize = 256;
 
@@ -161,6 +164,7 @@ impl<S: Bits> Machine<S> {
     }
 
     /// The positions that this name satisfies.
+    #[inline]
     fn lookup(&self, name: &[u8]) -> S {
         let mut entry = self.buckets[bucket(name)];
         while let Some((candidate, positions, next)) = self.names.get(usize::from(entry).wrapping_sub(1)) {
@@ -174,6 +178,7 @@ impl<S: Bits> Machine<S> {
 
     /// Moves over one name without dots: where the rules stand then, and those that end here. A number may be an index,
     /// which no rule needs to name.
+    #[inline]
     fn name(&self, at: S, name: &[u8]) -> (S, S) {
         let hit = at.and(self.lookup(name));
         let next = hit.without(self.last).next().or(at.and(self.far));
@@ -199,28 +204,24 @@ impl<S: Bits> Machine<S> {
         (next.or(hit.without(self.last).next()).or(at.and(self.far)), ended.or(hit.and(self.last)))
     }
 
-    fn decide(&self, from: &State<S>, (at, ended): (S, S)) -> (State<S>, Decision<'_>) {
+    #[inline]
+    fn decide(&self, from: &State<S>, (at, ended): (S, S)) -> (State<S>, Step) {
         if let Some(position) = ended.and(self.redact).first() {
-            let action = self.actions[usize::from(self.rule_at[position])].borrow();
-            return (State { at, kept: from.kept }, Decision::Act(action));
+            return (State { at, kept: from.kept }, Step::Act(u32::from(self.rule_at[position])));
         }
         let kept = from.kept || ended.any();
-        let decision = if kept {
-            if at.and(self.redact).any() { Decision::Enter } else { Decision::Skip }
+        let step = if kept {
+            if at.and(self.redact).any() { Step::Enter } else { Step::Skip }
         } else if at.and(self.keep).any() {
-            Decision::Hollow
+            Step::Hollow
         } else {
-            Decision::Act(Action::Remove)
+            Step::Act(UNNAMED)
         };
-        (State { at, kept }, decision)
-    }
-
-    /// The redacting rule that ends at this field.
-    pub(super) fn rule_for(&self, from: &State<S>, name: &[u8]) -> Option<usize> {
-        self.name(from.at, name).1.and(self.redact).first().map(|p| usize::from(self.rule_at[p]))
+        (State { at, kept }, step)
     }
 }
 
+#[inline]
 fn bucket(name: &[u8]) -> usize {
     match name {
         [first, .., last] => (usize::from(*first) ^ usize::from(*last) << 3 ^ name.len() << 5) % BUCKETS,
@@ -229,6 +230,7 @@ fn bucket(name: &[u8]) -> usize {
     }
 }
 
+#[inline]
 fn is_number(name: &[u8]) -> bool {
     matches!(name, [b'0'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit))
 }
@@ -240,21 +242,26 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
         State { at: self.start, kept: self.default == Default::Keep }
     }
 
-    fn field(&mut self, from: &State<S>, name: &[u8], _: Option<&Element<'_>>) -> (State<S>, Decision<'m>) {
-        let step = if name.contains(&b'.') { self.dotted(from.at, name) } else { self.name(from.at, name) };
+    fn field(&mut self, from: &State<S>, name: Name<'_>, _: Option<&Element<'_>>) -> (State<S>, Step) {
+        let step =
+            if name.has_dot { self.dotted(from.at, name.bytes) } else { self.name(from.at, name.bytes) };
         self.decide(from, step)
     }
 
-    fn index(&mut self, from: &State<S>, digits: &[u8], _: Option<&Element<'_>>) -> (State<S>, Decision<'m>) {
+    fn index(&mut self, from: &State<S>, digits: &[u8], _: Option<&Element<'_>>) -> (State<S>, Step) {
         let (next, ended) = self.name(from.at, digits);
         self.decide(from, (next.or(from.at), ended))
     }
 
+    fn action(&mut self, number: u32) -> Action<'m> {
+        self.actions.get(number as usize).map_or(Action::Remove, Action::borrow)
+    }
+
     /// Any names may stand before, between and after those of a rule.
-    fn detail(&mut self, from: &State<S>, name: &[u8], _: Option<&Element<'_>>) -> (State<S>, Decision<'m>) {
+    fn detail(&mut self, from: &State<S>, name: Name<'_>, _: Option<&Element<'_>>) -> (State<S>, Step) {
         let mut at = from.at;
         let mut ended = S::NONE;
-        for part in name.split(|b| *b == b'.') {
+        for part in name.bytes.split(|b| *b == b'.') {
             let (next, end) = self.name(at, part);
             at = at.or(next);
             ended = ended.or(end);
@@ -282,7 +289,7 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
     }
 
     /// Lets a `*` stand for several names in a row.
-    fn straddle(&mut self, path: &[u8]) -> Option<Action<'m>> {
+    fn straddle(&mut self, plain: &State<S>, path: &[u8]) -> Option<(State<S>, Step)> {
         let mut at = self.start;
         let mut ended = S::NONE;
         for name in path.split(|b| *b == b'.') {
@@ -290,7 +297,7 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
             at = next.or(at.and(self.any_name));
             ended = ended.or(end);
         }
-        let position = ended.and(self.redact).first()?;
-        Some(self.actions[usize::from(self.rule_at[position])].borrow())
+        let at = plain.at.or(at.and(self.redact));
+        Some(self.decide(plain, (at, ended.and(self.redact))))
     }
 }

@@ -39,7 +39,8 @@ pub(super) enum Keep {
 pub(super) fn encode(records: &Arena, order: &[u32], footer: &Footer<'_>, keep: Keep) -> Result<Vec<u8>> {
     let options = ArrowWriterOptions::new()
         .with_properties(schema::writer_properties(footer)?)
-        .with_skip_arrow_metadata(true);
+        .with_skip_arrow_metadata(true)
+        .with_schema_root("record".to_owned());
     let mut writer =
         ArrowWriter::try_new_with_options(Vec::new(), schema::columns(), options).map_err(failed)?;
     let mut columns = Columns::default();

@@ -13,7 +13,7 @@ use super::super::day::Day;
 use super::super::manifest::{ClusterTime, FORMAT};
 use super::super::merkle::{Tree, hex};
 use super::super::schema;
-use super::{Summary, decode};
+use super::{MAX_ROWS, Summary, decode};
 use crate::error::{Error, Result};
 use crate::record::{Record, Sha};
 
@@ -71,13 +71,28 @@ fn not_dense() -> Error {
     Error::corrupt("a segment's records are not the seqs that its footer names, each once")
 }
 
+/// Runs something that reads Parquet, and turns a panic into an error: the library panics on some damaged files.
+fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    result.unwrap_or_else(|_| Err(damaged()))
+}
+
+pub(in super::super) fn damaged() -> Error {
+    Error::corrupt("a segment file is damaged: the Parquet reader gave up on it")
+}
+
 /// Decodes a segment file a few records at a time, in the file's order (doc_id, seq). CPU-bound.
 pub fn rows(file: Bytes) -> Result<Rows> {
+    guarded(|| open(file))
+}
+
+fn open(file: Bytes) -> Result<Rows> {
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new().with_skip_arrow_metadata(true));
     let metadata = metadata.map_err(unreadable)?;
     let footer = Footer::of(metadata.metadata())?;
     let rows = metadata.metadata().file_metadata().num_rows();
-    if rows <= 0 || footer.end_seq.checked_sub(footer.first_seq) != Some(rows) {
+    // The bound keeps a damaged footer from asking for absurd amounts of memory.
+    if rows <= 0 || rows > MAX_ROWS as i64 || footer.end_seq.checked_sub(footer.first_seq) != Some(rows) {
         return Err(not_dense());
     }
     let batch_rows = batch_rows(metadata.metadata());
@@ -119,9 +134,13 @@ impl Iterator for Rows {
             if self.failed {
                 return None;
             }
-            let batch = self.reader.next()?.map_err(unreadable).and_then(|batch| decode::records(&batch));
+            let batch = guarded(|| {
+                let batch = self.reader.next().transpose().map_err(unreadable)?;
+                batch.map(|batch| decode::records(&batch)).transpose()
+            });
             match batch {
-                Ok(records) => self.batch = records.into_iter(),
+                Ok(None) => return None,
+                Ok(Some(records)) => self.batch = records.into_iter(),
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(error));
@@ -187,8 +206,11 @@ pub(super) fn summarize(file: Bytes) -> Result<(Summary, Day)> {
 
 /// Checks that the footer of a file names the root that its records give.
 pub(super) fn check_root(file: &Bytes, root: &Sha) -> Result<()> {
-    let metadata = ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(unreadable)?;
-    let same = Footer::of(metadata.metadata())?.merkle_root == hex(root);
+    let footer = guarded(|| {
+        let metadata = ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(unreadable)?;
+        Footer::of(metadata.metadata())
+    });
+    let same = footer?.merkle_root == hex(root);
     if same {
         Ok(())
     } else {

@@ -11,6 +11,7 @@ use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig}
 use url::Url;
 
 use super::Archive;
+use super::checksum::WithContentMd5;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 
@@ -46,6 +47,7 @@ pub(super) fn open(url: &str, options: &[(String, Secret)], create: bool) -> Res
         ObjectStoreScheme::AmazonS3
         | ObjectStoreScheme::MicrosoftAzure
         | ObjectStoreScheme::GoogleCloudStorage => {
+            check_plain_text(options)?;
             install_tls();
             Archive::new(cloud(&scheme, &parsed, options)?, prefix.as_ref(), url)
         }
@@ -105,6 +107,19 @@ fn unknown_option(name: &str) -> Error {
     )
 }
 
+/// Refuses a plain-text endpoint that was not allowed: object_store would only fail at the first request, and not say why.
+fn check_plain_text(options: &[(String, Secret)]) -> Result<()> {
+    let named =
+        |part: &'static str| options.iter().filter(move |(name, _)| name.to_ascii_lowercase().contains(part));
+    let plain = named("endpoint").any(|(_, value)| value.expose().starts_with("http://"));
+    let allowed = named("allow_http").any(|(_, value)| value.expose().eq_ignore_ascii_case("true"));
+    if plain && !allowed && std::env::var_os("AWS_ALLOW_HTTP").is_none() {
+        let error = Error::invalid("the archive's endpoint is plain HTTP, which is not allowed");
+        return Err(error.hint("use https, or for a test set allow_http = \"true\" in [archive.options]"));
+    }
+    Ok(())
+}
+
 fn cloud(
     scheme: &ObjectStoreScheme,
     url: &Url,
@@ -114,6 +129,7 @@ fn cloud(
         ObjectStoreScheme::AmazonS3 => {
             // Buckets under Object Lock take only PUTs with a checksum.
             let builder = AmazonS3Builder::from_env().with_checksum_algorithm(Checksum::SHA256);
+            let builder = builder.with_http_connector(WithContentMd5::default());
             client!(builder, AmazonS3ConfigKey, url, options)
         }
         ObjectStoreScheme::MicrosoftAzure => {

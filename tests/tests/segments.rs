@@ -123,7 +123,7 @@ async fn columns_have_the_documented_names_and_types_and_json_can_be_asked() {
     }
     let sql = format!(
         "SELECT count(*) AS n FROM read_parquet('{glob}') \
-         WHERE op = 'insert' AND after->>'$.customer.address.city' = 'Oslo' AND list_contains(['orders'], coll)"
+         WHERE op = 'insert' AND (after->>'$.customer.address.city') = 'Oslo' AND list_contains(['orders'], coll)"
     );
     assert!(duckdb::query(&sql)[0]["n"].as_i64().unwrap() > 10);
     let sql = format!(

@@ -36,7 +36,7 @@ const LAYERS: [(&[&str], &[&str], &str); 5] = [
             "check/",
             "status.rs",
             "service.rs",
-            "history/recover.rs",
+            "history/restore.rs",
         ],
         "the driver is for watching, for the log, for asking the server about itself, and for writing recovered documents",
     ),

@@ -48,7 +48,7 @@ impl Records {
             return Ok(Some(record));
         }
         if !self.load_segment().await? {
-            return self.from_log().await;
+            return self.open_log().await;
         }
         let record = self.cold.pop_front();
         self.next_seq += 1;
@@ -92,7 +92,7 @@ impl Records {
     }
 
     /// Opens the log at the next record and takes it.
-    async fn from_log(&mut self) -> Result<Option<Vec<u8>>> {
+    async fn open_log(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(log) = &self.history.log else { return Ok(None) };
         let mut hot: Hot = Box::pin(log.records(&self.source, self.next_seq..i64::MAX).await?);
         let Some(record) = hot.next().await.transpose()? else { return Ok(None) };

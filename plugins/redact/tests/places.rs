@@ -113,6 +113,23 @@ fn names_below_a_covered_parent_do_not_show() {
 }
 
 #[test]
+fn a_replaced_parent_is_set_once_however_many_fields_below_it_changed() {
+    let event = doc! {"delta": {"updatedFields": {"a.x": 1, "a.y": 2, "b": 3, "a.z": 4},
+    "disambiguatedPaths": {"a.x": ["a", "x"], "a.y": ["a", "y"]}}};
+    let Ok(Outcome::Replaced(out)) = run(&mask("a", 0), event.to_vec().unwrap()) else {
+        panic!("not replaced")
+    };
+    let delta = Doc::new(&out).unwrap().get("delta").unwrap().as_doc().unwrap();
+    let names = |part: &str| -> Vec<Vec<u8>> {
+        let part = delta.get(part).unwrap().as_doc().unwrap();
+        part.elements().map(|e| e.unwrap().name().to_vec()).collect()
+    };
+    // Read raw: a document type would merge fields of the same name.
+    assert_eq!(names("updatedFields"), [b"a".to_vec(), b"b".to_vec()]);
+    assert_eq!(names("disambiguatedPaths"), [b"a".to_vec()]);
+}
+
+#[test]
 fn arrays_keep_their_length() {
     let document = doc! {"tags": ["alpha-tag", "beta-tag"], "items": [{"sku": 1}, "sku", 2]};
     assert_eq!(

@@ -23,6 +23,7 @@ async fn one_bad_event(deed: &str, on_error: &str) -> (Fixture, String, Option<i
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);
     fixture.configure(&configuration(on_error));
+    fixture.db.create_collection("things").await.unwrap();
     fixture.run_once().await;
     for n in 0..20 {
         let mut document = doc! {"_id": n, "n": n};

@@ -383,3 +383,18 @@ async fn names_with_dots_are_exact_or_ambiguous_and_never_wrong() {
     assert!(trial.exact > DOCUMENTS * UPDATES / 8, "only {} deltas", trial.exact);
     assert!(trial.ambiguous > 0);
 }
+
+#[tokio::test]
+async fn a_moved_field_is_told_from_one_set_in_place_where_the_delta_shows_it() {
+    let server = Server::shared().await;
+    let mut trial = Trial::new(&server, 0).await;
+    let padding = "p".repeat(1_000);
+    let first = doc! {"_id": 1, "x": 1, "y": 2, "z": 3, "padding": &padding};
+    let before = trial.insert(&first).await;
+    // `_id` comes first in `updatedFields`, which says that what follows was moved.
+    let moved = doc! {"padding": &padding, "_id": "$_id", "z": 4, "y": 5, "x": 6};
+    let after = trial.update(before, &Update::pipeline(vec![doc! {"$replaceWith": moved}])).await;
+    let names: Vec<_> = decoded(&after).keys().cloned().collect();
+    assert_eq!(names, ["_id", "padding", "z", "y", "x"]);
+    assert_eq!(trial.exact, 1);
+}

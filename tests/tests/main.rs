@@ -6,6 +6,7 @@ mod bson_types;
 mod capture;
 mod document_from_deltas;
 mod harness;
+mod history;
 mod plugins;
 mod recover;
 mod redaction;

@@ -19,7 +19,8 @@ use super::{EXIT_CODES, Global, Outcome, output, parse_time};
 
 /// Gives documents back as they were at a time, by default just before they were deleted
 ///
-/// Prints them; with --to-namespace shows what would be written there instead, and with --apply writes it.
+/// A document that was inserted again comes back as it was before its last deletion. Prints the documents; with
+/// --to-namespace shows what would be written there instead, and with --apply writes it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -32,8 +33,8 @@ pub(crate) struct Args {
     /// Every document deleted since this time (RFC 3339) that was not inserted again
     #[arg(long, value_name = "TIME", conflicts_with = "at")]
     pub(super) deleted_since: Option<String>,
-    /// As the documents were at this time (RFC 3339), all changes of its second included [default: just before their
-    /// deletion; needed for documents that are not deleted]
+    /// As the documents were at this time (RFC 3339): changes of its own second, the unit of MongoDB's clock, do not count
+    /// yet [default: just before their deletion; needed for documents that were never deleted]
     #[arg(long, value_name = "TIME")]
     pub(super) at: Option<String>,
     /// Only documents of this namespace [default: all of the source]
@@ -119,9 +120,7 @@ async fn by_ids(
 /// Says what of a period could not be given back.
 fn lost(summary: &Summary) -> Result<Outcome> {
     for end in &summary.ended_namespaces {
-        say(&format!(
-            "note: {end}: documents that ended with it are not included; recover them with --id and --at"
-        ))?;
+        say(&format!("note: {end}: documents that ended with it are not included; recover them with --id"))?;
     }
     for lost in &summary.lost {
         say(&format!("not recovered: {:?} of {}: {}", lost.id, lost.namespace, lost.why))?;
@@ -187,13 +186,14 @@ impl Give {
                 None => say(&format!("note: recorded under a policy that is not known seq={policy}"))?,
             }
         }
-        if self.conflicts > 0 {
-            say(&format!(
-                "{} live documents differ and were left as they are; --apply --overwrite replaces them",
-                self.conflicts
-            ))?;
+        match (self.conflicts, &self.target) {
+            (n, Some(target)) if n > 0 && target.writes() => {
+                Err(Error::invalid(format!("{n} live documents differ, and were left as they are"))
+                    .hint("--overwrite replaces them")
+                    .into())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -60,8 +60,8 @@ pub struct Summary {
 
 /// Gives one document back as it was at a time, by default just before it was last deleted.
 ///
-/// Changes count up to and including the second of `at`: cluster times have whole seconds. Fails as not found where the
-/// document did not exist then, where it is not deleted and no time is given, and where history can't tell.
+/// `at` is in seconds, and changes count that are of a second before it: cluster times have whole seconds. Fails as not found where the
+/// document did not exist then and where history can't tell; as invalid where no time is given and it was never deleted.
 pub async fn by_id(
     history: &History,
     source: &str,
@@ -114,34 +114,31 @@ pub async fn by_id(
     Ok((recovered, states.policies().clone()))
 }
 
-/// The document just before its last deletion, where it is deleted.
+/// The document just before its last deletion, whether it was inserted again or not.
 fn before_deletion(
     own: &[&Entry],
     states: &States,
     identity: &Identity,
     id: &DocumentId,
 ) -> Result<(Known, i64)> {
-    let alive = match states.now(identity).state {
-        State::Present(_) => Some("it exists"),
-        State::Unknown(_) => Some("history can't tell whether it exists"),
-        State::Absent => None,
-    };
-    if let Some(alive) = alive {
-        return Err(Error::invalid(format!("the document {:?} is not deleted: {alive}", id.given()))
-            .hint("give --at TIME to get it back as it was then; archiver history shows when it changed"));
+    if let Some(last) = own.iter().rev().find(|e| e.after.state == State::Absent) {
+        return Ok((last.before.clone(), Record::new(&last.record)?.seq()?));
     }
-    let last = own.iter().rev().find(|e| e.after.state == State::Absent);
-    let last = last.ok_or_else(|| Error::internal("a deleted document has no deletion"))?;
-    Ok((last.before.clone(), Record::new(&last.record)?.seq()?))
+    let why = match states.now(identity).state {
+        State::Unknown(_) => "was never seen being deleted, and history can't tell whether it exists",
+        _ => "is not deleted",
+    };
+    Err(Error::invalid(format!("the document {:?} {why}", id.given()))
+        .hint("give --at TIME to get it back as it was then; archiver history shows when it changed"))
 }
 
-/// The document after all changes up to a second.
+/// The document after all changes before a second.
 fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
     let mut last = None;
     for entry in own {
         let record = Record::new(&entry.record)?;
         let seq = record.seq()?;
-        if i64::from(record.cluster_time()?.time) <= at {
+        if i64::from(record.cluster_time()?.time) < at {
             last = Some((entry.after.clone(), seq));
             continue;
         }
@@ -272,6 +269,8 @@ async fn rebuild(
 ) -> Result<()> {
     let (few, many) =
         if wanted.len() <= ONE_BY_ONE { (wanted, HashMap::new()) } else { (HashMap::new(), wanted) };
+    let mut few: Vec<_> = few.into_iter().collect();
+    few.sort_by_key(|(_, last)| last.at);
     for (identity, last) in few {
         let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
         let Some(element) = Doc::new(&id).ok().and_then(|d| d.get("_id")) else { continue };

@@ -61,6 +61,11 @@ impl Target {
         Ok(Target { collection, apply, overwrite })
     }
 
+    /// Whether it writes, or only says what it would do.
+    pub fn writes(&self) -> bool {
+        self.apply
+    }
+
     /// Puts one document, as its bytes are, and reads it back.
     pub async fn put(&self, document: &[u8]) -> Result<Action> {
         let invalid = |e| Error::corrupt("a recovered document is not valid BSON").because(e);

@@ -40,9 +40,9 @@ async fn a_deleted_document_is_rebuilt_from_baseline_and_deltas() {
     let history = history(&shop, &[3, 4]).await;
     let expected = doc! {"_id": "a", "total": 2_i64, "items": [1, null, 3]};
     assert_eq!(recovered(&history, "a", None).await.unwrap(), expected);
-    let at_insert = recovered(&history, "a", Some(i64::from(DAY) + 1)).await.unwrap();
+    let at_insert = recovered(&history, "a", Some(i64::from(DAY) + 2)).await.unwrap();
     assert_eq!(at_insert, doc! {"_id": "a", "total": 1_i64, "items": [1]});
-    for gone in [i64::from(DAY), i64::from(DAY) + 4] {
+    for gone in [i64::from(DAY) + 1, i64::from(DAY) + 5] {
         assert_eq!(recovered(&history, "a", Some(gone)).await.unwrap_err().kind(), Kind::NotFound);
     }
     let alive = recovered(&history, "b", None).await.unwrap_err();
@@ -59,8 +59,8 @@ async fn images_win_over_deltas_and_tell_what_was_before_the_first_record() {
     shop.change("delete", 1, doc! {"before": {"_id": 1, "x": 3, "y": 4}});
     let history = history(&shop, &[]).await;
     assert_eq!(recovered(&history, "1", None).await.unwrap(), doc! {"_id": 1, "x": 3, "y": 4});
-    assert_eq!(recovered(&history, "1", Some(i64::from(DAY))).await.unwrap(), doc! {"_id": 1, "x": 1});
-    assert_eq!(recovered(&history, "1", Some(i64::from(DAY) + 2)).await.unwrap(), doc! {"_id": 1, "x": 3});
+    assert_eq!(recovered(&history, "1", Some(i64::from(DAY) + 1)).await.unwrap(), doc! {"_id": 1, "x": 1});
+    assert_eq!(recovered(&history, "1", Some(i64::from(DAY) + 3)).await.unwrap(), doc! {"_id": 1, "x": 3});
 }
 
 #[tokio::test]

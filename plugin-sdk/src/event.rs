@@ -93,7 +93,7 @@ impl<'a> Event<'a> {
     /// Applies compiled rules to every value in the event and writes what is left.
     pub fn redact(&self, out: &mut Output<'_>, rules: &Rules) -> Result<Verdict, String> {
         match rules {
-            Rules::Small(rules) => self.guided(out, rules),
+            Rules::Small(rules) => self.guided(out, &**rules),
             Rules::Large(rules) => self.guided(out, &**rules),
         }
     }

@@ -248,7 +248,10 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     /// `detail` holds what MongoDB sent besides documents: definitions of indexes, validators and views, whose
     /// literals may be values. In doubt a whole field of it is hidden.
     fn detail(&mut self, start: usize, element: &Element<'e>) -> Result<(), String> {
-        let Some(doc) = element.as_doc() else { return Ok(self.hide(start, element)) };
+        let Some(doc) = element.as_doc() else {
+            self.hide(start, element);
+            return Ok(());
+        };
         let value_at = value_at(start, element);
         let frame = self.open(value_at, doc.as_bytes().len());
         let root = self.guide.root();

@@ -15,7 +15,7 @@ use machine::{Bits, UNNAMED, Wide};
 #[derive(Debug)]
 pub enum Rules {
     /// Up to 64 path names in all.
-    Small(Machine<u64>),
+    Small(Box<Machine<u64>>),
     /// Up to 1024.
     Large(Box<Machine<Wide>>),
 }
@@ -47,7 +47,7 @@ impl Rules {
     pub fn new(rules: Vec<(Pattern, Action<'static>)>, default: Default) -> Result<Rules, RuleError> {
         let names: usize = rules.iter().map(|(pattern, _)| pattern.len()).sum();
         let rules = if names <= u64::COUNT {
-            Rules::Small(Machine::new(rules, default))
+            Rules::Small(Box::new(Machine::new(rules, default)))
         } else if names <= Wide::COUNT {
             Rules::Large(Box::new(Machine::new(rules, default)))
         } else {

@@ -111,8 +111,10 @@ async fn ids_of_every_type_find_their_document_in_both_tiers() {
             bytes::document(&[(*kind, "_id", payload.clone()), (0x10, "n", n.to_le_bytes().to_vec())]);
         collection.insert_one(RawDocumentBuf::from_bytes(document).unwrap()).await.unwrap();
     }
+    fixture.run_once().await;
+    collection.delete_many(doc! {}).await.unwrap();
+    fixture.run_once().await;
     for tier in ["hot and cold", "cold"] {
-        fixture.run_once().await;
         for (n, (_, _, id)) in ids.iter().enumerate() {
             // They are not deleted, so that only with a time there is something to recover.
             let command = ["recover", "--source", "all", "--at", "2099-01-01T00:00:00Z", "--id", id];

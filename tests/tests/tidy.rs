@@ -9,13 +9,14 @@ const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
 
 /// Functions that may be longer, each with its reason: (end of the path, function, reason).
-const LONG_FUNCTIONS: [(&str, &str, &str); 2] = [
+const LONG_FUNCTIONS: [(&str, &str, &str); 3] = [
     ("archiver/src/config/tests.rs", "every_key_is_read", "one configuration with every key"),
     (
         "archiver/src/config/tests.rs",
         "one_bad_line_gives_one_problem_with_its_line_key_and_advice",
         "a table of cases",
     ),
+    ("archiver/src/archive/segment/tests.rs", "random_record", "one arm for every type"),
 ];
 
 /// Names that say nothing about what is inside.
@@ -151,6 +152,9 @@ fn layers_are_kept() {
     for (path, text) in rust_files() {
         let Ok(inside) = path.strip_prefix("archiver/src") else { continue };
         let inside = inside.to_str().expect("UTF-8");
+        if inside.ends_with("tests.rs") || inside.ends_with("testing.rs") {
+            continue; // What only tests see may look anywhere.
+        }
         for (words, places, why) in LAYERS {
             if places.iter().any(|place| inside.starts_with(place)) {
                 continue;

@@ -71,6 +71,7 @@ impl Shop {
             let read = end - 2;
             let counters = Counters { read, appended: read, own: 1, ..Counters::default() };
             let context = Context {
+                log: "log",
                 counters: Some(counters),
                 policy_digest: "ef",
                 server: "6.0.5",

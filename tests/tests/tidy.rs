@@ -20,8 +20,8 @@ const LONG_FUNCTIONS: [(&str, &str, &str); 3] = [
 ];
 
 /// Names that say nothing about what is inside.
-const EMPTY_NAMES: [&str; 9] =
-    ["utils", "util", "common", "helpers", "helper", "types", "manager", "handler", "processor"];
+const EMPTY_NAMES: [&str; 8] =
+    ["utils", "util", "common", "helpers", "helper", "manager", "handler", "processor"];
 
 /// Only these folders and files of `archiver/src` may name the word: (words, where, what else to do).
 const LAYERS: [(&[&str], &[&str], &str); 5] = [
@@ -30,16 +30,8 @@ const LAYERS: [(&[&str], &[&str], &str); 5] = [
     (&["parquet::", "arrow::"], &["archive/"], "only archive knows the file format"),
     (
         &["mongodb::"],
-        &[
-            "capture/",
-            "audit_log/",
-            "deployment.rs",
-            "check/",
-            "status.rs",
-            "service.rs",
-            "history/recover.rs",
-        ],
-        "the driver is for watching, for the log, for asking the server about itself, and for writing recovered documents",
+        &["capture/", "audit_log/", "deployment.rs", "service.rs", "history/restore.rs"],
+        "the driver is for watching, for the log, and for writing recovered documents",
     ),
     (&[".watch("], &["capture/"], "only capture watches"),
 ];

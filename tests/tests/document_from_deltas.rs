@@ -148,7 +148,9 @@ fn has_dotted_name(document: &RawDocumentBuf) -> bool {
     in_value(&Bson::Document(decoded(document)))
 }
 
-const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "0", "1", "2", "01", "ü"];
+/// The last one is never tried on an array: an update that reaches one element as "1" and as "01" makes MongoDB 6.0.5
+/// abort (an invariant of `document_diff_serialization.h`).
+const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "0", "1", "2", "ü", "01"];
 const DOTTED: [&str; 5] = ["a.b", "b.0", "a.b.c", "0.1", "c."];
 
 fn value(rng: &mut StdRng, depth: usize, dotted: bool) -> Bson {
@@ -200,7 +202,7 @@ fn path(rng: &mut StdRng, document: &Document) -> String {
         if names.is_empty() || rng.random_range(0..6) == 0 {
             steps.push(match rng.random_range(0..3) {
                 0 => rng.random_range(0..9).to_string(),
-                _ => NAMES[rng.random_range(0..NAMES.len())].to_owned(),
+                _ => NAMES[rng.random_range(0..NAMES.len() - 1)].to_owned(),
             });
             break;
         }

@@ -236,6 +236,10 @@ impl<'a> Paths<'a> {
         let mut found = Vec::new();
         readings(self.root, false, path, purpose, &mut Vec::new(), &mut found);
         match (found.len(), purpose, self.contents) {
+            // Only a pipeline reaches into a field with a dot in its name, and it makes such fields just as well.
+            (1, Purpose::Set, _) if found.first().is_some_and(|steps| through_dotted_name(steps)) => {
+                Err(Unapplied::Ambiguous)
+            }
             (1, ..) => Ok(found.pop()),
             (0, Purpose::Remove | Purpose::Truncate, _) => Ok(None),
             (0, Purpose::Set, Contents::Redacted) => {
@@ -254,6 +258,12 @@ impl<'a> Paths<'a> {
         let inside = |name: &[u8]| path.starts_with(name) && path.get(name.len()) == Some(&b'.');
         self.root.elements().map_while(Result::ok).any(|e| e.as_doc().is_some() && inside(e.name()))
     }
+}
+
+/// Whether a parent on the way has a dot in its name.
+fn through_dotted_name(steps: &[Step<'_>]) -> bool {
+    let parents = steps.split_last().map_or(&[][..], |(_, parents)| parents);
+    parents.iter().any(|step| matches!(step, Step::Field(name) if name.contains(&b'.')))
 }
 
 /// The components that MongoDB gave for a path: names are fields, numbers are indexes.

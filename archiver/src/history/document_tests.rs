@@ -79,6 +79,8 @@ fn two_readings_are_ambiguous_and_never_guessed() {
         (doc! {"a.b": 1, "a": {}}, set(doc! {"a.b": 7})),
         (doc! {"a.0": 1, "a": []}, set(doc! {"a.0": 7})),
         (doc! {"x": {"b": 1}}, set(doc! {"x.n.b": 7})),
+        (doc! {"a.b": {"c": 1}}, set(doc! {"a.b.c": 7})),
+        (doc! {"a.b": {}}, set(doc! {"a.b.c": 7})),
         (doc! {"a.b": 1, "a": {"b": 1}}, doc! {"removedFields": ["a.b"]}),
         (doc! {"a.b": [1], "a": {"b": [1]}}, doc! {"truncatedArrays": [{"field": "a.b", "newSize": 0}]}),
     ] {

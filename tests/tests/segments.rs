@@ -153,7 +153,7 @@ async fn records_within_hot_retention_stay_in_both_tiers() {
     let history =
         fixture.archiver.run(&["history", "--source", "orders", "--id", "0", "--format", "json"]).await;
     let seqs: Vec<_> =
-        history.expect_code(0).json_lines().iter().map(|r| r["_id"].as_i64().unwrap()).collect();
+        history.expect_code(0).json().as_array().unwrap().iter().map(|r| r["_id"].as_i64().unwrap()).collect();
     assert!(
         !seqs.is_empty() && seqs.windows(2).all(|w| w[0] < w[1]),
         "a record in both tiers is shown once: {seqs:?}"

@@ -107,6 +107,18 @@ impl Fixture {
         std::fs::write(self.path("archiver.toml"), text).expect("the configuration can be written");
     }
 
+    /// The binary with another configuration of this fixture's databases and archive.
+    pub fn with_configuration(&self, name: &str, text: &str) -> Archiver {
+        let file = self.path(&format!("{name}.toml"));
+        let own = std::fs::read_to_string(self.path("archiver.toml")).expect("a configuration");
+        self.configure(text);
+        std::fs::rename(self.path("archiver.toml"), &file).expect("a file can be renamed");
+        std::fs::write(self.path("archiver.toml"), own).expect("the configuration can be written");
+        let mut archiver = Archiver::new(Some(&file));
+        archiver.env("ARCHIVER_TEST_URI", &self.uri);
+        archiver
+    }
+
     /// The archive's URL.
     pub fn archive_url(&self) -> String {
         format!("file://{}", self.archive().display())

@@ -1,6 +1,7 @@
 //! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod append;
 mod bad_input;
 mod bson_types;
 mod capture;
@@ -11,6 +12,7 @@ mod plugins;
 mod recover;
 mod redaction;
 mod restart;
+mod rolling;
 mod segments;
 mod sql;
 mod tidy;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::merkle::{hex, sha256};
+use super::merkle::sha256;
 use super::paths::{self, Key};
 use super::segment::Segment;
 use crate::checkpoint::Counters;
 use crate::error::{Error, Result};
 use crate::record::Sha;
+use crate::record::hex;
 
 /// The version of the stored format that this code writes.
 pub const FORMAT: u32 = 1;
@@ -22,6 +23,8 @@ pub struct Manifest {
     pub format: u32,
     /// The source's name.
     pub source: String,
+    /// Which audit log the records are from: the `id` of its database's marker.
+    pub log: String,
     /// The segment's key, relative to the archive's root.
     pub segment: String,
     /// The segment file's SHA-256, in hex.
@@ -70,6 +73,8 @@ pub struct Sealed {
 /// What a manifest says that the segment does not know.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
+    /// Which audit log the records are from.
+    pub log: &'a str,
     /// The source's counters; `None` when the manifest is rebuilt.
     pub counters: Option<Counters>,
     /// The digest of the plugin chain and configuration in force.
@@ -89,6 +94,7 @@ impl Manifest {
         Manifest {
             format: FORMAT,
             source: summary.source.clone(),
+            log: context.log.to_owned(),
             segment: segment.key.clone(),
             sha256: hex(&segment.sha256),
             size: segment.file.len() as u64,

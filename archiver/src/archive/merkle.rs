@@ -45,11 +45,6 @@ fn node(left: &Sha, right: &Sha) -> Sha {
     hash.finalize().into()
 }
 
-/// A digest in lower-case hex.
-pub fn hex(sha: &Sha) -> String {
-    sha.iter().flat_map(|b| [b >> 4, b & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
-}
-
 /// The SHA-256 of these bytes.
 pub fn sha256(bytes: &[u8]) -> Sha {
     Sha256::digest(bytes).into()
@@ -59,6 +54,7 @@ pub fn sha256(bytes: &[u8]) -> Sha {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::record::hex;
 
     fn leaf(bytes: &[u8]) -> Sha {
         sha256(&[&[0], bytes].concat())

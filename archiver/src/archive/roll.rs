@@ -12,15 +12,15 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::day::Day;
-use super::manifest::{FORMAT, Manifest};
+use super::manifest::{Context, Manifest};
 use super::merkle;
-use super::segment::{Segment, SegmentBuilder, Summary};
+use super::segment::{SegmentBuilder, Summary};
 use super::store::{Archive, Commit, Sealed};
 use crate::audit_log::AuditLog;
 use crate::checkpoint::Checkpoint;
 use crate::config::ArchiveConfig;
 use crate::error::{Error, Result};
-use crate::record::{Record, hex};
+use crate::record::Record;
 
 /// Records in one segment at most.
 const SEGMENT_MAX_ROWS: usize = 1_000_000;
@@ -29,6 +29,8 @@ const SEGMENT_MAX_ROWS: usize = 1_000_000;
 #[derive(Debug)]
 pub struct Roller {
     source: String,
+    /// Which audit log this is.
+    identity: String,
     log: AuditLog,
     archive: Archive,
     config: ArchiveConfig,
@@ -78,12 +80,26 @@ impl Roller {
         server: String,
         building: Arc<Semaphore>,
     ) -> Result<Self> {
+        let identity = log.identity().await?;
         let sealed = archive.manifests(source).await?;
+        if let Some(other) = sealed.iter().find(|s| s.manifest.log != identity) {
+            return Err(of_another_log(source, other.manifest.first_seq));
+        }
         let first_hot = log.first_seq(source).await?;
         let last = sealed.last().cloned();
         let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
         let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
-        Ok(Roller { source: source.to_owned(), log, archive, config, server, building, last, untrimmed })
+        Ok(Roller {
+            source: source.to_owned(),
+            identity,
+            log,
+            archive,
+            config,
+            server,
+            building,
+            last,
+            untrimmed,
+        })
     }
 
     fn next_seq(&self) -> i64 {
@@ -162,16 +178,27 @@ impl Roller {
     async fn commit(&mut self, builder: SegmentBuilder, checkpoint: &Checkpoint) -> Result<Sealed> {
         let built = tokio::task::spawn_blocking(move || builder.finish()).await;
         let segment = built.map_err(|e| Error::internal("building a segment panicked").because(e))??;
-        let summary = match self.archive.commit(&segment).await? {
-            Commit::Done => Stored::of(&segment),
+        let stored = match self.archive.commit(&segment).await? {
+            Commit::Done => segment,
             Commit::Adopted(other) => {
                 warn!(source = %self.source, key = %other.key, "another writer has committed this segment; going on behind it");
                 self.compare(&other.summary).await?;
-                Stored::of(&other)
+                *other
             }
         };
+        let manifest = Manifest::new(
+            &stored,
+            Context {
+                log: &self.identity,
+                counters: Some(checkpoint.counters.clone()),
+                policy_digest: &checkpoint.policy_digest,
+                server: &self.server,
+                created: jiff::Timestamp::now().to_string(),
+                previous: self.last.as_ref(),
+            },
+        );
         // Crash here: the segment is committed and has no manifest. The next pass builds it again, finds it, and seals it.
-        let sealed = self.archive.seal(&self.manifest(summary, checkpoint)).await?;
+        let sealed = self.archive.seal(&manifest).await?;
         info!(
             source = %self.source,
             first_seq = sealed.manifest.first_seq,
@@ -197,36 +224,7 @@ impl Roller {
         if rows == other.rows && leaves.root() == other.merkle_root {
             return Ok(());
         }
-        Err(Error::corrupt(format!(
-            "the archive holds a segment that is not of this audit log source={} first_seq={}",
-            self.source, other.first_seq
-        ))
-        .hint("another audit database is rolled into the same location; give each its own"))
-    }
-
-    fn manifest(&self, stored: Stored, checkpoint: &Checkpoint) -> Manifest {
-        let summary = stored.summary;
-        Manifest {
-            format: FORMAT,
-            source: self.source.clone(),
-            segment: stored.key,
-            sha256: stored.sha256,
-            size: stored.size,
-            rows: summary.rows,
-            bson_bytes: summary.bson_bytes,
-            first_seq: summary.first_seq,
-            end_seq: summary.end_seq,
-            first_cluster_time: summary.first_cluster_time,
-            last_cluster_time: summary.last_cluster_time,
-            ops: summary.ops,
-            merkle_root: hex(&summary.merkle_root),
-            counters: Some(checkpoint.counters.clone()),
-            policy_digest: checkpoint.policy_digest.clone(),
-            server: self.server.clone(),
-            archiver: env!("CARGO_PKG_VERSION").to_owned(),
-            created: jiff::Timestamp::now().to_string(),
-            previous: self.last.as_ref().map(|sealed| hex(&sealed.sha256)),
-        }
+        Err(of_another_log(&self.source, other.first_seq))
     }
 
     /// Deletes from the log what has been sealed for at least `hot_retention`.
@@ -262,23 +260,9 @@ fn created_at(manifest: &Manifest) -> Option<SystemTime> {
     manifest.created.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
-/// A segment as it lies in the store.
-struct Stored {
-    key: String,
-    sha256: String,
-    size: u64,
-    summary: Summary,
-}
-
-impl Stored {
-    fn of(segment: &Segment) -> Self {
-        Stored {
-            key: segment.key.clone(),
-            sha256: hex(&segment.sha256),
-            size: segment.file.len() as u64,
-            summary: segment.summary.clone(),
-        }
-    }
+fn of_another_log(source: &str, seq: i64) -> Error {
+    Error::corrupt(format!("the archive holds segments that are not of this audit log source={source} seq={seq}"))
+        .hint("another audit database is rolled into the same location, or the audit database was made anew; give each its own location")
 }
 
 fn missing(source: &str, seq: i64) -> Error {

@@ -21,11 +21,12 @@ use parquet::errors::ParquetError;
 
 use super::day::Day;
 use super::manifest::Manifest;
-use super::merkle::{hex, sha256};
+use super::merkle::sha256;
 use super::paths::{self, Key};
 use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
+use crate::record::hex;
 
 pub use super::manifest::Sealed;
 pub use open::install_tls;

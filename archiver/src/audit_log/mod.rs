@@ -56,7 +56,8 @@ impl AuditLog {
     /// Creates what the log of this source needs: its collection, its index, and the marker. Harmless when repeated.
     pub async fn prepare(&self, source: &str) -> Result<()> {
         let marker = self.database.collection::<Document>(MARKER);
-        let update = doc! {"$setOnInsert": {"format": 1, "created": DateTime::now()}};
+        let made = doc! {"format": 1, "id": bson::Uuid::new().to_string(), "created": DateTime::now()};
+        let update = doc! {"$setOnInsert": made};
         marker
             .update_one(doc! {"_id": "archiver"}, update)
             .upsert(true)
@@ -75,6 +76,19 @@ impl AuditLog {
         let index = IndexModel::builder().keys(doc! {"key._id": 1}).options(options).build();
         let created = self.records_of(source).create_index(index).await;
         created.map(|_| ()).map_err(|e| mongo_error("creating the index of the audit collection", e))
+    }
+
+    /// Which audit log this is: made with the database's marker, and never again. An archive knows by it whose records it holds.
+    pub async fn identity(&self) -> Result<String> {
+        let marker = self.database.collection::<Document>(MARKER).find_one(doc! {"_id": "archiver"}).await;
+        let marker = marker.map_err(|e| mongo_error("reading the audit database's marker", e))?;
+        marker.as_ref().and_then(|m| m.get_str("id").ok()).map(str::to_owned).ok_or_else(|| {
+            Error::not_found(format!(
+                "this is no audit database, it has no marker database={}",
+                self.database.name()
+            ))
+            .hint("`archiver run` makes one")
+        })
     }
 
     fn records_of(&self, source: &str) -> Collection<RawDocumentBuf> {

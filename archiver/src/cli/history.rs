@@ -37,8 +37,7 @@ pub(crate) struct Args {
     /// Only records before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub(super) to: Option<String>,
-    /// table: what changed, from what to what; json: an array of the whole records, one a line, as relaxed Extended
-    /// JSON
+    /// table: what changed, from what to what; json: one whole record a line, as relaxed Extended JSON
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
 }
@@ -59,16 +58,11 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
         }
         match args.format {
             Format::Table => rows.push(row(entry, &record, time)?),
-            Format::Json => {
-                output::text(if rows.is_empty() { "[\n" } else { ",\n" })?;
-                output::text(&relaxed(record.doc()))?;
-                rows.push(Vec::new());
-            }
+            Format::Json => output::text(&json_line(record.doc()))?,
         }
     }
-    match args.format {
-        Format::Table => output::table(&["SEQ", "TIME", "OPERATION", "DOCUMENT IN", "WHO", "CHANGES"], rows)?,
-        Format::Json => output::text(if rows.is_empty() { "[]\n" } else { "\n]\n" })?,
+    if args.format == Format::Table {
+        output::table(&["SEQ", "TIME", "OPERATION", "DOCUMENT IN", "WHO", "CHANGES"], rows)?;
     }
     Ok(Outcome::Fine)
 }
@@ -81,9 +75,10 @@ pub(super) async fn open(global: &Global) -> Result<History> {
     Ok(History::new(Some(log), archive))
 }
 
-fn relaxed(doc: Doc<'_>) -> String {
+fn json_line(doc: Doc<'_>) -> String {
     let mut line = String::new();
     let _ = extjson::to_relaxed(doc, &mut line);
+    line.push('\n');
     line
 }
 

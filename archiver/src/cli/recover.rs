@@ -33,8 +33,9 @@ pub(crate) struct Args {
     /// Every document deleted since this time (RFC 3339) that was not inserted again
     #[arg(long, value_name = "TIME", conflicts_with = "at")]
     pub(super) deleted_since: Option<String>,
-    /// As the documents were at this time (RFC 3339): changes of its own second, the unit of MongoDB's clock, do not count
-    /// yet [default: just before their deletion; needed for documents that were never deleted]
+    /// As the documents were at this time (RFC 3339), after the changes that history --to TIME lists: those whose second,
+    /// the unit of MongoDB's clock, began before it [default: just before their deletion; needed for documents that were
+    /// never deleted]
     #[arg(long, value_name = "TIME")]
     pub(super) at: Option<String>,
     /// Only documents of this namespace [default: all of the source]
@@ -81,7 +82,8 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
             lost(&summary)
         }
         None => {
-            let at = at.map(|at| at.as_second());
+            // A change's time is the beginning of its second; what began before T counts.
+            let at = at.map(|at| at.as_second() + i64::from(at.subsec_nanosecond() > 0));
             by_ids(&history, &args.source, &ids, at, namespace.as_ref(), &mut give).await
         }
     }

@@ -205,7 +205,7 @@ pub async fn deleted_since(
     };
     each_operation(history, source, &["delete"], since, &mut found).await?;
     // An image that was there in the first pass and is not in the second is rebuilt like the others.
-    rebuild(history, source, wanted, &mut summary, &mut give).await?;
+    rebuild(history, source, wanted, &wide, &mut summary, &mut give).await?;
     Ok(summary)
 }
 
@@ -264,6 +264,7 @@ async fn rebuild(
     history: &History,
     source: &str,
     wanted: HashMap<Identity, Last>,
+    wide: &[Vec<u8>],
     summary: &mut Summary,
     give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
 ) -> Result<()> {
@@ -274,7 +275,9 @@ async fn rebuild(
     for (identity, last) in few {
         let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
         let Some(element) = Doc::new(&id).ok().and_then(|d| d.get("_id")) else { continue };
-        let timeline = history.timeline(source, &DocumentId::of(&element), Some(&identity.namespace)).await?;
+        let timeline = history
+            .timeline_among(source, &DocumentId::of(&element), Some(&identity.namespace), wide)
+            .await?;
         for entry in timeline.entries.iter().filter(|e| e.identity == identity) {
             if Record::new(&entry.record)?.seq()? == last.at.2 {
                 hand_over(&identity, entry.before.clone(), last, summary, give).await?;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt};
 
 use super::History;
+use crate::archive::manifest::Sealed;
 use crate::archive::segment;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -20,6 +21,8 @@ pub struct Records {
     history: History,
     source: String,
     next_seq: i64,
+    /// As last listed: asked for again only where the next record is in none of them.
+    manifests: Vec<Sealed>,
     cold: VecDeque<Vec<u8>>,
     hot: Option<Hot>,
 }
@@ -31,6 +34,7 @@ impl History {
             history: self.clone(),
             source: source.to_owned(),
             next_seq: from_seq.max(1),
+            manifests: Vec::new(),
             cold: VecDeque::new(),
             hot: None,
         }
@@ -48,7 +52,7 @@ impl Records {
             return Ok(Some(record));
         }
         if !self.load_segment().await? {
-            return self.from_log().await;
+            return self.open_log().await;
         }
         let record = self.cold.pop_front();
         self.next_seq += 1;
@@ -70,13 +74,12 @@ impl Records {
 
     /// Loads the segment that holds the next record; false where no manifest knows it.
     async fn load_segment(&mut self) -> Result<bool> {
-        let manifests = self.history.archive.manifests(&self.source).await?;
         let wanted = self.next_seq;
-        let Some(sealed) =
-            manifests.iter().find(|s| (s.manifest.first_seq..s.manifest.end_seq).contains(&wanted))
-        else {
-            return Ok(false);
-        };
+        let holds = |s: &&Sealed| (s.manifest.first_seq..s.manifest.end_seq).contains(&wanted);
+        if !self.manifests.iter().any(|s| holds(&s)) {
+            self.manifests = self.history.archive.manifests(&self.source).await?;
+        }
+        let Some(sealed) = self.manifests.iter().find(holds) else { return Ok(false) };
         let file = self.history.archive.read_sealed(&sealed.manifest).await?;
         let records = tokio::task::spawn_blocking(move || segment::read(file)).await;
         let records =
@@ -92,7 +95,7 @@ impl Records {
     }
 
     /// Opens the log at the next record and takes it.
-    async fn from_log(&mut self) -> Result<Option<Vec<u8>>> {
+    async fn open_log(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(log) = &self.history.log else { return Ok(None) };
         let mut hot: Hot = Box::pin(log.records(&self.source, self.next_seq..i64::MAX).await?);
         let Some(record) = hot.next().await.transpose()? else { return Ok(None) };

@@ -1,11 +1,9 @@
-//! Archives in memory for tests: records of a small shop, cut into segments and sealed.
+//! Archives in temporary folders for tests: records of a small shop, cut into segments and sealed.
 #![allow(clippy::unwrap_used)]
-
-use std::sync::Arc;
 
 use bson::{Document, doc};
 use bson_walker::Doc;
-use object_store::memory::InMemory;
+use tempfile::TempDir;
 
 use crate::archive::manifest::{Context, Manifest, Sealed};
 use crate::archive::segment::SegmentBuilder;
@@ -58,9 +56,9 @@ impl Shop {
     }
 
     /// All records in an archive, a segment ending before each of these seqs.
-    pub(super) async fn archive(&self, ends: &[i64]) -> (Archive, Arc<InMemory>) {
-        let store = Arc::new(InMemory::new());
-        let archive = Archive::new(store.clone(), "", "memory").unwrap();
+    pub(super) async fn archive(&self, ends: &[i64]) -> (Archive, TempDir) {
+        let folder = TempDir::new().unwrap();
+        let archive = Archive::open_url(&format!("file://{}", folder.path().display()), &[]).unwrap();
         let mut previous: Option<Sealed> = None;
         let mut first = 1;
         for end in ends.iter().copied().chain([self.next_seq()]) {
@@ -73,6 +71,7 @@ impl Shop {
             let read = end - 2;
             let counters = Counters { read, appended: read, own: 1, ..Counters::default() };
             let context = Context {
+                log: "log",
                 counters: Some(counters),
                 policy_digest: "ef",
                 server: "6.0.5",
@@ -82,6 +81,6 @@ impl Shop {
             previous = Some(archive.seal(&Manifest::new(&segment, context)).await.unwrap());
             first = end;
         }
-        (archive, store)
+        (archive, folder)
     }
 }

@@ -1,7 +1,10 @@
 //! What history says of documents whose records lie in several segments.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::RefCell;
+
 use bson::{Document, doc};
+use tempfile::TempDir;
 
 use super::id::DocumentId;
 use super::recover::{Recovered, by_id, deleted_since};
@@ -10,8 +13,16 @@ use super::testing::{DAY, Shop};
 use super::*;
 use crate::error::Kind;
 
+/// A history of the archive alone.
 async fn history(shop: &Shop, ends: &[i64]) -> History {
-    History::new(None, shop.archive(ends).await.0)
+    let (archive, folder) = shop.archive(ends).await;
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    History::new(None, archive)
+}
+
+thread_local! {
+    /// Removed when the test's thread ends.
+    static FOLDERS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
 }
 
 fn id(text: &str) -> DocumentId {

@@ -53,12 +53,23 @@ impl History {
         namespace: Option<&Namespace>,
     ) -> Result<Timeline> {
         self.require(source).await?;
-        let own = self.document(source, id).await?;
         let wide = self.wide(source).await?;
-        let mut states = States::new(policies(&wide)?);
+        self.timeline_among(source, id, namespace, &wide).await
+    }
+
+    /// The same, with the source's wide records at hand.
+    pub(super) async fn timeline_among(
+        &self,
+        source: &str,
+        id: &DocumentId,
+        namespace: Option<&Namespace>,
+        wide: &[Vec<u8>],
+    ) -> Result<Timeline> {
+        let own = self.document(source, id).await?;
+        let mut states = States::new(policies(wide)?);
         let mut identities: Vec<Identity> = Vec::new();
         let mut entries = Vec::new();
-        for bytes in in_order(own.into_iter().chain(wide).collect())? {
+        for bytes in in_order(own.into_iter().chain(wide.iter().cloned()).collect())? {
             let record = Record::new(&bytes)?;
             match Identity::of(&record) {
                 Some(identity) => {

@@ -143,15 +143,14 @@ async fn sort_objects(
             Some(Key::Segment { source, partition: None, first_seq, .. }) => {
                 sources.entry(source).or_default().segments.entry(first_seq).or_default().push(key);
             }
-            Some(Key::Segment { source, .. }) => {
-                if only.is_none_or(|only| only == source) {
-                    report.find(
-                        &key,
-                        None,
-                        "a segment of a partitioned source, which this version does not write",
-                    );
-                }
+            Some(Key::Segment { source, .. }) if only.is_none_or(|only| only == source) => {
+                report.find(
+                    &key,
+                    None,
+                    "a segment of a partitioned source, which this version does not write",
+                );
             }
+            Some(Key::Segment { .. }) => {}
             // What `archiver check` could not delete again.
             None if key.starts_with(&paths::check_key("")) => {}
             None if only.is_none_or(|only| key.contains(&format!("source={only}/"))) => {

@@ -17,7 +17,7 @@ use super::sandbox::Fault;
 use super::stage::Stage;
 use crate::config::PluginConfig;
 use crate::error::{Error, Result};
-use crate::plugin::hex;
+use crate::record::hex;
 
 const BUILD: &str = "build it with `cargo build --release --target wasm32-unknown-unknown`";
 
@@ -29,7 +29,7 @@ pub(super) fn load(
     limits: Limits,
 ) -> Result<Stage> {
     let file = read(plugin)?;
-    let sha256 = hex(&Sha256::digest(&file));
+    let sha256 = hex(&Sha256::digest(&file).into());
     check_pin(plugin, &sha256, development)?;
     let component = compile(plugin, &file, engine)?;
     let name: Arc<str> = plugin.name.as_str().into();
@@ -43,7 +43,7 @@ pub(super) fn load(
         name,
         version: manifest.version,
         sha256: sha256.into(),
-        config_sha256: hex(&Sha256::digest(plugin.config_json.expose())),
+        config_sha256: hex(&Sha256::digest(plugin.config_json.expose()).into()),
         config: plugin.config_json.clone(),
         grants: Grants { drop: manifest.may_drop, modify: manifest.may_modify },
         program,

@@ -25,6 +25,7 @@ pub use outcome::{Failure, FailureCode, Outcome};
 
 use crate::config::PluginConfig;
 use crate::error::Result;
+use crate::record::hex;
 use check::Verdict;
 use contract::CONTRACT;
 use limits::Limits;
@@ -131,12 +132,7 @@ fn digest(stages: &[Stage]) -> String {
             hash.update([0]);
         }
     }
-    hex(&hash.finalize())
-}
-
-/// Bytes as lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize().into())
 }
 
 impl fmt::Debug for PluginChain {

@@ -15,11 +15,13 @@ struct Paths<'e> {
     /// Whether MongoDB said which paths are ambiguous (6.1 and later do).
     told: bool,
     exact: BTreeMap<&'e [u8], Doc<'e>>,
+    /// The updated ones; only filled where `exact` is.
+    updated: BTreeSet<&'e [u8]>,
 }
 
 impl<'e> Paths<'e> {
     fn of(delta: Doc<'e>) -> Result<Self, String> {
-        let mut paths = Paths { told: false, exact: BTreeMap::new() };
+        let mut paths = Paths { told: false, exact: BTreeMap::new(), updated: BTreeSet::new() };
         for element in delta.elements() {
             let element = element.map_err(|e| e.to_string())?;
             if element.name() == b"disambiguatedPaths" && element.kind() == kind::DOCUMENT {
@@ -29,6 +31,11 @@ impl<'e> Paths<'e> {
                     paths.exact.insert(path.name(), container(&path, "disambiguatedPaths")?);
                 }
             }
+        }
+        if let Some(updated) =
+            delta.get("updatedFields").and_then(|e| e.as_doc()).filter(|_| !paths.exact.is_empty())
+        {
+            paths.updated = updated.elements().map_while(Result::ok).map(|e| e.name()).collect();
         }
         Ok(paths)
     }
@@ -64,7 +71,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
                     removed_seen = true;
                 }
                 b"truncatedArrays" => self.truncated(at, &part, &paths)?,
-                b"disambiguatedPaths" => self.disambiguated(at, &part)?,
+                b"disambiguatedPaths" => self.disambiguated(at, &part, &paths)?,
                 _ => self.detail(at, &part)?,
             }
             at = value_at + elements.offset();
@@ -198,7 +205,12 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     /// Entries follow their paths: what lies below something redacted goes, or shrinks to the path of what replaced it.
-    fn disambiguated(&mut self, start: usize, element: &Element<'e>) -> Result<(), String> {
+    fn disambiguated(
+        &mut self,
+        start: usize,
+        element: &Element<'e>,
+        paths: &Paths<'e>,
+    ) -> Result<(), String> {
         let value_at = value_at(start, element);
         let doc = container(element, "disambiguatedPaths")?;
         let frame = self.open(value_at, doc.as_bytes().len());
@@ -213,7 +225,10 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             {
                 let path = &entry.name()[..prefix];
                 let place = at..at + entry.whole().len();
-                if action != Action::Remove && replaced.insert(path) {
+                // Removed and truncated paths are gone altogether; their entry must not outlive them, since it might then
+                // be read as that of another path of the same letters.
+                let lives_on = action != Action::Remove && paths.updated.contains(entry.name());
+                if lives_on && replaced.insert(path) {
                     let shorter = parts.elements().map_while(Result::ok).take(names);
                     self.put_array(place, path, |array| shorter.for_each(|part| array.append(&part)));
                 } else {

@@ -97,10 +97,10 @@ fn two_elements_of_one_array_set_in_one_update_are_both_caught() {
 #[test]
 fn names_below_a_covered_parent_do_not_show() {
     let event = doc! {
-        "updatedFields": {"emails.bob@x.verified": true, "emails.ann@x": {"verified": false}, "n": 1},
+        "updatedFields": {"emails.0.x": 1, "emails.bob@x.verified": true, "emails.ann@x": {"verified": false}, "n": 1},
         "removedFields": ["emails.eve@x", "emails", "m"],
         "truncatedArrays": [{"field": "emails.joe@x.log", "newSize": 2}, {"field": "log", "newSize": 1}],
-        "disambiguatedPaths": {"emails.0": ["emails", "0"]},
+        "disambiguatedPaths": {"emails.0.x": ["emails", "0", "x"], "emails.1": ["emails", "1"]},
     };
     let removed = delta(&remove("emails"), event.clone());
     let rest = doc! {"updatedFields": {"n": 1}, "removedFields": ["emails", "m"], "truncatedArrays": [{"field": "log", "newSize": 1}], "disambiguatedPaths": {}};

@@ -102,7 +102,10 @@ impl Random {
 
     fn double(&mut self) -> f64 {
         if self.odd && self.one_in(3) {
-            return f64::from_bits(self.rng.random());
+            let nans =
+                [0x7FF8_0000_0000_0000, 0x7FF8_0000_0000_0001, 0xFFF8_0000_0000_0000, 0x7FF0_0000_0000_0001];
+            let any = self.rng.random();
+            return f64::from_bits(if self.one_in(2) { any } else { nans[self.below(nans.len())] });
         }
         let edges = [
             0.0,

@@ -11,10 +11,11 @@ use parquet::file::metadata::ParquetMetaData;
 use super::super::arena::Arena;
 use super::super::day::Day;
 use super::super::manifest::{ClusterTime, FORMAT};
-use super::super::merkle::{Tree, hex};
+use super::super::merkle::Tree;
 use super::super::schema;
 use super::{MAX_ROWS, Summary, decode};
 use crate::error::{Error, Result};
+use crate::record::hex;
 use crate::record::{Record, Sha};
 
 /// Text bytes decoded at once, about.

@@ -68,7 +68,7 @@ pub(in super::super) fn manifest(segment: &Segment) -> Manifest {
     let created = "2026-11-21T06:00:00Z".to_owned();
     Manifest::new(
         segment,
-        Context { counters: None, policy_digest: "", server: "6.0.5", created, previous: None },
+        Context { log: "log", counters: None, policy_digest: "", server: "6.0.5", created, previous: None },
     )
 }
 

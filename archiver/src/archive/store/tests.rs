@@ -95,6 +95,7 @@ async fn fill(archive: &Archive, segments: i64) -> Vec<Sealed> {
         archive.commit(&segment).await.unwrap();
         let counters = Counters { read: n, appended: n, dropped: BTreeMap::new(), quarantined: 0, own: 0 };
         let context = Context {
+            log: "log",
             counters: Some(counters),
             policy_digest: "ab",
             server: "6.0.5",

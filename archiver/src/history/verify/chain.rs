@@ -4,10 +4,11 @@ use bytes::Bytes;
 
 use super::{Objects, Report, SourceReport, read, rows};
 use crate::archive::manifest::Manifest;
-use crate::archive::merkle::{hex, sha256};
+use crate::archive::merkle::sha256;
 use crate::archive::paths::{self, Key};
 use crate::archive::store::Archive;
 use crate::error::{Error, Result};
+use crate::record::hex;
 
 /// A manifest's file, and what it says where that could be trusted enough to be parsed.
 struct Link {

@@ -6,10 +6,11 @@ use bytes::Bytes;
 
 use super::Finding;
 use crate::archive::manifest::{ClusterTime, Manifest};
-use crate::archive::merkle::{Tree, hex};
+use crate::archive::merkle::Tree;
 use crate::archive::paths::{self, Key};
 use crate::archive::{day::Day, segment};
 use crate::record::Record;
+use crate::record::hex;
 
 /// MongoDB nests at most 180 to 200 levels, and a record adds a few.
 const MAX_DEPTH: usize = 256;

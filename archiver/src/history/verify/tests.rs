@@ -1,13 +1,11 @@
 //! Every change to an archive is found, and none makes the verification panic.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use bson::doc;
 use bytes::Bytes;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
+use tempfile::TempDir;
 
 use super::super::testing::Shop;
 use super::*;
@@ -23,27 +21,32 @@ fn shop() -> Shop {
 
 struct Stored {
     archive: Archive,
-    store: Arc<InMemory>,
+    folder: TempDir,
     keys: Vec<String>,
 }
 
 impl Stored {
     async fn new() -> Stored {
-        let (archive, store) = shop().archive(&[5, 9]).await;
+        let (archive, folder) = shop().archive(&[5, 9]).await;
         let keys = archive.objects().await.unwrap().into_iter().map(|(key, _)| key).collect();
-        Stored { archive, store, keys }
+        Stored { archive, folder, keys }
     }
 
     async fn read(&self, key: &str) -> Bytes {
         self.archive.read_segment(key).await.unwrap()
     }
 
-    async fn write(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.store.put(&Path::from(key), PutPayload::from(bytes.into())).await.unwrap();
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.path().join(key)
     }
 
-    async fn remove(&self, key: &str) {
-        self.store.delete(&Path::from(key)).await.unwrap();
+    fn write(&self, key: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::create_dir_all(self.path(key).parent().unwrap()).unwrap();
+        std::fs::write(self.path(key), bytes).unwrap();
+    }
+
+    fn remove(&self, key: &str) {
+        std::fs::remove_file(self.path(key)).unwrap();
     }
 
     async fn verify(&self) -> Report {
@@ -79,17 +82,17 @@ async fn one_changed_byte_anywhere_is_found() {
         for at in (0..original.len()).step_by(step) {
             let mut changed = original.to_vec();
             changed[at] ^= 1 << (at % 8);
-            stored.write(key, changed).await;
+            stored.write(key, changed);
             let report = stored.verify().await;
             assert!(!report.is_clean(), "{key} byte {at}");
         }
         for shorter in [0, 1, original.len() / 2, original.len() - 1] {
-            stored.write(key, original.slice(..shorter)).await;
+            stored.write(key, original.slice(..shorter));
             assert!(!stored.verify().await.is_clean(), "{key} cut to {shorter}");
         }
-        stored.write(key, [&original[..], b"\n"].concat()).await;
+        stored.write(key, [&original[..], b"\n"].concat());
         assert!(!stored.verify().await.is_clean(), "{key} with a byte more");
-        stored.write(key, original).await;
+        stored.write(key, original);
     }
     assert!(stored.verify().await.is_clean());
 }
@@ -100,12 +103,12 @@ async fn a_removed_file_is_found() {
     let newest = stored.manifests()[2].clone();
     for key in &stored.keys {
         let original = stored.read(key).await;
-        stored.remove(key).await;
+        stored.remove(key);
         let report = stored.verify().await;
         // The archive alone can't know that its newest manifest existed; its segment shows.
         let shown = if *key == newest { &report.notes } else { &report.findings };
         assert!(!shown.is_empty(), "{key}");
-        stored.write(key, original).await;
+        stored.write(key, original);
     }
 }
 
@@ -115,11 +118,11 @@ async fn swapped_files_are_found() {
     for kind in [stored.manifests(), stored.segments()] {
         for (a, b) in [(0, 1), (1, 2), (0, 2)] {
             let (first, second) = (stored.read(kind[a]).await, stored.read(kind[b]).await);
-            stored.write(kind[a], second.clone()).await;
-            stored.write(kind[b], first.clone()).await;
+            stored.write(kind[a], second.clone());
+            stored.write(kind[b], first.clone());
             assert!(!stored.verify().await.is_clean(), "{} and {}", kind[a], kind[b]);
-            stored.write(kind[a], first).await;
-            stored.write(kind[b], second).await;
+            stored.write(kind[a], first);
+            stored.write(kind[b], second);
         }
     }
 }
@@ -138,12 +141,12 @@ async fn added_files_are_found() {
         "_manifests/source=shop/14.json",
         "stray",
     ] {
-        stored.write(key, segment.clone()).await;
+        stored.write(key, segment.clone());
         let report = stored.verify().await;
         assert!(report.findings.iter().any(|f| f.file == key), "{key}: {:?}", report.findings);
-        stored.remove(key).await;
+        stored.remove(key);
     }
-    stored.write("_checks/0123", "a write check").await;
+    stored.write("_checks/0123", "a write check");
     assert!(stored.verify().await.is_clean());
 }
 
@@ -159,9 +162,9 @@ async fn a_rewritten_segment_with_a_fitting_manifest_breaks_the_chain() {
         }
         other.records[3].clone()
     };
-    let (archive, _) = forged.archive(&[5, 9]).await;
+    let (archive, _folder) = forged.archive(&[5, 9]).await;
     for key in [stored.segments()[0], stored.manifests()[0]] {
-        stored.write(key, archive.read_segment(key).await.unwrap()).await;
+        stored.write(key, archive.read_segment(key).await.unwrap());
     }
     let report = stored.verify().await;
     assert_eq!(report.findings[0].file, *stored.manifests()[0]);
@@ -181,12 +184,11 @@ async fn a_manifest_that_says_something_else_than_its_segment_is_found() {
         |m| m.counters.as_mut().unwrap().read += 1,
     ];
     for (number, change) in changes.into_iter().enumerate() {
-        let (archive, store) = shop().archive(&[]).await;
+        let (archive, folder) = shop().archive(&[]).await;
         let key = paths::manifest_key("shop", 1);
         let mut manifest = Manifest::from_json(&archive.read_segment(&key).await.unwrap()).unwrap();
         change(&mut manifest);
-        let json = PutPayload::from(manifest.to_json().unwrap());
-        store.put(&Path::from(key.as_str()), json).await.unwrap();
+        std::fs::write(folder.path().join(&key), manifest.to_json().unwrap()).unwrap();
         let report = verify(&archive, None, None).await.unwrap();
         assert!(!report.is_clean(), "change {number}");
     }

@@ -10,8 +10,9 @@ use wit_parser::Resolve;
 use super::quick;
 use crate::config::{PluginConfig, Secret};
 use crate::error::Result;
+use crate::plugin::PluginChain;
 use crate::plugin::limits::Limits;
-use crate::plugin::{PluginChain, hex};
+use crate::record::hex;
 
 const WIT: &str = include_str!("../../../../plugin-sdk/wit/plugin.wit");
 
@@ -174,7 +175,7 @@ impl File {
         let config = PluginConfig {
             name: "guest".into(),
             path,
-            sha256: Some(hex(&Sha256::digest(bytes))),
+            sha256: Some(hex(&Sha256::digest(bytes).into())),
             config_json: Secret::new("{}"),
         };
         File { _folder: folder, config }

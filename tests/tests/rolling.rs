@@ -1,0 +1,91 @@
+//! The archive loop and the commit protocol: crashes between the steps, several who roll at once, an archive of another log.
+
+use std::time::Duration;
+
+use archiver_tests::workload::{Workload, seed};
+use archiver_tests::{Fixture, Server};
+use futures_util::future::join_all;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SOURCE: &str = "[[source]]\nname = \"orders\"\nwatch = [\"{db}.orders\"]\n\n";
+
+fn archive(options: &str) -> String {
+    format!("[archive]\nurl = \"{{archive}}\"\n{options}\n\n")
+}
+
+/// A source with so many changes in its log, and nothing rolled.
+async fn captured(server: &Server, changes: u64) -> Fixture {
+    let fixture = Fixture::new(server);
+    fixture.configure(&(archive("") + SOURCE));
+    let running = fixture.start();
+    Workload::new(server.client(), fixture.collection("orders"), seed()).run(changes).await;
+    archiver_tests::wait_until("the changes are in the log", LIMIT, || async {
+        (fixture.count("orders").await > changes / 2).then_some(())
+    })
+    .await;
+    running.terminate().await.expect_code(0);
+    assert!(fixture.archive_files().is_empty(), "nothing was old enough to be rolled");
+    fixture
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_whose_manifest_was_not_written_any_more_is_sealed_by_the_next_pass() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 50).await;
+    fixture.ok(&["roll"]).await;
+    let before = fixture.archive_files();
+    let manifest = before.iter().find(|f| f.extension().is_some_and(|e| e == "json")).unwrap();
+    std::fs::remove_file(manifest).unwrap();
+    fixture.ok(&["roll"]).await;
+    assert_eq!(fixture.archive_files(), before);
+    fixture.ok(&["verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_roll_at_once_and_cut_differently_make_one_chain() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 300).await;
+    let sizes = ["1KiB", "3KiB", "7KiB", "50KiB"];
+    let rolling = sizes.map(|size| {
+        let other =
+            fixture.with_configuration(size, &(archive(&format!("segment_max_bytes = \"{size}\"")) + SOURCE));
+        async move { other.run(&["roll"]).await }
+    });
+    for outcome in join_all(rolling).await {
+        outcome.expect_code(0);
+    }
+    fixture.ok(&["verify"]).await;
+    let rows = fixture.cold("orders", "seq");
+    let seqs: Vec<i64> = rows.iter().map(|row| row["seq"].as_i64().unwrap()).collect();
+    let records = fixture.raw_records("orders").await.len() as i64;
+    assert_eq!(seqs, (1..=records).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_of_another_audit_log_is_not_gone_on_with() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 20).await;
+    fixture.ok(&["roll"]).await;
+    let files = fixture.archive_files();
+    // The audit database is lost and made anew: its seqs begin at 1 again.
+    fixture.audit.drop().await.unwrap();
+    Workload::new(server.client(), fixture.collection("orders"), seed()).run(50).await;
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(15);
+    assert!(outcome.stderr.contains("not of this audit log"), "{}", outcome.stderr);
+    assert_eq!(fixture.archive_files(), files);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_not_trimmed_behind_a_segment_that_is_gone() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 30).await;
+    fixture.ok(&["roll"]).await;
+    let records = fixture.count("orders").await;
+    let segment =
+        fixture.archive_files().into_iter().find(|f| f.extension().is_some_and(|e| e == "parquet")).unwrap();
+    std::fs::remove_file(segment).unwrap();
+    fixture.configure(&(archive("hot_retention = \"0s\"") + SOURCE));
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(15);
+    assert!(outcome.stderr.contains("a sealed segment is missing"), "{}", outcome.stderr);
+    assert_eq!(fixture.count("orders").await, records);
+}

@@ -225,8 +225,8 @@ async fn history_shows_every_record_of_one_document_oldest_first() {
     fixture.run_once().await;
     let outcome =
         fixture.archiver.run(&["history", "--source", "orders", "--id", "o", "--format", "json"]).await;
-    let entries = outcome.expect_code(0).json();
-    let ops: Vec<_> = entries.as_array().unwrap().iter().map(|e| e["op"].as_str().unwrap()).collect();
+    let entries = outcome.expect_code(0).json_lines();
+    let ops: Vec<_> = entries.iter().map(|e| e["op"].as_str().unwrap()).collect();
     assert_eq!(ops, ["snapshot", "update", "delete"]);
     let table = fixture.ok(&["history", "--source", "orders", "--id", "o"]).await;
     assert!(table.contains("delete") && !table.contains("other"), "{table}");

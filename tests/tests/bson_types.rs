@@ -116,8 +116,8 @@ async fn ids_of_every_type_find_their_document_in_both_tiers() {
     fixture.run_once().await;
     for tier in ["hot and cold", "cold"] {
         for (n, (_, _, id)) in ids.iter().enumerate() {
-            let found =
-                fixture.archiver.run(&["recover", "--source", "all", "--id", id]).await.expect_code(0);
+            let command = ["recover", "--source", "all", "--id", id];
+            let found = fixture.archiver.run(&command).await.expect_code(0);
             let document = &found.json_lines()[0];
             assert_eq!(document["n"]["$numberInt"], n.to_string(), "{id} in {tier}");
         }

@@ -69,6 +69,7 @@ async fn an_archive_of_another_audit_log_is_not_gone_on_with() {
     let files = fixture.archive_files();
     // The audit database is lost and made anew: its seqs begin at 1 again.
     fixture.audit.drop().await.unwrap();
+    fixture.collection("orders").drop().await.unwrap();
     Workload::new(server.client(), fixture.collection("orders"), seed()).run(50).await;
     let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(15);
     assert!(outcome.stderr.contains("not of this audit log"), "{}", outcome.stderr);
@@ -87,5 +88,6 @@ async fn a_log_is_not_trimmed_behind_a_segment_that_is_gone() {
     fixture.configure(&(archive("hot_retention = \"0s\"") + SOURCE));
     let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(15);
     assert!(outcome.stderr.contains("a sealed segment is missing"), "{}", outcome.stderr);
-    assert_eq!(fixture.count("orders").await, records);
+    // What was not captured before may have been appended since.
+    assert!(fixture.count("orders").await >= records);
 }

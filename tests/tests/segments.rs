@@ -152,8 +152,8 @@ async fn records_within_hot_retention_stay_in_both_tiers() {
     assert_eq!(fixture.count("orders").await, cold);
     let history =
         fixture.archiver.run(&["history", "--source", "orders", "--id", "0", "--format", "json"]).await;
-    let seqs: Vec<_> =
-        history.expect_code(0).json_lines().iter().map(|r| r["_id"].as_i64().unwrap()).collect();
+    let records = history.expect_code(0).json_lines();
+    let seqs: Vec<_> = records.iter().map(|r| r["_id"].as_i64().unwrap()).collect();
     assert!(
         !seqs.is_empty() && seqs.windows(2).all(|w| w[0] < w[1]),
         "a record in both tiers is shown once: {seqs:?}"

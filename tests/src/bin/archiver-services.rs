@@ -13,8 +13,8 @@ use archiver_tests::tools;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    match runtime.block_on(run()) {
+    let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started");
+    match runtime.and_then(|r| r.block_on(run())) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("archiver-services: {e:#}");

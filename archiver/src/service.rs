@@ -339,6 +339,12 @@ impl Service {
             let mut trimmed = Instant::now();
             loop {
                 let appended = appended_bytes.load(Ordering::Relaxed);
+                if let Some(Open { bytes: 0, due: None }) = pass.open
+                    && appended > pass.appended
+                {
+                    // The first records since the last pass begin the next segment, and its age.
+                    pass.open = Some(Open { bytes: 0, due: roller.due_time().await? });
+                }
                 if pass.is_due(appended, self.config.archive.segment_max_bytes) {
                     pass = Pass { open: Some(roller.roll(Extent::Due).await?.open), appended };
                     *failed = false;
@@ -370,13 +376,8 @@ impl Pass {
     /// Whether another pass would roll something.
     fn is_due(&self, appended: u64, segment_max_bytes: usize) -> bool {
         let Some(open) = self.open else { return true };
-        let new = appended - self.appended;
-        let old_enough = match open.due {
-            Some(due) => due <= SystemTime::now(),
-            // Nothing was left: the first records since then begin the next segment, and its age.
-            None => new > 0,
-        };
-        old_enough || open.bytes as u64 + new >= segment_max_bytes as u64
+        let old_enough = open.due.is_some_and(|due| due <= SystemTime::now());
+        old_enough || open.bytes as u64 + (appended - self.appended) >= segment_max_bytes as u64
     }
 }
 

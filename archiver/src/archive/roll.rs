@@ -134,6 +134,15 @@ impl Roller {
         Ok(rolled)
     }
 
+    /// When the records that no segment holds yet are to be rolled, from the first one alone; `None` where there are none.
+    pub async fn due_time(&self) -> Result<Option<SystemTime>> {
+        let first = self.next_seq();
+        let mut records = std::pin::pin!(self.log.records(&self.source, first..first + 1).await?);
+        let Some(record) = records.try_next().await? else { return Ok(None) };
+        let happened = Duration::from_secs(u64::from(Record::new(&record)?.cluster_time()?.time));
+        Ok(Some(self.due(SystemTime::UNIX_EPOCH + happened)))
+    }
+
     /// The next segment's records.
     async fn cut(&self, end: i64) -> Result<Cut> {
         let first = self.next_seq();

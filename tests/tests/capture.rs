@@ -240,7 +240,7 @@ async fn images_and_the_actor_are_kept_and_a_missing_image_says_why() {
     assert_eq!(integer(with, "before.n"), 1);
     assert_eq!(integer(with, "after.n"), 2);
     assert_eq!(integer(with, "delta.updatedFields.n"), 2);
-    assert_eq!(must(with, "actor").as_document().unwrap(), &doc! {"id": "bob", "from": "after"});
+    assert_eq!(must(with, "actor").as_document().unwrap(), &doc! {"id": "bob", "from": "delta"});
     assert_eq!(integer(only(&records, "delete", "with"), "before.n"), 2);
     let without = only(&records, "update", "without");
     assert_eq!(at(without, "after"), None, "updateLookup must never be stored");

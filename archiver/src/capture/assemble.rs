@@ -114,17 +114,26 @@ fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
     .hint("mend the plugin and start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
 }
 
-/// Who did it, as the application says: from the document after the change, from what the change set, or (for deletes)
-/// from the document before it.
+/// Who did it, as the application says, and where that was found: in the document `after` the change, in what the
+/// change set (`delta`), or for deletes in the document `before` it. An update that did not set the field leaves the name of
+/// whoever set it last, be it the same person or one who forgot: that is `unchanged`.
 fn actor(event: Doc<'_>, field: &str) -> Option<(String, &'static str)> {
     let path: Vec<&str> = field.split('.').collect();
-    let found = |value: Option<Element<'_>>, from| {
-        value.filter(|v| v.kind() != kind::NULL).map(|value| (doc_id_text(value), from))
+    let part = |name: &str| event.get(name)?.as_doc();
+    let named = |value: Option<Element<'_>>| value.filter(|v| v.kind() != kind::NULL).map(doc_id_text);
+    let in_image = |name: &str| named(part(name)?.get_path(&path));
+    let Some(set) = part("delta").and_then(|delta| delta.get("updatedFields")?.as_doc()) else {
+        return in_image("after")
+            .map(|id| (id, "after"))
+            .or_else(|| in_image("before").map(|id| (id, "before")));
     };
-    let within = |part: &str| event.get(part).and_then(|e| e.as_doc());
-    found(within("after").and_then(|after| after.get_path(&path)), "after")
-        .or_else(|| found(within("delta")?.get("updatedFields")?.as_doc()?.get(field), "delta"))
-        .or_else(|| found(within("before").filter(|_| within("delta").is_none())?.get_path(&path), "before"))
+    // Set by itself, or with a document around it.
+    let in_set = (1..=path.len()).find_map(|n| {
+        let (parent, rest) = path.split_at(n);
+        let value = set.get(&parent.join("."))?;
+        if rest.is_empty() { Some(value) } else { value.as_doc()?.get_path(rest) }
+    });
+    named(in_set).map(|id| (id, "delta")).or_else(|| in_image("after").map(|id| (id, "unchanged")))
 }
 
 fn with_actor(event: Doc<'_>, id: &str, from: &str) -> Vec<u8> {
@@ -240,6 +249,15 @@ mod tests {
     }
 
     #[test]
+    fn an_actor_is_found_in_a_document_that_is_set_whole() {
+        let body =
+            bson::serialize_to_vec(&doc! {"delta": {"updatedFields": {"audit": {"by": "eve"}}}}).unwrap();
+        assert_eq!(actor(Doc::new(&body).unwrap(), "audit.by"), Some(("eve".to_owned(), "delta")));
+        let body = bson::serialize_to_vec(&doc! {"delta": {"updatedFields": {"audit.by": "bob"}}}).unwrap();
+        assert_eq!(actor(Doc::new(&body).unwrap(), "audit.by"), Some(("bob".to_owned(), "delta")));
+    }
+
+    #[test]
     fn a_host_without_memory_for_a_sandbox_quarantines_nothing() {
         let e = event(doc! {"op": "insert", "clusterTime": time()});
         let failure = Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Sandbox };
@@ -266,6 +284,10 @@ mod tests {
         );
         assert_eq!(actor(doc! {"before": {"by": "bob"}}), Some(doc! {"id": "bob", "from": "before"}));
         assert_eq!(actor(doc! {"before": {"by": "bob"}, "delta": {"updatedFields": {"a": 1}}}), None);
+        let forgotten = doc! {"after": {"by": "bob", "a": 1}, "delta": {"updatedFields": {"a": 1}}};
+        assert_eq!(actor(forgotten), Some(doc! {"id": "bob", "from": "unchanged"}));
+        let with_image = doc! {"after": {"by": "eve"}, "delta": {"updatedFields": {"by": "eve"}}};
+        assert_eq!(actor(with_image), Some(doc! {"id": "eve", "from": "delta"}));
         assert_eq!(actor(doc! {"after": {"x": 1}}), None);
     }
 }

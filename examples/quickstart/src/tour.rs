@@ -137,8 +137,8 @@ impl Tour {
         println!();
         say("Who changed orders, when, from what to what?");
         self.show_query(
-            "SELECT strftime(cluster_time, '%H:%M:%S') AS at, actor AS who, doc_id AS \"order\", changed,\n       \
-             before->>'$.status' AS \"from\", after->>'$.status' AS \"to\"\n\
+            "SELECT strftime(cluster_time, '%H:%M:%S') AS at, CASE WHEN actor_from <> 'unchanged' THEN actor END AS who,\n       \
+             doc_id AS \"order\", changed, before->>'$.status' AS \"from\", after->>'$.status' AS \"to\"\n\
              FROM changes WHERE coll = 'orders' AND op = 'update' ORDER BY seq LIMIT 6",
         )?;
         say("How many changes per day and operation?");
@@ -148,7 +148,8 @@ impl Tour {
         )?;
         say(&format!("What happened to order {ORDER}?"));
         self.show_query(&format!(
-            "SELECT seq, strftime(cluster_time, '%H:%M:%S') AS at, op, actor AS who, changed,\n       \
+            "SELECT seq, strftime(cluster_time, '%H:%M:%S') AS at, op,\n       \
+             CASE WHEN actor_from <> 'unchanged' THEN actor END AS who, changed,\n       \
              after->>'$.status' AS status, json_array_length(after->'$.lines') AS lines\n\
              FROM changes WHERE coll = 'orders' AND doc_id = '{ORDER}' ORDER BY seq"
         ))

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bson::Timestamp;
@@ -48,6 +48,10 @@ struct Service {
     holder: String,
     building: Arc<Semaphore>,
     stop: CancellationToken,
+    /// Sources that have not stopped for good.
+    working: AtomicUsize,
+    /// Cancelled when there are no such sources any more.
+    none_left: CancellationToken,
 }
 
 /// Captures and archives every source of the configuration. With `once`: until everything that had happened when it
@@ -60,7 +64,7 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
     for source in &config.sources {
         sources.push((source.clone(), Arc::new(load_chain(&config, source)?)));
     }
-    let service = Arc::new(Service::connect(config, stop).await?);
+    let service = Arc::new(Service::connect(config, stop.clone()).await?);
     let mut running = JoinSet::new();
     for (source, chain) in sources {
         let service = Arc::clone(&service);
@@ -73,7 +77,14 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
             first_error.get_or_insert(error);
         }
     }
-    first_error.map_or(Ok(()), Err)
+    match first_error {
+        Some(error) => Err(error),
+        None if once && stop.is_cancelled() => {
+            Err(Error::unavailable("stopped before everything was archived")
+                .hint("nothing is lost: the next run goes on from here"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// One segment that `roll` wrote.
@@ -131,6 +142,8 @@ impl Service {
         let log = AuditLog::connect(&config).await?;
         let holder = format!("{}:{}:{:08x}", host_name(), std::process::id(), rand::random::<u32>());
         Ok(Service {
+            working: AtomicUsize::new(config.sources.len()),
+            none_left: CancellationToken::new(),
             archive,
             client,
             server,
@@ -169,7 +182,7 @@ impl Service {
             let Err(error) = self.hold_and_run(&source, &chain, once).await else { return Ok(()) };
             if self.stop.is_cancelled() {
                 // A fault while stopping loses nothing: the checkpoint is where the next start goes on.
-                warn!(source = %source.name, error = %Chain(&error), "stopped with an error");
+                warn!(source = %source.name, error = error.explain(), "stopped with an error");
                 return Ok(());
             }
             attempts += 1;
@@ -183,7 +196,7 @@ impl Service {
                 backoff.reset();
             }
             let delay = backoff.next_delay();
-            warn!(source = %source.name, error = %Chain(&error), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
+            warn!(source = %source.name, error = error.explain(), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return Ok(()),
@@ -191,17 +204,21 @@ impl Service {
         }
     }
 
-    /// Says that a source has stopped, again and again while others run.
+    /// Says that a source has stopped, again and again while others work.
     async fn stay_halted(&self, source: &str, error: &Error, once: bool) {
+        if self.working.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.none_left.cancel();
+        }
         loop {
-            error!(%source, error = %Chain(error), hint = error.hint_text(), "this source has stopped and needs a human");
-            let others_run = !once && self.config.sources.len() > 1;
-            if !others_run {
+            error!(%source, error = error.explain(), hint = error.hint_text(), "this source has stopped and needs a human");
+            if once {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep(HALTED_REMINDER) => {}
+                biased;
+                () = self.none_left.cancelled() => return,
                 () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(HALTED_REMINDER) => {}
             }
         }
     }
@@ -213,7 +230,7 @@ impl Service {
         let Some(lease) = self.wait_for_lease(&source.name, patience).await? else { return Ok(()) };
         let outcome = self.run_under_lease(source, chain, &lease, once).await;
         if let Err(error) = lease.release(outcome.as_ref().err()).await {
-            warn!(source = %source.name, error = %Chain(&error), "the lease was not given back; it runs out by itself");
+            warn!(source = %source.name, error = error.explain(), "the lease was not given back; it runs out by itself");
         }
         outcome
     }
@@ -255,7 +272,7 @@ impl Service {
             client: self.client.clone(),
             log: self.log.clone(),
             chain: Arc::clone(chain),
-            epoch: lease.epoch,
+            lease: lease.clone(),
             appended_bytes: Arc::clone(&appended_bytes),
             stop: stop.clone(),
         };
@@ -308,17 +325,17 @@ impl Service {
                 ended = self.archive_until_fault(source, appended_bytes, &mut failed) => ended,
                 () = stop.cancelled() => return,
             };
+            if !std::mem::replace(&mut failed, true) {
+                backoff.reset();
+            }
             let delay = backoff.next_delay();
             match ended.kind() {
                 Kind::Corrupt | Kind::Invalid => {
-                    error!(%source, error = %Chain(&ended), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
+                    error!(%source, error = ended.explain(), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
                 }
                 _ => {
-                    warn!(%source, error = %Chain(&ended), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
+                    warn!(%source, error = ended.explain(), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
                 }
-            }
-            if !std::mem::replace(&mut failed, true) {
-                backoff.reset();
             }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
@@ -399,19 +416,4 @@ fn host_name() -> String {
         .ok()
         .or_else(|| std::fs::read_to_string(PathBuf::from("/etc/hostname")).ok());
     named.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
-}
-
-/// An error with its causes, in one line.
-struct Chain<'a>(&'a Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(source) = cause {
-            write!(f, ": {source}")?;
-            cause = source.source();
-        }
-        Ok(())
-    }
 }

@@ -41,7 +41,8 @@ fn first(epoch: i64) -> Checkpoint {
 async fn append(log: &AuditLog, checkpoint: &Checkpoint, seqs: &[i64]) -> Result<Checkpoint> {
     let record = |seq: &i64| rawdoc! {"_id": *seq, "op": "insert", "policy": 0_i64}.into_bytes();
     let next = Checkpoint { next_seq: checkpoint.next_seq + seqs.len() as i64, ..checkpoint.clone() };
-    log.append(seqs.iter().map(record).collect(), checkpoint.next_seq, &next).await?;
+    let mut session = log.session().await?;
+    log.append(&mut session, seqs.iter().map(record).collect(), checkpoint.next_seq, &next).await?;
     Ok(next)
 }
 

@@ -1,9 +1,11 @@
 //! Plugins that misbehave: an event is withheld without its contents or the source stops, and the rest goes on.
 
+use std::time::Duration;
+
 use archiver_tests::canary::{Canary, Haystack};
 use archiver_tests::record::{integer, of, only, text};
 use archiver_tests::truth::assert_dense;
-use archiver_tests::{Fixture, Server, tools};
+use archiver_tests::{Fixture, Server, tools, wait_until};
 use bson::doc;
 
 const SECRET: &str = "canary-5105105105105100";
@@ -124,4 +126,33 @@ async fn halt_stops_before_the_event_and_nothing_is_lost() {
         only(&records, "insert", n);
     }
     assert_eq!(of(&records, &["quarantine"]).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_halts_stops_no_other_and_the_program_when_it_is_the_last() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let other = "[[source]]\nname = \"other\"\nwatch = [\"{db}.quiet\"]\nplugins = [\"bad\"]\non_plugin_error = \"halt\"\n";
+    fixture.configure(&(configuration("halt") + other));
+    let running = fixture.start();
+    let limit = Duration::from_secs(60);
+    wait_until("both sources run", limit, || async {
+        let both = fixture.checkpoint("all").await.and(fixture.checkpoint("other").await);
+        both.map(|_| ())
+    })
+    .await;
+    let bad = || doc! {"do": "panic", "secret": SECRET};
+    fixture.collection("things").insert_one(bad()).await.unwrap();
+    wait_until("the first source halts", limit, || async {
+        running.stderr().contains("needs a human").then_some(())
+    })
+    .await;
+    fixture.collection("quiet").insert_one(doc! {"n": 1}).await.unwrap();
+    wait_until("the other goes on", limit, || async {
+        (of(&fixture.records("other").await, &["insert"]).len() == 1).then_some(())
+    })
+    .await;
+    fixture.collection("quiet").insert_one(bad()).await.unwrap();
+    let outcome = running.finish(limit).await.expect_code(PLUGIN);
+    assert!(!outcome.stderr.contains(SECRET));
 }

@@ -6,7 +6,9 @@ use archiver_tests::record::{integer, must};
 use archiver_tests::truth::{assert_complete, assert_dense};
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Server, oplog, wait_until};
-use bson::{Document, doc};
+use bson::oid::ObjectId;
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson, Document, doc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -123,4 +125,63 @@ async fn an_idle_source_keeps_its_position_fresh() {
         position().await >= now,
         "the position stays at {before:?} although nothing was missed until {now:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_on_which_nothing_happens_stores_how_far_it_has_looked() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("quiet", &["quiet"]));
+    let running = fixture.start();
+    let limit = Duration::from_secs(60);
+    wait_until("the source has started", limit, || async { fixture.checkpoint("quiet").await.map(|_| ()) })
+        .await;
+    fixture.db.collection::<Document>("busy").insert_one(doc! {"_id": 1}).await.unwrap();
+    let now = oplog::changes(server.client(), fixture.db.name()).await.last().unwrap().time;
+    wait_until("the position passes what others did", limit, || async {
+        let checkpoint = fixture.checkpoint("quiet").await?;
+        (checkpoint.get_timestamp("clusterTime").unwrap() >= now).then_some(())
+    })
+    .await;
+    running.terminate().await.expect_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_baseline_that_is_killed_goes_on_where_it_was_with_ids_of_every_type() {
+    const EACH: i32 = 200;
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let slow = "[capture]\nbatch_max_events = 7\n\n";
+    fixture.configure(&(slow.to_owned() + &Fixture::source("mixed", &["mixed"])));
+    let ids = (0..EACH).flat_map(|n| -> [Bson; 6] {
+        let name = format!("{n:04}");
+        [
+            n.into(),
+            (f64::from(n) + 0.5).into(),
+            name.clone().into(),
+            ObjectId::new().into(),
+            doc! {"a": n}.into(),
+            Binary { subtype: BinarySubtype::Generic, bytes: name.into_bytes() }.into(),
+        ]
+    });
+    let documents: Vec<Document> = ids.map(|id| doc! {"_id": id}).collect();
+    fixture.collection("mixed").insert_many(&documents).await.unwrap();
+    let running = fixture.start();
+    wait_until("a part of the baseline", Duration::from_secs(60), || async {
+        (fixture.count("mixed").await > 100).then_some(())
+    })
+    .await;
+    running.kill().await;
+    let after_kill = fixture.checkpoint("mixed").await.unwrap();
+    assert!(after_kill.contains_key("snapshot"), "the baseline was complete before the kill: {after_kill}");
+    fixture.run_once().await;
+    let records = fixture.records("mixed").await;
+    assert_dense(&records);
+    let key = |r: &Document| r.get_document("key").unwrap().get("_id").unwrap().to_string();
+    let mut kept: Vec<String> =
+        records.iter().filter(|r| r.get_str("op").is_ok_and(|op| op == "snapshot")).map(key).collect();
+    let mut expected: Vec<String> = documents.iter().map(|d| d.get("_id").unwrap().to_string()).collect();
+    kept.sort();
+    expected.sort();
+    assert_eq!(kept, expected);
 }

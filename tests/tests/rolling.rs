@@ -77,6 +77,21 @@ async fn an_archive_of_another_audit_log_is_not_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_of_other_records_under_the_next_name_is_not_sealed() {
+    let server = Server::shared().await;
+    let (fixture, other) = (captured(&server, 20).await, captured(&server, 20).await);
+    other.ok(&["roll"]).await;
+    let segment =
+        other.archive_files().into_iter().find(|f| f.extension().is_some_and(|e| e == "parquet")).unwrap();
+    let planted = fixture.archive().join(segment.strip_prefix(other.archive()).unwrap());
+    std::fs::create_dir_all(planted.parent().unwrap()).unwrap();
+    std::fs::copy(&segment, &planted).unwrap();
+    let outcome = fixture.archiver.run(&["roll"]).await.expect_code(15);
+    assert!(outcome.stderr.contains("not of this audit log"), "{}", outcome.stderr);
+    assert_eq!(fixture.archive_files(), [planted], "nothing is sealed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_is_not_trimmed_behind_a_segment_that_is_gone() {
     let server = Server::shared().await;
     let fixture = captured(&server, 30).await;

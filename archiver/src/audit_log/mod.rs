@@ -139,6 +139,12 @@ impl AuditLog {
         }
     }
 
+    /// A session for appending. All of a writer's transactions run in one, so that whoever takes over after a crash can end
+    /// the last of them; see `capture::lease`.
+    pub async fn session(&self) -> Result<ClientSession> {
+        self.client.start_session().await.map_err(|e| mongo_error("starting a session", e))
+    }
+
     /// Appends records and advances the checkpoint, in one transaction. `expected_seq` is the first record's seq, and
     /// the `next_seq` of the stored checkpoint.
     ///
@@ -146,17 +152,16 @@ impl AuditLog {
     /// fenced when the stored epoch or seq is another writer's. Cancelled half way it leaves one of the two as well.
     pub async fn append(
         &self,
+        session: &mut ClientSession,
         records: Vec<Vec<u8>>,
         expected_seq: i64,
         checkpoint: &Checkpoint,
     ) -> Result<()> {
-        let started = self.client.start_session().await;
-        let mut session = started.map_err(|e| mongo_error("starting a session", e))?;
         let concern =
             WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true).build();
         let begun = session.start_transaction().write_concern(concern).await;
         begun.map_err(|e| mongo_error("starting a transaction", e))?;
-        let written = self.write_batch(&mut session, records, expected_seq, checkpoint).await;
+        let written = self.write_batch(session, records, expected_seq, checkpoint).await;
         if let Err(error) = written {
             // The transaction leaves nothing behind even where this abort does not arrive.
             session.abort_transaction().await.ok();

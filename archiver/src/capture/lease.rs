@@ -1,11 +1,16 @@
 //! A lease says which process writes a source. It keeps two from working at once; that two never both write is the
 //! epoch's doing, which every append checks. All times are the audit server's.
+//!
+//! It also names the session in which its holder appends. A process that is killed leaves its last transaction open, and the
+//! server keeps it, and the checkpoint that it has locked, for a minute (transactionLifetimeLimitSeconds): whoever takes
+//! over ends that session first.
 
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
 use mongodb::options::ReturnDocument;
+use tracing::warn;
 
 use crate::audit_log::{AuditLog, LEASES, mongo_error};
 use crate::deployment::code;
@@ -51,6 +56,13 @@ impl Lease {
             Err(e) if code(&e) == Some(DUPLICATE_KEY) => return Ok(None),
             Err(e) => return Err(mongo_error("taking the lease", e)),
         };
+        if let Ok(session) = lease.get_document("session") {
+            // It may belong to another account, or be long gone; then the transaction ends by its own time limit.
+            if let Err(e) = log.database().run_command(doc! {"killSessions": [session]}).await {
+                let error = mongo_error("ending the session of the writer before this one", e);
+                warn!(%source, error = error.explain(), "waiting for its last transaction to time out");
+            }
+        }
         let epoch = lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
         Ok(Some(Lease { leases, source: source.to_owned(), holder: holder.to_owned(), epoch }))
     }
@@ -59,11 +71,24 @@ impl Lease {
         doc! {"_id": &self.source, "holder": &self.holder, "epoch": self.epoch}
     }
 
+    /// Names the session in which the holder appends, before it does so for the first time.
+    pub async fn name_session(&self, session: &Document) -> Result<()> {
+        let named = self.leases.update_one(self.mine(), doc! {"$set": {"session": session}}).await;
+        match named.map_err(|e| mongo_error("naming the session in the lease", e))?.matched_count {
+            0 => Err(self.lost()),
+            _ => Ok(()),
+        }
+    }
+
+    fn lost(&self) -> Error {
+        Error::fenced(format!("another process has taken the lease source={}", self.source))
+    }
+
     /// Holds it for another [`TTL`]. Fails as fenced where another process has taken it.
     pub async fn renew(&self) -> Result<()> {
         let renewed = self.leases.update_one(self.mine(), vec![doc! {"$set": {"expires": expiry()}}]).await;
         match renewed.map_err(|e| mongo_error("renewing the lease", e))?.matched_count {
-            0 => Err(Error::fenced(format!("another process has taken the lease source={}", self.source))),
+            0 => Err(self.lost()),
             _ => Ok(()),
         }
     }
@@ -76,7 +101,9 @@ impl Lease {
             Some(_) => doc! {"at": "$$NOW", "message": {"$literal": message}},
             None => doc! {"$ifNull": ["$lastError", "$$REMOVE"]},
         };
-        let update = vec![doc! {"$set": {"expires": "$$NOW", "holder": Bson::Null, "lastError": last_error}}];
+        let update = vec![
+            doc! {"$set": {"expires": "$$NOW", "holder": Bson::Null, "session": "$$REMOVE", "lastError": last_error}},
+        ];
         let released = self.leases.update_one(self.mine(), update).await;
         released.map(|_| ()).map_err(|e| mongo_error("releasing the lease", e))
     }

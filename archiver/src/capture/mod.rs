@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 use bson_walker::{Doc, Writer};
-use mongodb::Client;
+use mongodb::{Client, ClientSession};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use self::assemble::{Identity, assemble};
+use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
 use self::stream::StreamOptions;
@@ -37,7 +38,7 @@ use crate::record::Record;
 
 /// How often a source on which nothing happens stores how far it has looked, so that its position never ages out of
 /// the oplog.
-const IDLE_ADVANCE: Duration = Duration::from_secs(20);
+const IDLE_ADVANCE: Duration = Duration::from_secs(5);
 /// How often a running snapshot says how far it is.
 const SNAPSHOT_REPORT: Duration = Duration::from_secs(10);
 
@@ -54,8 +55,8 @@ pub struct Capture {
     pub log: AuditLog,
     /// The source's plugins.
     pub chain: Arc<PluginChain>,
-    /// This writer's number.
-    pub epoch: i64,
+    /// The source's lease, held.
+    pub lease: Lease,
     /// Bytes appended since the start, for whoever decides when to roll.
     pub appended_bytes: Arc<AtomicU64>,
     /// Ends the capture at the next batch boundary.
@@ -70,9 +71,12 @@ impl Capture {
         let audit_database = self.log.database().name().to_owned();
         let options = StreamOptions::new(&self.source.watch, &audit_database);
         let checkpoint = self.begin(&options).await?;
-        info!(source = %self.source.name, epoch = self.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
-        let mut writer = BatchWriter { capture: &self, durable: checkpoint, stored_at: Instant::now() };
+        let session = self.log.session().await?;
+        self.lease.name_session(session.id()).await?;
+        let mut writer =
+            BatchWriter { capture: &self, session, durable: checkpoint, stored_at: Instant::now() };
         writer.record_policy().await?;
         if let Some(progress) = writer.durable.snapshot.clone() {
             let collections =
@@ -96,7 +100,7 @@ impl Capture {
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
         let name = &self.source.name;
         let digest = options.digest();
-        if let Some(checkpoint) = self.log.fence(name, self.epoch).await? {
+        if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if checkpoint.options != digest {
                 return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
                     .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
@@ -111,7 +115,7 @@ impl Capture {
         let cluster_time = operation_time(&self.client.database("admin")).await?;
         let checkpoint = Checkpoint {
             source: name.clone(),
-            epoch: self.epoch,
+            epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },
             snapshot: (self.source.snapshot == SnapshotMode::Initial).then(SnapshotProgress::default),
@@ -142,6 +146,8 @@ struct Batch {
 /// Makes batches durable, one after the other.
 struct BatchWriter<'a> {
     capture: &'a Capture,
+    /// The one that the lease names.
+    session: ClientSession,
     /// The stored checkpoint.
     durable: Checkpoint,
     stored_at: Instant,
@@ -177,7 +183,7 @@ impl BatchWriter<'_> {
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
         let bytes: usize = records.iter().map(Vec::len).sum();
         debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
-        self.capture.log.append(records, self.durable.next_seq, &next).await?;
+        self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
         self.stored_at = Instant::now();

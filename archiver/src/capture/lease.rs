@@ -95,7 +95,7 @@ impl Lease {
 
     /// Gives it back, so that another process need not wait for it to run out. Leaves `error` for `status` to show.
     pub async fn release(&self, error: Option<&Error>) -> Result<()> {
-        let message: Bson = error.map_or(Bson::Null, |e| Bson::String(e.to_string()));
+        let message: Bson = error.map_or(Bson::Null, |e| Bson::String(e.explain()));
         let last_error = match error {
             // As a literal: nothing in a message may be read as an expression.
             Some(_) => doc! {"at": "$$NOW", "message": {"$literal": message}},

@@ -46,7 +46,7 @@ struct Chunk {
 }
 
 impl Snapshot {
-    /// Goes on from `progress` over these collections, which must be sorted. `position` is the stream's.
+    /// Goes on from `progress` over these collections. `position` is the stream's.
     pub fn new(
         client: Client,
         collections: Vec<(String, String)>,
@@ -54,9 +54,7 @@ impl Snapshot {
         position: Position,
         limits: CaptureConfig,
     ) -> Self {
-        let mut left = collections;
-        left.retain(|(db, coll)| !progress.done.contains(&format!("{db}.{coll}")));
-        left.reverse();
+        let left = still_to_read(collections, &progress);
         Snapshot { client, limits, position, left, progress, chunk: None }
     }
 
@@ -121,6 +119,18 @@ impl Snapshot {
     }
 }
 
+/// What is left of these collections, the next one last: that is the one which was being read, even where others have
+/// been created since that would come before it.
+fn still_to_read(
+    mut collections: Vec<(String, String)>,
+    progress: &SnapshotProgress,
+) -> Vec<(String, String)> {
+    collections.retain(|(db, coll)| !progress.done.contains(&format!("{db}.{coll}")));
+    collections.sort_by_key(|(db, coll)| progress.current.as_ref() != Some(&format!("{db}.{coll}")));
+    collections.reverse();
+    collections
+}
+
 /// `{_id: …}` of a document.
 fn id_of(document: &[u8]) -> Result<Vec<u8>> {
     let doc =
@@ -131,4 +141,20 @@ fn id_of(document: &[u8]) -> Result<Vec<u8>> {
             writer.append(id);
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_collection_that_was_being_read_comes_first_and_finished_ones_not_again() {
+        let named =
+            |names: &[&str]| names.iter().map(|n| ("db".to_owned(), (*n).to_owned())).collect::<Vec<_>>();
+        let progress =
+            SnapshotProgress { done: vec!["db.b".into()], current: Some("db.d".into()), last_id: None };
+        // "a" has been created while the archiver was down.
+        let left = still_to_read(named(&["a", "b", "c", "d", "e"]), &progress);
+        assert_eq!(left, named(&["e", "c", "a", "d"]));
+    }
 }

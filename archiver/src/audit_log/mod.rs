@@ -32,6 +32,8 @@ pub const MARKER: &str = "archiver.marker";
 const COMMIT_ATTEMPTS: usize = 5;
 /// Records deleted in one step of trimming: small, so that the server is never loaded by it.
 const TRIM_STEP: i64 = 1_000;
+/// Records in one reply of the server: without this bound every reply is 16 MiB, and held twice while it is taken apart.
+const READ_AHEAD: u32 = 1_000;
 const DUPLICATE_KEY: i32 = 11000;
 
 /// The audit database. Cheap to clone.
@@ -261,7 +263,7 @@ impl AuditLog {
         source: &str,
         filter: Document,
     ) -> Result<impl Stream<Item = Result<Vec<u8>>> + Send + use<>> {
-        let found = self.records_of(source).find(filter).sort(doc! {"_id": 1}).await;
+        let found = self.records_of(source).find(filter).sort(doc! {"_id": 1}).batch_size(READ_AHEAD).await;
         let cursor = found.map_err(|e| mongo_error("reading the audit log", e))?;
         let log = self.clone();
         let source = source.to_owned();

@@ -22,6 +22,9 @@ const HARMLESS_MESSAGES: [i32; 10] = [13, 18, 10107, 40573, 59, 73, 76, 94, 134,
 /// for when first used.
 pub async fn connect(uri: &Secret) -> Result<Client> {
     let mut options = ClientOptions::parse(uri.expose()).await.map_err(|e| {
+        if matches!(e.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
+            return mongo_error("looking up the servers of the MongoDB URI", e);
+        }
         Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))).hint(
             "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
         )
@@ -106,6 +109,12 @@ fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
             Kind::HistoryLost,
             Some(
                 "the oplog no longer holds the events after the checkpoint; enlarge the oplog, and see docs/operating.md",
+            ),
+        ),
+        (Some(10334 | 13548), _) => (
+            Kind::HistoryLost,
+            Some(
+                "MongoDB can't deliver an event of more than 16 MiB, and this version can't step over it; docs/guarantees.md",
             ),
         ),
         (Some(260 | 50811), _) => {

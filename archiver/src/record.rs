@@ -100,3 +100,11 @@ impl<'a> Record<'a> {
 pub fn hex(digest: &Sha) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// What a quarantine record says of its document's `_id`: the SHA-256 of its BSON type byte and value, in hex.
+pub fn id_digest(kind: u8, value: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update([kind]);
+    hash.update(value);
+    hex(&hash.finalize().into())
+}

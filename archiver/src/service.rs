@@ -1,12 +1,14 @@
 //! Runs capture and archive for every source until stopped. Any fault ends a source's loop and starts it again from
 //! its checkpoint; what only a human can mend stops that source, loudly, and not the others.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bson::Timestamp;
+use futures_util::FutureExt;
 use mongodb::Client;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -14,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::archive::roll::{Extent, Open, Roller};
+use crate::archive::roll::{Extent, Open, Roller, check_continues};
 use crate::archive::store::{Archive, Sealed};
 use crate::audit_log::AuditLog;
 use crate::backoff::Backoff;
@@ -179,7 +181,10 @@ impl Service {
         let mut attempts = 0;
         loop {
             let started = Instant::now();
-            let Err(error) = self.hold_and_run(&source, &chain, once).await else { return Ok(()) };
+            // A panic is a fault like others: the state outside is consistent, and the checkpoint is where to go on.
+            let ran = AssertUnwindSafe(self.hold_and_run(&source, &chain, once)).catch_unwind().await;
+            let ran = ran.unwrap_or_else(|_| Err(Error::internal("a source's task panicked; this is a bug")));
+            let Err(error) = ran else { return Ok(()) };
             if self.stop.is_cancelled() {
                 // A fault while stopping loses nothing: the checkpoint is where the next start goes on.
                 warn!(source = %source.name, error = error.explain(), "stopped with an error");
@@ -264,6 +269,14 @@ impl Service {
         lease: &Lease,
         once: bool,
     ) -> Result<()> {
+        match self.archive.last_manifest(&source.name).await {
+            Ok(None) => {}
+            Ok(Some(last)) => check_continues(&source.name, &self.log, &last).await?,
+            // Capture does not wait for the archive: the log holds what can't be rolled, and rolling compares once more.
+            Err(e) => {
+                warn!(source = %source.name, error = e.explain(), "the archive can't be asked how far it is")
+            }
+        }
         let stop = self.stop.child_token();
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let capture = Capture {

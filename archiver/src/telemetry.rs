@@ -1,6 +1,6 @@
 //! Log output: lines on stderr, as text or JSON. Other crates' debug lines are never shown: they may hold documents.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -34,7 +34,11 @@ pub fn install(format: LogFormat, level: Option<&str>, default: &str) -> Result<
     };
     let filter = parse_filter(origin, text)?;
     let lines = match format {
-        LogFormat::Text => fmt::layer().with_writer(io::stderr).with_target(false).boxed(),
+        LogFormat::Text => fmt::layer()
+            .with_writer(io::stderr)
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            .boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
     };
     registry()
@@ -45,15 +49,17 @@ pub fn install(format: LogFormat, level: Option<&str>, default: &str) -> Result<
 
 /// Reads a filter; a bare level such as `debug` means Archiver's own lines, with warnings of everything else.
 fn parse_filter(origin: &str, text: &str) -> Result<EnvFilter> {
-    let directives = match text.parse::<Level>() {
-        Ok(level) => format!("warn,archiver={level}"),
-        Err(_) => text.to_owned(),
-    };
-    EnvFilter::builder().parse(&directives).map_err(|e| {
+    let not_one = || {
         Error::invalid(format!("{origin} is not a log level: {text:?}"))
             .hint("use error, warn, info, debug, trace, or a filter such as warn,archiver::capture=debug")
-            .because(e)
-    })
+    };
+    let directives = match text.parse::<Level>() {
+        Ok(level) => format!("warn,archiver={level}"),
+        // A misspelt level would be taken for the name of a module, and silence everything else.
+        Err(_) if !text.contains(['=', ',']) => return Err(not_one()),
+        Err(_) => text.to_owned(),
+    };
+    EnvFilter::builder().parse(&directives).map_err(|e| not_one().because(e))
 }
 
 /// Whether a line may be shown at all, whatever the filter says: the driver's and other crates' debug lines print
@@ -83,6 +89,7 @@ mod tests {
         let shown = |text| parse_filter("--log-level", text).map(|f| f.to_string());
         assert!(shown("debug").is_ok_and(|f| f.contains("warn") && f.contains("archiver=debug")));
         assert!(shown("warn,archiver::capture=trace").is_ok_and(|f| f.contains("archiver::capture=trace")));
+        assert!(parse_filter("--log-level", "inof").is_err());
         let error = parse_filter("--log-level", "a=b=c").err();
         assert!(
             error.is_some_and(|e| e.kind() == crate::Kind::Invalid && e.to_string().contains("--log-level"))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Server};
+use bson::{Document, doc};
 use futures_util::future::join_all;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -105,4 +106,46 @@ async fn a_log_is_not_trimmed_behind_a_segment_that_is_gone() {
     assert!(outcome.stderr.contains("a sealed segment is missing"), "{}", outcome.stderr);
     // What was not captured before may have been appended since.
     assert!(fixture.count("orders").await >= records);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_audit_log_captures_and_trims_nothing() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 30).await;
+    fixture.ok(&["roll"]).await;
+    // What an old backup would leave: the marker is the same, the checkpoint is behind the archive.
+    let checkpoints = fixture.audit.collection::<Document>("archiver.checkpoints");
+    checkpoints.update_one(doc! {}, doc! {"$set": {"nextSeq": 5_i64}}).await.unwrap();
+    fixture.audit.collection::<Document>("orders").delete_many(doc! {"_id": {"$gte": 5_i64}}).await.unwrap();
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(15);
+    assert!(outcome.stderr.contains("the archive is ahead of the checkpoint"), "{}", outcome.stderr);
+    assert_eq!(fixture.count("orders").await, 4, "nothing is captured under a seq that was given out before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_differs_from_what_was_sealed_of_it_is_neither_rolled_nor_trimmed() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 30).await;
+    fixture.ok(&["roll"]).await;
+    let log = fixture.audit.collection::<Document>("orders");
+    log.update_one(doc! {"_id": 7_i64}, doc! {"$set": {"op": "replace"}}).await.unwrap();
+    let (records, files) = (fixture.count("orders").await, fixture.archive_files());
+    fixture.configure(&(archive("hot_retention = \"0s\"") + SOURCE));
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(15);
+    assert!(outcome.stderr.contains("not of this audit log"), "{}", outcome.stderr);
+    assert_eq!(fixture.archive_files(), files);
+    assert!(fixture.count("orders").await >= records, "something was trimmed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newest_segment_that_is_removed_with_its_manifest_is_missed_by_verify() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 30).await;
+    fixture.ok(&["roll"]).await;
+    fixture.ok(&["verify"]).await;
+    for file in fixture.archive_files() {
+        std::fs::remove_file(file).unwrap();
+    }
+    let outcome = fixture.archiver.run(&["verify"]).await.expect_code(3);
+    assert!(outcome.stdout.contains("the newest manifests were removed"), "{}", outcome.stdout);
 }

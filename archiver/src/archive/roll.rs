@@ -4,6 +4,7 @@
 //! from: a segment without manifest is found again by its name, and records are trimmed only behind manifests.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +21,7 @@ use crate::audit_log::AuditLog;
 use crate::checkpoint::Checkpoint;
 use crate::config::ArchiveConfig;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, hex};
 
 /// Records in one segment at most.
 const SEGMENT_MAX_ROWS: usize = 1_000_000;
@@ -70,6 +71,19 @@ pub enum Extent {
     Everything,
 }
 
+/// Makes sure, before anything is captured, that the log goes on behind what the archive holds. A log that was restored
+/// from a backup would give out seqs a second time, and nobody could tell the two apart later.
+pub async fn check_continues(source: &str, log: &AuditLog, last: &Sealed) -> Result<()> {
+    if last.manifest.log != log.identity().await? {
+        return Err(of_another_log(source, last.manifest.first_seq));
+    }
+    let next_seq = log.checkpoint(source).await?.map_or(1, |checkpoint| checkpoint.next_seq);
+    if next_seq < last.manifest.end_seq {
+        return Err(ahead(source, last.manifest.end_seq, next_seq));
+    }
+    Ok(())
+}
+
 impl Roller {
     /// Reads where the source's chain stands. `server` is MongoDB's version, for the manifests.
     pub async fn open(
@@ -89,17 +103,35 @@ impl Roller {
         let last = sealed.last().cloned();
         let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
         let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
-        Ok(Roller {
-            source: source.to_owned(),
-            identity,
-            log,
-            archive,
-            config,
-            server,
-            building,
-            last,
-            untrimmed,
-        })
+        let source = source.to_owned();
+        let roller = Roller { source, identity, log, archive, config, server, building, last, untrimmed };
+        roller.check_overlap().await?;
+        Ok(roller)
+    }
+
+    /// Makes sure that what the log still holds of the newest sealed segment is what was sealed: behind a log that gave out
+    /// seqs anew, after it was restored from a backup, nothing may be rolled or trimmed.
+    async fn check_overlap(&self) -> Result<()> {
+        let Some(newest) = self.untrimmed.back() else { return Ok(()) };
+        let held = |first: Option<i64>| first.is_some_and(|first| first <= newest.first_seq);
+        if !held(self.log.first_seq(&self.source).await?)
+            || self.root(newest.first_seq..newest.end_seq).await? == newest.merkle_root
+            // Trimmed while it was read.
+            || !held(self.log.first_seq(&self.source).await?)
+        {
+            return Ok(());
+        }
+        Err(of_another_log(&self.source, newest.first_seq))
+    }
+
+    /// The Merkle root of the log's records in this range, in hex.
+    async fn root(&self, range: Range<i64>) -> Result<String> {
+        let mut leaves = merkle::Tree::default();
+        let mut records = std::pin::pin!(self.log.records(&self.source, range).await?);
+        while let Some(record) = records.try_next().await? {
+            leaves.push(Record::new(&record)?.leaf());
+        }
+        Ok(hex(&leaves.root()))
     }
 
     fn next_seq(&self) -> i64 {
@@ -114,13 +146,7 @@ impl Roller {
         let mut rolled = Rolled::default();
         let Some(checkpoint) = self.log.checkpoint(&self.source).await? else { return Ok(rolled) };
         if checkpoint.next_seq < self.next_seq() {
-            return Err(Error::corrupt(format!(
-                "the archive is ahead of the checkpoint source={} archive_end={} next_seq={}",
-                self.source,
-                self.next_seq(),
-                checkpoint.next_seq
-            ))
-            .hint("the audit database was restored from a backup or belongs to another archive: do not go on before this is understood"));
+            return Err(ahead(&self.source, self.next_seq(), checkpoint.next_seq));
         }
         while self.next_seq() < checkpoint.next_seq {
             let cut = self.cut(checkpoint.next_seq).await?;
@@ -208,6 +234,7 @@ impl Roller {
         );
         // Crash here: the segment is committed and has no manifest. The next pass builds it again, finds it, and seals it.
         let sealed = self.archive.seal(&manifest).await?;
+        self.log.note_sealed(&self.source, sealed.manifest.end_seq, &hex(&sealed.sha256)).await?;
         info!(
             source = %self.source,
             first_seq = sealed.manifest.first_seq,
@@ -222,18 +249,10 @@ impl Roller {
 
     /// Makes sure that a segment which another writer committed holds exactly the log's records.
     async fn compare(&self, other: &Summary) -> Result<()> {
-        let mut leaves = merkle::Tree::default();
-        let mut records =
-            std::pin::pin!(self.log.records(&self.source, other.first_seq..other.end_seq).await?);
-        let mut rows = 0;
-        while let Some(record) = records.try_next().await? {
-            leaves.push(Record::new(&record)?.leaf());
-            rows += 1;
+        match self.root(other.first_seq..other.end_seq).await? == hex(&other.merkle_root) {
+            true => Ok(()),
+            false => Err(of_another_log(&self.source, other.first_seq)),
         }
-        if rows == other.rows && leaves.root() == other.merkle_root {
-            return Ok(());
-        }
-        Err(of_another_log(&self.source, other.first_seq))
     }
 
     /// Deletes from the log what has been sealed for at least `hot_retention`.
@@ -267,6 +286,13 @@ struct Cut {
 
 fn created_at(manifest: &Manifest) -> Option<SystemTime> {
     manifest.created.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+}
+
+fn ahead(source: &str, archive_end: i64, next_seq: i64) -> Error {
+    Error::corrupt(format!(
+        "the archive is ahead of the checkpoint source={source} archive_end={archive_end} next_seq={next_seq}"
+    ))
+    .hint("the audit database was restored from a backup or belongs to another archive: do not go on before this is understood")
 }
 
 fn of_another_log(source: &str, seq: i64) -> Error {

@@ -93,6 +93,22 @@ impl AuditLog {
         })
     }
 
+    /// Notes how far the archive has been sealed, beside the lease, so that `verify` misses manifests that are removed.
+    pub async fn note_sealed(&self, source: &str, end_seq: i64, manifest: &str) -> Result<()> {
+        let leases = self.database.collection::<Document>(LEASES);
+        let note = doc! {"$set": {"sealed": {"endSeq": end_seq, "manifest": manifest}}};
+        let older = doc! {"_id": source, "sealed.endSeq": {"$not": {"$gte": end_seq}}};
+        let noted = leases.update_one(older, note).await;
+        noted.map(|_| ()).map_err(|e| mongo_error("noting how far the archive is sealed", e))
+    }
+
+    /// How far the archive was sealed when it was last noted.
+    pub async fn sealed_end(&self, source: &str) -> Result<Option<i64>> {
+        let found = self.database.collection::<Document>(LEASES).find_one(doc! {"_id": source}).await;
+        let lease = found.map_err(|e| mongo_error("reading how far the archive is sealed", e))?;
+        Ok(lease.and_then(|lease| lease.get_document("sealed").ok()?.get_i64("endSeq").ok()))
+    }
+
     fn records_of(&self, source: &str) -> Collection<RawDocumentBuf> {
         self.database.collection(source)
     }

@@ -2,7 +2,6 @@
 //! and everything is counted.
 
 use bson_walker::{Doc, Element, Writer, kind};
-use sha2::{Digest, Sha256};
 
 use crate::archive::extjson::doc_id_text;
 use crate::checkpoint::Checkpoint;
@@ -10,46 +9,49 @@ use crate::config::OnPluginError;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plugin::{Failure, Outcome};
-use crate::record::{Record, hex};
+use crate::record::{Record, id_digest};
 
-/// What identifies an event without its contents: kept until the plugins have dealt with its body.
+/// What a quarantine record takes from an event, set aside before the plugins take its body. Never stored as it is: the key
+/// is in it.
 #[derive(Debug)]
 pub(super) struct Identity(Vec<u8>);
 
-/// The fields of a quarantine record that come from the event.
+/// Bytes of an actor's name at most; a longer value is no name, and would make a record larger than its event.
+const ACTOR_MAX: usize = 1024;
+
+/// The fields of a quarantine record that come from the event as they are.
 const KEPT: [&str; 3] = ["ns", "clusterTime", "wallTime"];
 
 impl Identity {
-    /// The quarantine record's body but for what the failure adds: built before the plugins take the event.
     pub(super) fn of(event: &Event) -> Result<Self> {
         let doc = event.doc()?;
-        let op = doc.get("op");
-        let digest = doc.get("key").map(|key| hex(&Sha256::digest(key.value()).into()));
         Ok(Identity(Writer::build(|writer| {
-            for element in KEPT.iter().filter_map(|name| doc.get(name)) {
+            for element in
+                ["op", "ns", "key", "clusterTime", "wallTime"].iter().filter_map(|name| doc.get(name))
+            {
                 writer.append(&element);
-            }
-            if let Some(op) = &op {
-                writer.append_as("op", op);
-            }
-            if let Some(digest) = &digest {
-                writer.str("keyDigest", digest);
             }
         })))
     }
 
-    fn quarantine(&self, failure: &Failure) -> Vec<u8> {
-        let doc = Doc::new(&self.0).unwrap_or(Doc::EMPTY);
+    fn doc(&self) -> Doc<'_> {
+        Doc::new(&self.0).unwrap_or(Doc::EMPTY)
+    }
+
+    /// `id_is_kept`: whether other records give this document's `_id` as it is, so that its digest says which one it was.
+    fn quarantine(&self, failure: &Failure, id_is_kept: bool) -> Vec<u8> {
+        let doc = self.doc();
         Writer::build(|writer| {
             writer.str("op", "quarantine");
             for element in KEPT.iter().filter_map(|name| doc.get(name)) {
                 writer.append(&element);
             }
             let mut detail = writer.begin_doc(b"detail");
-            for name in ["op", "keyDigest"] {
-                if let Some(element) = doc.get(name) {
-                    detail.append(&element);
-                }
+            if let Some(op) = doc.get("op") {
+                detail.append(&op);
+            }
+            if let Some(id) = doc.get_path(&["key", "_id"]).filter(|_| id_is_kept) {
+                detail.str("keyDigest", &id_digest(id.kind(), id.value()));
             }
             detail.str("error", failure.code.as_str());
             detail.str("plugin", &failure.plugin);
@@ -57,6 +59,22 @@ impl Identity {
             detail.end();
         })
     }
+}
+
+/// Whether the plugins leave `_id`s as they are, as far as the kept events of this batch show. Without evidence: no. A
+/// digest of an `_id` that no other record has would point to no document, and its loss would go unnoticed.
+fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
+    let mut shown = false;
+    for (identity, outcome) in outcomes {
+        let Outcome::Keep(body) = outcome else { continue };
+        let Some(before) = identity.doc().get_path(&["key", "_id"]) else { continue };
+        let after = Doc::new(body).ok().and_then(|body| body.get_path(&["key", "_id"]));
+        if after.is_none_or(|after| after != before) {
+            return false;
+        }
+        shown = true;
+    }
+    shown
 }
 
 /// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters.
@@ -68,6 +86,8 @@ pub(super) fn assemble(
     checkpoint: &mut Checkpoint,
 ) -> Result<Vec<Vec<u8>>> {
     let mut records = Vec::with_capacity(outcomes.len());
+    let failed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(_)));
+    let id_is_kept = failed && ids_are_kept(&outcomes);
     for (identity, outcome) in outcomes {
         checkpoint.counters.read += 1;
         let body = match outcome {
@@ -84,7 +104,7 @@ pub(super) fn assemble(
             }
             Outcome::Failed(failure) => {
                 checkpoint.counters.quarantined += 1;
-                identity.quarantine(&failure)
+                identity.quarantine(&failure, id_is_kept)
             }
             Outcome::Keep(body) => body,
         };
@@ -120,7 +140,7 @@ fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
 fn actor(event: Doc<'_>, field: &str) -> Option<(String, &'static str)> {
     let path: Vec<&str> = field.split('.').collect();
     let part = |name: &str| event.get(name)?.as_doc();
-    let named = |value: Option<Element<'_>>| value.filter(|v| v.kind() != kind::NULL).map(doc_id_text);
+    let named = |value: Option<Element<'_>>| value.filter(is_name).map(doc_id_text);
     let in_image = |name: &str| named(part(name)?.get_path(&path));
     let Some(set) = part("delta").and_then(|delta| delta.get("updatedFields")?.as_doc()) else {
         return in_image("after")
@@ -134,6 +154,12 @@ fn actor(event: Doc<'_>, field: &str) -> Option<(String, &'static str)> {
         if rest.is_empty() { Some(value) } else { value.as_doc()?.get_path(rest) }
     });
     named(in_set).map(|id| (id, "delta")).or_else(|| in_image("after").map(|id| (id, "unchanged")))
+}
+
+/// Whether a value can name somebody: neither a document nor a text that no name has.
+fn is_name(value: &Element<'_>) -> bool {
+    let simple = [kind::STRING, kind::OBJECT_ID, kind::BINARY, kind::INT32, kind::INT64, kind::DECIMAL128];
+    simple.contains(&value.kind()) && value.value().len() <= ACTOR_MAX
 }
 
 fn with_actor(event: Doc<'_>, id: &str, from: &str) -> Vec<u8> {
@@ -238,6 +264,42 @@ mod tests {
         assert_eq!(record.get_str("op").unwrap(), "quarantine");
         assert_eq!(record.get_document("detail").unwrap().get_str("op").unwrap(), "insert");
         assert_eq!(record.get_timestamp("clusterTime").unwrap(), time());
+    }
+
+    #[test]
+    fn a_digest_of_the_id_is_kept_only_where_other_records_show_ids_as_they_are() {
+        let e = event(
+            doc! {"op": "insert", "ns": {"db": "d", "coll": "c"}, "key": {"_id": 7}, "clusterTime": time()},
+        );
+        let masked = event(
+            doc! {"op": "insert", "ns": {"db": "d", "coll": "c"}, "key": {"_id": "***"}, "clusterTime": time()},
+        );
+        let digest = |others: Vec<Outcome>| {
+            let outcomes =
+                others.into_iter().chain([failure()]).map(|o| (Identity::of(&e).unwrap(), o)).collect();
+            let records = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap();
+            let detail = decoded(records.last().unwrap()).get_document("detail").unwrap().clone();
+            detail.get_str("keyDigest").map(str::to_owned).ok()
+        };
+        assert_eq!(
+            digest(vec![Outcome::Keep(e.body.clone())]),
+            Some(id_digest(kind::INT32, &7_i32.to_le_bytes()))
+        );
+        assert_eq!(digest(vec![]), None);
+        assert_eq!(digest(vec![Outcome::Keep(masked.body.clone())]), None);
+    }
+
+    #[test]
+    fn an_actor_is_a_short_plain_value() {
+        let found = |value: bson::Bson| {
+            let body = bson::serialize_to_vec(&doc! {"after": {"by": value}}).unwrap();
+            actor(Doc::new(&body).unwrap(), "by").map(|(id, _)| id)
+        };
+        assert_eq!(found("eve".into()), Some("eve".to_owned()));
+        assert_eq!(found(7.into()), Some("7".to_owned()));
+        assert_eq!(found(doc! {"name": "eve"}.into()), None);
+        assert_eq!(found("x".repeat(2000).into()), None);
+        assert_eq!(found(bson::Bson::Null), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use bson_walker::{Doc, Writer};
 use mongodb::{Client, ClientSession};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use self::assemble::{Identity, assemble};
 use self::lease::Lease;
@@ -182,6 +182,10 @@ impl BatchWriter<'_> {
 
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
         let bytes: usize = records.iter().map(Vec::len).sum();
+        let withheld = next.counters.quarantined - self.durable.counters.quarantined;
+        if withheld > 0 {
+            warn!(source = %next.source, events = withheld, "a plugin failed: these events are kept without their contents");
+        }
         debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Gives documents back as they were: from the image that came with their deletion, else from baseline and deltas.
 //! Decides nothing about where they go.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bson::Timestamp;
 use bson_walker::{Doc, Writer};
@@ -287,13 +287,15 @@ async fn rebuild(
     if many.is_empty() {
         return Ok(());
     }
+    // By `_id` alone: a document's life goes on under another name when its collection is renamed.
+    let ids: HashSet<(u8, Vec<u8>)> = many.keys().map(|identity| identity.id.clone()).collect();
     let mut states = States::new(summary.policies.clone());
     let mut records = history.records(source, 1);
     while let Some(bytes) = records.next().await? {
         let record = Record::new(&bytes)?;
         let identity = Identity::of(&record);
         let last = identity.as_ref().and_then(|i| many.get(i)).copied();
-        if identity.is_some() && last.is_none() {
+        if identity.as_ref().is_some_and(|identity| !ids.contains(&identity.id)) {
             continue;
         }
         let change = states.advance(&record)?;

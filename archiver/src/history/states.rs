@@ -9,12 +9,11 @@ use std::fmt;
 use bson::Timestamp;
 use bson_walker::Doc;
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
 use crate::error::Result;
-use crate::record::Record;
+use crate::record::{Record, id_digest};
 
 /// What a document was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,8 +156,6 @@ struct Tracked {
     known: Known,
     /// The time of the baseline it was read by: changes up to it are in it already.
     baseline: Option<Timestamp>,
-    /// SHA-256 of the document key, in hex: how quarantine records name a document.
-    key_digest: String,
 }
 
 /// The states of the documents whose records were fed in.
@@ -204,11 +201,10 @@ impl States {
         let Some(identity) = Identity::of(record) else { return Ok(None) };
         let time = record.cluster_time()?;
         let contents = self.policies.contents(record);
-        let tracked = self.documents.entry(identity).or_insert_with(|| Tracked {
-            known: Known::unknown(Reason::BeforeBaseline),
-            baseline: None,
-            key_digest: record.key().map(|key| digest(key.as_bytes())).unwrap_or_default(),
-        });
+        let tracked = self
+            .documents
+            .entry(identity)
+            .or_insert_with(|| Tracked { known: Known::unknown(Reason::BeforeBaseline), baseline: None });
         let is_snapshot = record.op() == "snapshot";
         if !is_snapshot && tracked.baseline.is_some_and(|baseline| time <= baseline) {
             // The baseline was read after this change; its images still say what it did.
@@ -256,8 +252,9 @@ impl States {
             return Ok(());
         };
         let key = record.part("detail").and_then(|d| d.get("keyDigest")).and_then(|e| e.as_str());
-        self.lose(reason, record.cluster_time()?, |identity, tracked| {
-            identity.namespace == namespace && key.is_none_or(|key| key == tracked.key_digest)
+        self.lose(reason, record.cluster_time()?, |identity, _| {
+            identity.namespace == namespace
+                && key.is_none_or(|key| key == id_digest(identity.id.0, &identity.id.1))
         });
         Ok(())
     }
@@ -277,10 +274,6 @@ pub(super) fn target(record: &Record<'_>) -> Option<Namespace> {
     let to = record.part("detail")?.get("to")?.as_doc()?;
     let text = |name| to.get(name).and_then(|e| e.as_str()).map(str::to_owned);
     Some(Namespace { db: text("db")?, coll: text("coll")? })
-}
-
-fn digest(key: &[u8]) -> String {
-    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The document before and after a record, given what it was before.

@@ -98,7 +98,12 @@ impl Records {
     async fn open_log(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(log) = &self.history.log else { return Ok(None) };
         let mut hot: Hot = Box::pin(log.records(&self.source, self.next_seq..i64::MAX).await?);
-        let Some(record) = hot.next().await.transpose()? else { return Ok(None) };
+        let Some(record) = hot.next().await.transpose()? else {
+            // Nothing more, or everything that was left has been rolled and trimmed since the manifests were listed.
+            let more = self.load_segment().await?;
+            self.next_seq += i64::from(more);
+            return Ok(if more { self.cold.pop_front() } else { None });
+        };
         let seq = Record::new(&record)?.seq()?;
         if seq == self.next_seq {
             self.hot = Some(hot);

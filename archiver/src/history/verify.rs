@@ -86,6 +86,7 @@ struct Objects {
 struct Hot {
     first_seq: Option<i64>,
     next_seq: Option<i64>,
+    sealed_end: Option<i64>,
 }
 
 /// Verifies one source or all; with an audit log also that it goes on where the archive ends.
@@ -123,7 +124,8 @@ async fn read_log(log: &AuditLog, source: Option<&str>) -> Result<BTreeMap<Strin
     for name in log.sources().await?.into_iter().filter(|name| source.is_none_or(|s| s == name)) {
         let first_seq = log.first_seq(&name).await?;
         let next_seq = log.checkpoint(&name).await?.map(|c| c.next_seq);
-        hot.insert(name, Hot { first_seq, next_seq });
+        let sealed_end = log.sealed_end(&name).await?;
+        hot.insert(name, Hot { first_seq, next_seq, sealed_end });
     }
     Ok(hot)
 }
@@ -164,6 +166,12 @@ async fn sort_objects(
 
 /// The log must go on where the archive ends, or before.
 fn compare_log(source: &str, end_seq: i64, hot: Hot, report: &mut Report) {
+    if let Some(sealed_end) = hot.sealed_end.filter(|sealed| *sealed > end_seq) {
+        let reason = format!(
+            "the newest manifests were removed: sealed up to seq={sealed_end}, there up to seq={end_seq}"
+        );
+        report.find(source, None, reason);
+    }
     let Some(next_seq) = hot.next_seq else { return };
     if next_seq < end_seq {
         report.find(

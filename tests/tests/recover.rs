@@ -172,6 +172,22 @@ async fn apply_writes_back_and_never_over_a_live_document() {
 }
 
 #[tokio::test]
+async fn a_unique_index_that_is_in_the_way_is_not_taken_for_a_live_document() {
+    let server = Server::shared().await;
+    let fixture = with_deleted_customers(&server).await;
+    let restored = fixture.collection("restored");
+    let unique = mongodb::options::IndexOptions::builder().unique(true).build();
+    let index = mongodb::IndexModel::builder().keys(doc! {"long": 1}).options(unique).build();
+    restored.create_index(index).await.unwrap();
+    restored.insert_one(doc! {"_id": "another", "long": 7_i64}).await.unwrap();
+    let target = format!("{}.restored", fixture.db.name());
+    let apply = ["recover", "--source", "customers", "--id", "c1", "--to-namespace", &target, "--apply"];
+    let outcome = fixture.archiver.run(&apply).await.expect_code(10);
+    assert!(outcome.stderr.contains("a unique index of"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("--overwrite"), "{}", outcome.stderr);
+}
+
+#[tokio::test]
 async fn at_a_time_gives_the_document_as_it_was_then() {
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);

@@ -49,6 +49,14 @@ impl fmt::Display for Action {
 }
 
 impl Target {
+    fn refused_by_an_index(&self) -> Error {
+        Error::invalid(format!(
+            "a unique index of {} refuses a recovered document: another document has one of its values",
+            self.collection.namespace()
+        ))
+        .hint("values that redaction replaced are often equal; recover into a collection without that index, or print the documents")
+    }
+
     /// The collection in the watched deployment. Writes only where `apply` is set, over live documents only with `overwrite`.
     pub async fn open(
         config: &Config,
@@ -74,8 +82,13 @@ impl Target {
             None if !self.apply => return Ok(Action::WillInsert),
             None => match self.collection.insert_one(&raw).await {
                 Ok(_) => Action::Inserted,
-                // Somebody was faster, or another unique index is in the way.
-                Err(e) if code(&e) == Some(DUPLICATE_KEY) => return Ok(Action::Conflict),
+                Err(e) if code(&e) == Some(DUPLICATE_KEY) => {
+                    return match self.live(document).await? {
+                        // Somebody was faster.
+                        Some(_) => Ok(Action::Conflict),
+                        None => Err(self.refused_by_an_index()),
+                    };
+                }
                 Err(e) => return Err(mongo_error("inserting a recovered document", e)),
             },
             Some(live) if live.as_bytes() == document => return Ok(Action::Identical),

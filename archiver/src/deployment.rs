@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{Document, Timestamp, doc};
 use mongodb::error::{Error as MongoError, ErrorKind};
-use mongodb::options::{ClientOptions, ReadConcern, WriteConcern};
+use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, WriteConcern};
 pub use mongodb::{Client, Database};
 
 use crate::config::Secret;
@@ -32,10 +32,14 @@ pub async fn connect(uri: &Secret) -> Result<Client> {
     options.app_name.get_or_insert_with(|| "archiver".to_owned());
     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
     options.read_concern = Some(ReadConcern::majority());
-    options.write_concern =
-        Some(WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true).build());
+    options.write_concern = Some(durable());
     Client::with_options(options)
         .map_err(|e| Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))))
+}
+
+/// What a write must reach before it counts: the journals of a majority, so that no failover takes it back.
+pub fn durable() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build()
 }
 
 /// The deployment's present, as its logical clock says: everything up to it is visible to majority reads soon.

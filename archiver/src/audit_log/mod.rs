@@ -12,13 +12,13 @@ use std::ops::Range;
 use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc};
 use bson_walker::{Element, Writer};
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use mongodb::options::{IndexOptions, WriteConcern};
+use mongodb::options::IndexOptions;
 use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 pub use crate::deployment::mongo_error;
-use crate::deployment::{code, connect};
+use crate::deployment::{code, connect, durable};
 use crate::error::{Error, Result};
 use crate::record::Record;
 
@@ -175,9 +175,7 @@ impl AuditLog {
         expected_seq: i64,
         checkpoint: &Checkpoint,
     ) -> Result<()> {
-        let concern =
-            WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true).build();
-        let begun = session.start_transaction().write_concern(concern).await;
+        let begun = session.start_transaction().write_concern(durable()).await;
         begun.map_err(|e| mongo_error("starting a transaction", e))?;
         let written = self.write_batch(session, records, expected_seq, checkpoint).await;
         if let Err(error) = written {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Position;
@@ -19,14 +20,68 @@ pub struct Checkpoint {
     pub position: Position,
     /// The baseline's progress, until it is complete.
     pub snapshot: Option<SnapshotProgress>,
+    /// Stretches of lost history behind which the present has not been compared yet, oldest first.
+    pub resyncs: Vec<Resync>,
     /// The seq of the policy record in force, 0 before the first one.
     pub policy: i64,
     /// The digest of the plugin chain and its configuration in force.
     pub policy_digest: String,
     /// The digest of everything that determines what the stream delivers.
     pub options: String,
+    /// The watched deployment when the position was stored: its version and feature compatibility version.
+    pub server: Option<ServerVersion>,
+    /// Who acts in the transaction that the position is in the middle of.
+    pub context: Option<ActorContext>,
     /// What was read, and what became of it.
     pub counters: Counters,
+}
+
+/// The watched deployment's version, on which the form of its resume tokens depends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerVersion {
+    /// Such as "6.0.5".
+    pub version: String,
+    /// The feature compatibility version, such as "6.0"; `None` where the account may not see it.
+    pub feature: Option<String>,
+}
+
+/// A stretch of history that is missing, behind which the present is compared with what is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resync {
+    /// The seq of its `gap` record.
+    pub gap: i64,
+    /// The one namespace that it concerns; `None`: everything the stream watches.
+    pub namespace: Option<(String, String)>,
+    /// What is missing happened after this time …
+    pub after: Timestamp,
+    /// … and no later than this one.
+    pub until: Timestamp,
+}
+
+/// What the application said about a transaction: who acts in it, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActorContext {
+    /// The transaction: the raw BSON of an event's `txn`.
+    #[serde(with = "serde_bytes_vec")]
+    pub txn: Vec<u8>,
+    /// Who acts.
+    pub actor: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+mod serde_bytes_vec {
+    use bson::{Binary, spec::BinarySubtype};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        Binary { subtype: BinarySubtype::Generic, bytes: value.to_vec() }.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        Ok(Binary::deserialize(d)?.bytes)
+    }
 }
 
 /// How far the baseline has been read.
@@ -67,6 +122,9 @@ pub struct Counters {
     pub quarantined: i64,
     /// Records of the archiver's own doing: policy, gap, recovery.
     pub own: i64,
+    /// Of the archiver's own, how many say that history is missing.
+    #[serde(default)]
+    pub gaps: i64,
 }
 
 impl Counters {

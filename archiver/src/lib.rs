@@ -20,6 +20,7 @@ pub mod record;
 pub mod service;
 pub mod sql;
 pub mod status;
+pub mod stream_id;
 pub mod telemetry;
 
 pub use error::{Error, Kind, Result};

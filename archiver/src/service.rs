@@ -21,11 +21,12 @@ use crate::archive::store::{Archive, Sealed};
 use crate::audit_log::AuditLog;
 use crate::backoff::Backoff;
 use crate::capture::Capture;
-use crate::capture::lease::{Lease, RENEWAL};
+use crate::capture::lease::Lease;
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{connect, operation_time, server_version};
 use crate::error::{Error, Kind, Result};
 use crate::plugin::PluginChain;
+use crate::stream_id::StreamId;
 
 /// How often the archive loop looks whether there is something to roll or to trim.
 const ROLL_TICK: Duration = Duration::from_secs(1);
@@ -33,8 +34,8 @@ const ROLL_TICK: Duration = Duration::from_secs(1);
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// How often a lease that another process holds is asked for.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
-/// How long `run --once` waits for a lease: a little longer than that of a process that was killed.
-const LEASE_PATIENCE: Duration = Duration::from_secs(20);
+/// How much longer than a lease holds `run --once` waits for that of a process that was killed.
+const LEASE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a source that has stopped says so again.
 const HALTED_REMINDER: Duration = Duration::from_secs(60);
 /// How many times `run --once` tries a source again after a fault that may pass.
@@ -50,9 +51,9 @@ struct Service {
     holder: String,
     building: Arc<Semaphore>,
     stop: CancellationToken,
-    /// Sources that have not stopped for good.
+    /// Streams that have not stopped for good.
     working: AtomicUsize,
-    /// Cancelled when there are no such sources any more.
+    /// Cancelled when there are no such streams any more.
     none_left: CancellationToken,
 }
 
@@ -69,8 +70,11 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
     let service = Arc::new(Service::connect(config, stop.clone()).await?);
     let mut running = JoinSet::new();
     for (source, chain) in sources {
-        let service = Arc::clone(&service);
-        running.spawn(async move { service.run_source(source, chain, once).await });
+        for stream in StreamId::all(&source.name, source.partitions) {
+            let service = Arc::clone(&service);
+            let (source, chain) = (source.clone(), Arc::clone(&chain));
+            running.spawn(async move { service.run_stream(stream, source, chain, once).await });
+        }
     }
     let mut first_error = None;
     while let Some(ended) = running.join_next().await {
@@ -144,7 +148,7 @@ impl Service {
         let log = AuditLog::connect(&config).await?;
         let holder = format!("{}:{}:{:08x}", host_name(), std::process::id(), rand::random::<u32>());
         Ok(Service {
-            working: AtomicUsize::new(config.sources.len()),
+            working: AtomicUsize::new(config.sources.iter().map(|s| s.partitions as usize).sum()),
             none_left: CancellationToken::new(),
             archive,
             client,
@@ -170,9 +174,10 @@ impl Service {
         .await
     }
 
-    /// Runs one source for as long as it takes, starting over after faults.
-    async fn run_source(
+    /// Runs one stream for as long as it takes, starting over after faults.
+    async fn run_stream(
         self: Arc<Self>,
+        stream: StreamId,
         source: SourceConfig,
         chain: Arc<PluginChain>,
         once: bool,
@@ -182,26 +187,27 @@ impl Service {
         loop {
             let started = Instant::now();
             // A panic is a fault like others: the state outside is consistent, and the checkpoint is where to go on.
-            let ran = AssertUnwindSafe(self.hold_and_run(&source, &chain, once)).catch_unwind().await;
+            let ran =
+                AssertUnwindSafe(self.hold_and_run(&stream, &source, &chain, once)).catch_unwind().await;
             let ran = ran.unwrap_or_else(|_| Err(Error::internal("a source's task panicked; this is a bug")));
             let Err(error) = ran else { return Ok(()) };
             if self.stop.is_cancelled() {
                 // A fault while stopping loses nothing: the checkpoint is where the next start goes on.
-                warn!(source = %source.name, error = error.explain(), "stopped with an error");
+                warn!(source = %stream, error = error.explain(), "stopped with an error");
                 return Ok(());
             }
             attempts += 1;
             let may_pass = matches!(error.kind(), Kind::Unavailable | Kind::Fenced | Kind::Internal);
             let enough = once && (attempts >= ONCE_ATTEMPTS || error.kind() == Kind::Fenced);
             if !may_pass || enough {
-                self.stay_halted(&source.name, &error, once).await;
+                self.stay_halted(&stream, &error, once).await;
                 return Err(error);
             }
             if started.elapsed() > HALTED_REMINDER {
                 backoff.reset();
             }
             let delay = backoff.next_delay();
-            warn!(source = %source.name, error = error.explain(), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
+            warn!(source = %stream, error = error.explain(), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return Ok(()),
@@ -210,12 +216,12 @@ impl Service {
     }
 
     /// Says that a source has stopped, again and again while others work.
-    async fn stay_halted(&self, source: &str, error: &Error, once: bool) {
+    async fn stay_halted(&self, stream: &StreamId, error: &Error, once: bool) {
         if self.working.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.none_left.cancel();
         }
         loop {
-            error!(%source, error = error.explain(), hint = error.hint_text(), "this source has stopped and needs a human");
+            error!(source = %stream, error = error.explain(), hint = error.hint_text(), "this source has stopped and needs a human");
             if once {
                 return;
             }
@@ -229,30 +235,38 @@ impl Service {
     }
 
     /// Takes the lease, captures and archives under it, and gives it back.
-    async fn hold_and_run(&self, source: &SourceConfig, chain: &Arc<PluginChain>, once: bool) -> Result<()> {
+    async fn hold_and_run(
+        &self,
+        stream: &StreamId,
+        source: &SourceConfig,
+        chain: &Arc<PluginChain>,
+        once: bool,
+    ) -> Result<()> {
         self.log.prepare(&source.name).await?;
-        let patience = if once { LEASE_PATIENCE } else { Duration::MAX };
-        let Some(lease) = self.wait_for_lease(&source.name, patience).await? else { return Ok(()) };
-        let outcome = self.run_under_lease(source, chain, &lease, once).await;
+        let patience = if once { self.config.capture.lease_time + LEASE_PATIENCE } else { Duration::MAX };
+        let Some(lease) = self.wait_for_lease(stream, patience).await? else { return Ok(()) };
+        let outcome = self.run_under_lease(stream, source, chain, &lease, once).await;
         if let Err(error) = lease.release(outcome.as_ref().err()).await {
-            warn!(source = %source.name, error = error.explain(), "the lease was not given back; it runs out by itself");
+            warn!(source = %stream, error = error.explain(), "the lease was not given back; it runs out by itself");
         }
         outcome
     }
 
-    async fn wait_for_lease(&self, source: &str, patience: Duration) -> Result<Option<Lease>> {
+    async fn wait_for_lease(&self, stream: &StreamId, patience: Duration) -> Result<Option<Lease>> {
         let asked = Instant::now();
         let mut said = false;
         loop {
-            if let Some(lease) = Lease::acquire(&self.log, source, &self.holder).await? {
+            if let Some(lease) =
+                Lease::acquire(&self.log, stream, &self.holder, self.config.capture.lease_time).await?
+            {
                 return Ok(Some(lease));
             }
             if asked.elapsed() > patience {
-                return Err(Error::fenced(format!("another archiver writes this source source={source}"))
+                return Err(Error::fenced(format!("another archiver writes this source source={stream}"))
                     .hint("it captures everything already; `archiver roll` rolls what it has appended, or stop it first"));
             }
             if !said {
-                info!(%source, "another archiver writes this source; waiting for its lease");
+                info!(source = %stream, "another archiver writes this source; waiting for its lease");
                 said = true;
             }
             tokio::select! {
@@ -264,6 +278,7 @@ impl Service {
 
     async fn run_under_lease(
         &self,
+        stream: &StreamId,
         source: &SourceConfig,
         chain: &Arc<PluginChain>,
         lease: &Lease,
@@ -280,6 +295,7 @@ impl Service {
         let stop = self.stop.child_token();
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let capture = Capture {
+            stream: stream.clone(),
             source: source.clone(),
             limits: self.config.capture,
             client: self.client.clone(),
@@ -414,7 +430,7 @@ impl Pass {
 async fn keep_renewing(lease: &Lease) -> Error {
     let mut missed = 0;
     loop {
-        tokio::time::sleep(RENEWAL).await;
+        tokio::time::sleep(lease.renewal()).await;
         match lease.renew().await {
             Ok(()) => missed = 0,
             // One miss is not the end of a lease that holds for three; being fenced is.

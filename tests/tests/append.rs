@@ -33,6 +33,9 @@ fn first(epoch: i64) -> Checkpoint {
         policy: 0,
         policy_digest: String::new(),
         options: String::new(),
+        resyncs: Vec::new(),
+        server: None,
+        context: None,
         counters: Counters::default(),
     }
 }

@@ -26,6 +26,15 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
     if let Some(snapshot) = &checkpoint.snapshot {
         stored.insert("snapshot", bson::serialize_to_bson(snapshot).map_err(bad)?);
     }
+    if !checkpoint.resyncs.is_empty() {
+        stored.insert("resyncs", bson::serialize_to_bson(&checkpoint.resyncs).map_err(bad)?);
+    }
+    if let Some(server) = &checkpoint.server {
+        stored.insert("server", bson::serialize_to_bson(server).map_err(bad)?);
+    }
+    if let Some(context) = &checkpoint.context {
+        stored.insert("context", bson::serialize_to_bson(context).map_err(bad)?);
+    }
     Ok(stored)
 }
 
@@ -43,16 +52,26 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
         Some(Bson::Document(token)) => Some(bson::serialize_to_vec(token)?),
         _ => None,
     };
-    let snapshot = stored.get("snapshot").cloned().map(bson::deserialize_from_bson).transpose()?;
+    let snapshot = optional(stored, "snapshot")?;
     Ok(Checkpoint {
         source: stored.get_str("_id")?.to_owned(),
         epoch: stored.get_i64("epoch")?,
         next_seq: stored.get_i64("nextSeq")?,
         position: Position { token, cluster_time: stored.get_timestamp("clusterTime")? },
         snapshot,
+        resyncs: optional(stored, "resyncs")?.unwrap_or_default(),
         policy: stored.get_i64("policy")?,
         policy_digest: stored.get_str("policyDigest")?.to_owned(),
         options: stored.get_str("options")?.to_owned(),
+        server: optional(stored, "server")?,
+        context: optional(stored, "context")?,
         counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,
     })
+}
+
+fn optional<T: serde::de::DeserializeOwned>(
+    stored: &Document,
+    field: &str,
+) -> std::result::Result<Option<T>, bson::error::Error> {
+    stored.get(field).cloned().map(bson::deserialize_from_bson).transpose()
 }

@@ -207,6 +207,9 @@ mod tests {
             policy: 2,
             policy_digest: String::new(),
             options: String::new(),
+            resyncs: Vec::new(),
+            server: None,
+            context: None,
             counters: Counters::default(),
         }
     }

@@ -1,4 +1,4 @@
-//! A lease says which process writes a source. It keeps two from working at once; that two never both write is the
+//! A lease says which process writes a stream. It keeps two from working at once; that two never both write is the
 //! epoch's doing, which every append checks. All times are the audit server's.
 //!
 //! It also names the session in which its holder appends. A process that is killed leaves its last transaction open, and the
@@ -15,26 +15,30 @@ use tracing::warn;
 use crate::audit_log::{AuditLog, LEASES, mongo_error};
 use crate::deployment::code;
 use crate::error::{Error, Result};
+use crate::stream_id::StreamId;
 
-/// How long a lease holds without renewal.
-const TTL: Duration = Duration::from_secs(15);
-/// How often it is renewed: three tries before it runs out.
-pub const RENEWAL: Duration = Duration::from_secs(5);
 const DUPLICATE_KEY: i32 = 11000;
 
-/// A source's lease, held.
+/// A stream's lease, held.
 #[derive(Debug, Clone)]
 pub struct Lease {
     leases: Collection<Document>,
-    source: String,
+    stream: StreamId,
     holder: String,
+    /// How long it holds without renewal.
+    time: Duration,
     /// The writer's number that came with it; higher than every one before.
     pub epoch: i64,
 }
 
 impl Lease {
-    /// Takes the lease of a source; `None` while another process holds it.
-    pub async fn acquire(log: &AuditLog, source: &str, holder: &str) -> Result<Option<Lease>> {
+    /// Takes the lease of a stream for this time; `None` while another process holds it.
+    pub async fn acquire(
+        log: &AuditLog,
+        stream: &StreamId,
+        holder: &str,
+        time: Duration,
+    ) -> Result<Option<Lease>> {
         let leases = log.database().collection::<Document>(LEASES);
         let free = doc! {"$or": [
             {"$eq": ["$holder", holder]},
@@ -44,9 +48,9 @@ impl Lease {
         let take = vec![doc! {"$set": {
             "holder": if_free(doc! {"$literal": holder}.into(), "holder"),
             "epoch": if_free(doc! {"$add": [{"$ifNull": ["$epoch", 0_i64]}, 1_i64]}.into(), "epoch"),
-            "expires": if_free(expiry().into(), "expires"),
+            "expires": if_free(expiry(time).into(), "expires"),
         }}];
-        let lease = doc! {"_id": source};
+        let lease = doc! {"_id": stream.to_string()};
         let taken =
             leases.find_one_and_update(lease, take).upsert(true).return_document(ReturnDocument::After).await;
         let lease = match taken {
@@ -60,15 +64,15 @@ impl Lease {
             // It may belong to another account, or be long gone; then the transaction ends by its own time limit.
             if let Err(e) = log.database().run_command(doc! {"killSessions": [session]}).await {
                 let error = mongo_error("ending the session of the writer before this one", e);
-                warn!(%source, error = error.explain(), "waiting for its last transaction to time out");
+                warn!(%stream, error = error.explain(), "waiting for its last transaction to time out");
             }
         }
         let epoch = lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
-        Ok(Some(Lease { leases, source: source.to_owned(), holder: holder.to_owned(), epoch }))
+        Ok(Some(Lease { leases, stream: stream.clone(), holder: holder.to_owned(), time, epoch }))
     }
 
     fn mine(&self) -> Document {
-        doc! {"_id": &self.source, "holder": &self.holder, "epoch": self.epoch}
+        doc! {"_id": self.stream.to_string(), "holder": &self.holder, "epoch": self.epoch}
     }
 
     /// Names the session in which the holder appends, before it does so for the first time.
@@ -81,12 +85,18 @@ impl Lease {
     }
 
     fn lost(&self) -> Error {
-        Error::fenced(format!("another process has taken the lease source={}", self.source))
+        Error::fenced(format!("another process has taken the lease source={}", self.stream))
     }
 
-    /// Holds it for another [`TTL`]. Fails as fenced where another process has taken it.
+    /// How often it is to be renewed: three tries before it runs out.
+    pub fn renewal(&self) -> Duration {
+        self.time / 3
+    }
+
+    /// Holds it for its time once more. Fails as fenced where another process has taken it.
     pub async fn renew(&self) -> Result<()> {
-        let renewed = self.leases.update_one(self.mine(), vec![doc! {"$set": {"expires": expiry()}}]).await;
+        let renewed =
+            self.leases.update_one(self.mine(), vec![doc! {"$set": {"expires": expiry(self.time)}}]).await;
         match renewed.map_err(|e| mongo_error("renewing the lease", e))?.matched_count {
             0 => Err(self.lost()),
             _ => Ok(()),
@@ -109,6 +119,6 @@ impl Lease {
     }
 }
 
-fn expiry() -> Document {
-    doc! {"$add": ["$$NOW", TTL.as_millis() as i64]}
+fn expiry(time: Duration) -> Document {
+    doc! {"$add": ["$$NOW", time.as_millis() as i64]}
 }

@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 use bson::{Document, Timestamp, doc};
 use bson_walker::{Doc, Writer};
 use mongodb::{Client, Cursor};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::change_event::snapshot_event;
+use super::writer::Documents;
 use crate::checkpoint::SnapshotProgress;
 use crate::config::CaptureConfig;
 use crate::deployment::{mongo_error, operation_time};
@@ -16,6 +20,11 @@ use crate::event::{Event, Position};
 /// How long one point in time is read from. MongoDB keeps the history for it for 300 s by default
 /// (minSnapshotHistoryWindowInSeconds); after this time the next chunk reads at a newer one.
 const CHUNK_TIME: Duration = Duration::from_secs(60);
+
+/// How often a running snapshot says how far it is.
+const SNAPSHOT_REPORT: Duration = Duration::from_secs(10);
+/// Batches that may wait, read but not yet appended.
+const BATCHES_AHEAD: usize = 1;
 
 /// Documents of one batch, and the progress once they are appended.
 #[derive(Debug)]
@@ -58,8 +67,30 @@ impl Snapshot {
         Snapshot { client, limits, position, left, progress, chunk: None }
     }
 
+    /// Starts reading. The receiver gets batches until the one without progress, or an error.
+    pub(super) fn start(mut self, stop: CancellationToken) -> mpsc::Receiver<Result<Documents>> {
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        tokio::spawn(async move {
+            let mut reported = Instant::now();
+            let mut read = 0;
+            while !stop.is_cancelled() {
+                let batch = self.next().await;
+                let more = batch.as_ref().is_ok_and(|b| b.progress.is_some());
+                read += batch.as_ref().map_or(0, |b| b.events.len());
+                if sender.send(batch.map(Documents::Baseline)).await.is_err() || !more {
+                    return;
+                }
+                if reported.elapsed() > SNAPSHOT_REPORT {
+                    info!(documents = read, "reading the baseline");
+                    reported = Instant::now();
+                }
+            }
+        });
+        receiver
+    }
+
     /// The next batch; after the one without progress there is none.
-    pub async fn next(&mut self) -> Result<SnapshotBatch> {
+    async fn next(&mut self) -> Result<SnapshotBatch> {
         let mut events = Vec::new();
         let mut bytes = 0;
         while let Some((db, coll)) = self.left.last().cloned() {

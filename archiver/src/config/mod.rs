@@ -49,7 +49,7 @@ pub struct ArchiveConfig {
     pub options: Vec<(String, Secret)>,
 }
 
-/// `[capture]`: the bounds of one batch.
+/// `[capture]`: the bounds of one batch, and of a lease.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptureConfig {
     /// Events in one batch at most. Default 1000.
@@ -58,6 +58,8 @@ pub struct CaptureConfig {
     pub batch_max_bytes: usize,
     /// How long a batch waits for more events. Default 20 ms.
     pub batch_max_wait: Duration,
+    /// How long a lease holds without renewal: a source whose archiver died is taken over after it. Default 15 s.
+    pub lease_time: Duration,
 }
 
 /// `[[plugin]]`: one plugin with its configuration.
@@ -88,6 +90,15 @@ pub struct SourceConfig {
     pub on_plugin_error: OnPluginError,
     /// The (dotted) field in which the application writes who did it.
     pub actor_field: Option<String>,
+    /// The collection (database, collection) into which the application inserts `{actor, reason}` as the first write of a
+    /// transaction.
+    pub actor_context: Option<(String, String)>,
+    /// What happens when MongoDB no longer has the events after the checkpoint.
+    pub on_history_lost: OnHistoryLost,
+    /// Whether images before and after a change are switched on where they are off.
+    pub enable_images: bool,
+    /// Into how many streams the source is split, by its documents' `_id`s; at least 1.
+    pub partitions: u32,
 }
 
 /// One entry of `watch`.
@@ -115,6 +126,15 @@ pub enum Snapshot {
 pub enum OnPluginError {
     /// Keep a record without the event's contents and go on.
     Quarantine,
+    /// Stop the source.
+    Halt,
+}
+
+/// `on_history_lost`; nothing ever goes on without a `gap` record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHistoryLost {
+    /// Record the gap, go on behind it, and compare the present documents with what is known of them.
+    Resync,
     /// Stop the source.
     Halt,
 }

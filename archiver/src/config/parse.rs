@@ -10,7 +10,8 @@ use super::suggest::nearest;
 use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size, size};
 use super::watch::{WATCH_FORM, database, watch};
 use super::{
-    ArchiveConfig, CaptureConfig, Config, OnPluginError, PluginConfig, Secret, Snapshot, SourceConfig, Watch,
+    ArchiveConfig, CaptureConfig, Config, OnHistoryLost, OnPluginError, PluginConfig, Secret, Snapshot,
+    SourceConfig, Watch,
 };
 use crate::error::Result;
 
@@ -168,14 +169,13 @@ fn option(value: &Value<'_>) -> Option<String> {
 }
 
 fn capture(section: Option<Section<'_>>) -> CaptureConfig {
-    let defaults = (1000, 8 << 20, Duration::from_millis(20));
-    let Some(section) = section else {
-        return CaptureConfig {
-            batch_max_events: defaults.0,
-            batch_max_bytes: defaults.1,
-            batch_max_wait: defaults.2,
-        };
+    let defaults = CaptureConfig {
+        batch_max_events: 1000,
+        batch_max_bytes: 8 << 20,
+        batch_max_wait: Duration::from_millis(20),
+        lease_time: Duration::from_secs(15),
     };
+    let Some(section) = section else { return defaults };
     let batch_max_events = section.value("batch_max_events").and_then(|value| {
         let form = "a whole number from 1 to 100000";
         let number = value.integer(form)?;
@@ -184,13 +184,15 @@ fn capture(section: Option<Section<'_>>) -> CaptureConfig {
         }
         usize::try_from(number).ok()
     });
-    let batch_max_bytes = bytes(&section, "batch_max_bytes", 1 << 10, 64 << 20, defaults.1);
+    let batch_max_bytes = bytes(&section, "batch_max_bytes", 1 << 10, 64 << 20, defaults.batch_max_bytes);
     let batch_max_wait = section.value("batch_max_wait").and_then(|v| bounded(&v, 0..=60_000));
+    let lease_time = section.value("lease_time").and_then(|v| bounded(&v, 2_000..=300_000));
     section.finish();
     CaptureConfig {
-        batch_max_events: batch_max_events.unwrap_or(defaults.0),
+        batch_max_events: batch_max_events.unwrap_or(defaults.batch_max_events),
         batch_max_bytes,
-        batch_max_wait: batch_max_wait.unwrap_or(defaults.2),
+        batch_max_wait: batch_max_wait.unwrap_or(defaults.batch_max_wait),
+        lease_time: lease_time.unwrap_or(defaults.lease_time),
     }
 }
 
@@ -289,12 +291,17 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         let form = "a field name, dotted for a nested one";
         v.parse(form, |text| (!text.split('.').any(str::is_empty)).then(|| text.to_owned()))
     });
-    if let Some(value) = section.value("partitions") {
-        let form = "1: this version reads every source with one change stream";
-        if let Some(number) = value.integer(form).filter(|n| *n != 1) {
-            value.problem(format!("{number} is not supported; it must be {form}"));
+    let actor_context = section.value("actor_context").and_then(|v| collection(&v, known));
+    let on_history_lost = section.value("on_history_lost").and_then(|v| v.one_of(&ON_HISTORY_LOST));
+    let enable_images = section.value("enable_images").and_then(|v| v.boolean());
+    let partitions = section.value("partitions").and_then(|value| {
+        let form = "a whole number from 1 to 64";
+        let number = value.integer(form)?;
+        if !(1..=64).contains(&number) {
+            value.problem(format!("{number} is not allowed; it must be {form}"));
         }
-    }
+        u32::try_from(number).ok()
+    });
     section.finish();
     Some(SourceConfig {
         name: name?,
@@ -303,10 +310,32 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         snapshot: snapshot.unwrap_or(Snapshot::Initial),
         on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
         actor_field,
+        actor_context,
+        on_history_lost: on_history_lost.unwrap_or(OnHistoryLost::Resync),
+        enable_images: enable_images.unwrap_or(false),
+        partitions: partitions.unwrap_or(1),
     })
 }
 
+/// One collection by its full name.
+fn collection(value: &Value<'_>, known: &Known<'_>) -> Option<(String, String)> {
+    let text = value.text("one collection, as \"database.collection\"")?;
+    match watch(&text.value, known.audit_database) {
+        Ok(Watch::Collection(db, coll)) => Some((db, coll)),
+        Ok(_) => {
+            value.problem(format!("{} names more than one collection", text.shown));
+            None
+        }
+        Err(what) => {
+            value.problem(format!("{} {what}", text.shown));
+            None
+        }
+    }
+}
+
 const SNAPSHOTS: [(&str, Snapshot); 2] = [("initial", Snapshot::Initial), ("never", Snapshot::Never)];
+const ON_HISTORY_LOST: [(&str, OnHistoryLost); 2] =
+    [("resync", OnHistoryLost::Resync), ("halt", OnHistoryLost::Halt)];
 const ON_PLUGIN_ERRORS: [(&str, OnPluginError); 2] =
     [("quarantine", OnPluginError::Quarantine), ("halt", OnPluginError::Halt)];
 

@@ -138,8 +138,11 @@ fn one_bad_line_gives_one_problem_with_its_line_key_and_advice() {
         ("colour = 1", "8: [[source]] colour: unknown key; allowed: name, watch, plugins, snapshot, "),
         ("snapshots = 1", "8: [[source]] snapshots: unknown key; did you mean snapshot?"),
         ("[archve]", "8: archve: unknown key; did you mean archive?"),
-        ("partitions = 4", "8: [[source]] partitions: 4 is not supported; it must be 1: this version"),
-        ("partitions = \"1\"", "8: [[source]] partitions: is a string; it must be 1"),
+        (
+            "partitions = 0",
+            "8: [[source]] partitions: 0 is not allowed; it must be a whole number from 1 to 64",
+        ),
+        ("partitions = \"1\"", "8: [[source]] partitions: is a string; it must be a whole number"),
         (
             "snapshot = \"always\"",
             "8: [[source]] snapshot: \"always\" is not allowed; it must be \"initial\" or",

@@ -1,0 +1,200 @@
+//! Makes batches durable, one after the other: through the plugins, into records, and into the log together with the
+//! checkpoint behind them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bson::Timestamp;
+use bson_walker::{Doc, Writer};
+use mongodb::ClientSession;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::Capture;
+use super::assemble::{Identity, assemble};
+use super::barrier::Barrier;
+use super::batch::{Batch, Batches};
+use super::snapshot::SnapshotBatch;
+use crate::checkpoint::Checkpoint;
+use crate::deployment::operation_time;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::record::Record;
+
+/// How often a source on which nothing happens stores how far it has looked, so that its position never ages out of
+/// the oplog.
+const IDLE_ADVANCE: Duration = Duration::from_secs(5);
+
+/// What is read beside the stream.
+#[derive(Debug)]
+pub(super) enum Documents {
+    /// Of the baseline.
+    Baseline(SnapshotBatch),
+}
+
+/// Makes batches durable, one after the other.
+pub(super) struct BatchWriter<'a> {
+    pub(super) capture: &'a Capture,
+    /// The one that the lease names.
+    pub(super) session: ClientSession,
+    /// The stored checkpoint.
+    pub(super) durable: Checkpoint,
+    pub(super) stored_at: Instant,
+    /// Held by those who read documents.
+    pub(super) barrier: Barrier,
+}
+
+impl BatchWriter<'_> {
+    /// Passes events through the plugins and appends what comes out, together with the checkpoint that `advance`
+    /// leaves.
+    pub(super) async fn append(
+        &mut self,
+        events: Vec<Event>,
+        advance: impl FnOnce(&mut Checkpoint),
+    ) -> Result<()> {
+        let mut next = self.durable.clone();
+        advance(&mut next);
+        let source = &self.capture.source;
+        let records = if events.is_empty() {
+            Vec::new()
+        } else {
+            let chain = Arc::clone(&self.capture.chain);
+            let process = move || {
+                let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
+                let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
+                if identities.len() != outcomes.len() {
+                    return Err(Error::internal("the plugin chain lost count of its events"));
+                }
+                Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
+            };
+            let outcomes = tokio::task::spawn_blocking(process).await;
+            let outcomes =
+                outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
+            assemble(outcomes, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?
+        };
+        self.store(records, next).await
+    }
+
+    async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
+        let bytes: usize = records.iter().map(Vec::len).sum();
+        let withheld = next.counters.quarantined - self.durable.counters.quarantined;
+        if withheld > 0 {
+            warn!(source = %next.source, events = withheld, "a plugin failed: these events are kept without their contents");
+        }
+        debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
+        self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.durable = next;
+        self.stored_at = Instant::now();
+        Ok(())
+    }
+
+    /// Appends a policy record where the plugins or their configuration are not those of the last one.
+    pub(super) async fn record_policy(&mut self) -> Result<()> {
+        let chain = &self.capture.chain;
+        if self.durable.policy_digest == chain.digest() && self.durable.policy != 0 {
+            return Ok(());
+        }
+        let time = operation_time(&self.capture.client.database("admin")).await?;
+        let detail = chain.policy();
+        let body = Writer::build(|writer| {
+            writer.str("op", "policy");
+            writer.timestamp("clusterTime", time.time, time.increment);
+            writer.doc("detail", &detail);
+        });
+        let mut next = self.durable.clone();
+        next.policy = next.next_seq;
+        next.policy_digest = chain.digest().to_owned();
+        let record = own_record(&body, &mut next)?;
+        self.store(vec![record], next).await
+    }
+
+    /// Takes events and documents as they come, until stopped, or until everything up to `until` and every document is
+    /// appended.
+    pub(super) async fn take(
+        &mut self,
+        mut events: Batches,
+        mut documents: Option<mpsc::Receiver<Result<Documents>>>,
+        until: Option<Timestamp>,
+    ) -> Result<()> {
+        let mut reached = false;
+        // Read, but later than the documents that are being read.
+        let mut waiting: Option<Batch> = None;
+        while !(reached && documents.is_none()) {
+            let lowest = self.barrier.lowest();
+            tokio::select! {
+                biased;
+                () = self.capture.stop.cancelled() => return Ok(()),
+                // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
+                batch = events.next(), if waiting.is_none() => waiting = Some(batch),
+                () = self.barrier.passes(lowest), if waiting.is_some() => {}
+                read = next_documents(&mut documents) => match read.transpose()? {
+                    Some(read) => self.take_documents(read).await?,
+                    None => documents = None,
+                },
+            }
+            if let Some(mut batch) = waiting.take() {
+                waiting = batch.split_after(self.barrier.lowest());
+                reached |= self.take_events(batch, until).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything up to `until` is appended.
+    async fn take_events(&mut self, batch: Batch, until: Option<Timestamp>) -> Result<bool> {
+        let done = until.is_some_and(|until| batch.reaches(until));
+        let complete_to = batch.complete_to();
+        if let Some(position) = batch.position {
+            let moved = position != self.durable.position;
+            let due =
+                !batch.events.is_empty() || (moved && (done || self.stored_at.elapsed() >= IDLE_ADVANCE));
+            if due {
+                self.append(batch.events, |next| next.position = position).await?;
+            }
+        }
+        if let Some(time) = complete_to {
+            self.barrier.note_appended(time);
+        }
+        drop(batch.permits);
+        match batch.end {
+            _ if done => Ok(true),
+            None => Ok(false),
+            Some(Some(error)) => Err(error),
+            Some(None) => Err(Error::internal("the watcher ended by itself")),
+        }
+    }
+
+    async fn take_documents(&mut self, read: Documents) -> Result<()> {
+        match read {
+            Documents::Baseline(batch) => {
+                let complete = batch.progress.is_none();
+                self.append(batch.events, |next| next.snapshot = batch.progress).await?;
+                if complete {
+                    info!(source = %self.durable.source, "baseline complete");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn next_documents(
+    documents: &mut Option<mpsc::Receiver<Result<Documents>>>,
+) -> Option<Result<Documents>> {
+    match documents {
+        Some(documents) => documents.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A record of the archiver's own doing, counted in `next` and given its seq.
+fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
+    let doc =
+        Doc::new(body).map_err(|e| Error::internal("a record of our own is not valid BSON").because(e))?;
+    let record = Record::encode(next.next_seq, doc, next.policy);
+    next.counters.own += 1;
+    next.next_seq += 1;
+    Ok(record)
+}

@@ -43,6 +43,8 @@ pub struct Snapshot {
     position: Position,
     left: Vec<(String, String)>,
     progress: SnapshotProgress,
+    /// Selects the documents of the stream's partition.
+    filter: Option<Document>,
     chunk: Option<Chunk>,
 }
 
@@ -64,7 +66,12 @@ impl Snapshot {
         limits: CaptureConfig,
     ) -> Self {
         let left = still_to_read(collections, &progress);
-        Snapshot { client, limits, position, left, progress, chunk: None }
+        Snapshot { client, limits, position, left, progress, filter: None, chunk: None }
+    }
+
+    /// Reads only the documents that this filter selects.
+    pub fn of(self, filter: Option<Document>) -> Self {
+        Snapshot { filter, ..self }
     }
 
     /// Starts reading. The receiver gets batches until the one without progress, or an error.
@@ -135,6 +142,7 @@ impl Snapshot {
             "hint": {"_id": 1},
             "batchSize": self.limits.batch_max_events as i64,
             "readConcern": {"level": "snapshot", "atClusterTime": time},
+            "filter": self.filter.clone().unwrap_or_default(),
         };
         if let Some(last) = &self.progress.last_id {
             // A bound on the index instead of a comparison in a filter: `$gt` would skip every `_id` of another type.

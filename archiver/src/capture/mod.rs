@@ -87,7 +87,7 @@ impl Capture {
                 let position = writer.durable.position.clone();
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
-                Some(snapshot.start(stop.clone()))
+                Some(snapshot.start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };

@@ -89,7 +89,7 @@ impl Capture {
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
                 let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
-                Some(snapshot.of(filter).start(stop.clone()))
+                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };

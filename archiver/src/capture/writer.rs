@@ -121,21 +121,22 @@ impl BatchWriter<'_> {
         let mut reached = false;
         // Read, but later than the documents that are being read.
         let mut waiting: Option<Batch> = None;
+        let mut lowest = None;
         while !(reached && documents.is_none()) {
-            let lowest = self.barrier.lowest();
             tokio::select! {
                 biased;
                 () = self.capture.stop.cancelled() => return Ok(()),
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
-                () = self.barrier.passes(lowest), if waiting.is_some() => {}
+                () = self.barrier.moves(lowest), if waiting.is_some() => {}
                 read = next_documents(&mut documents) => match read.transpose()? {
                     Some(read) => self.take_documents(read).await?,
                     None => documents = None,
                 },
             }
             if let Some(mut batch) = waiting.take() {
-                waiting = batch.split_after(self.barrier.lowest());
+                lowest = batch.last_time().and_then(|last| self.barrier.pass(last));
+                waiting = batch.split_after(lowest);
                 reached |= self.take_events(batch, until).await?;
             }
         }

@@ -4,7 +4,7 @@
 use bson::{Document, doc};
 use sha2::{Digest, Sha256};
 
-use crate::config::Watch;
+use crate::config::{SourceConfig, Watch};
 use crate::record::hex;
 
 /// Databases that MongoDB keeps for itself.
@@ -29,6 +29,23 @@ impl StreamOptions {
         left_out.extend(INTERNAL_DATABASES);
         let selected = doc! {"$match": {"$and": [{"ns.db": {"$nin": left_out}}, {"$or": wanted}]}};
         StreamOptions { database: common_database(watch), pipeline: vec![selected] }
+    }
+
+    /// Delivers what is inserted into the source's `actor_context` collection too, through every filter there is: whichever
+    /// partition's document a transaction changes, who acts in it must be known. To be called last.
+    pub fn with_context(mut self, source: &SourceConfig) -> Self {
+        let Some((db, coll)) = &source.actor_context else { return self };
+        if source.watch.iter().any(|w| w.covers(db, coll)) {
+            return self;
+        }
+        let context = doc! {"operationType": "insert", "ns.db": db, "ns.coll": coll};
+        for stage in &mut self.pipeline {
+            if let Ok(selected) = stage.get_document("$match") {
+                *stage = doc! {"$match": {"$or": [&context, selected.clone()]}};
+            }
+        }
+        self.database = self.database.filter(|database| database == db);
+        self
     }
 
     /// Identifies everything that determines what the stream delivers. The image and event options are constants of

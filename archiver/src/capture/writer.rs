@@ -56,6 +56,8 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         advance(&mut next);
         let source = &self.capture.source;
+        let reached = events.last().map_or(self.durable.position.cluster_time, |e| e.position.cluster_time);
+        let reached = reached.max(self.durable.position.cluster_time);
         let records = if events.is_empty() {
             Vec::new()
         } else {
@@ -71,8 +73,10 @@ impl BatchWriter<'_> {
             let outcomes = tokio::task::spawn_blocking(process).await;
             let outcomes =
                 outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
-            assemble(outcomes, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?
+            assemble(outcomes, source, &mut next)?
         };
+        // All events of a transaction have one cluster time: behind it, nobody acts in it any more.
+        next.context.take_if(|_| next.position.cluster_time > reached);
         self.store(records, next).await
     }
 

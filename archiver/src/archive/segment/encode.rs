@@ -154,6 +154,7 @@ impl Columns {
         self.policy.append_option(row.policy);
         self.extra.append_option(extra(
             row.odd.then_some(record),
+            row.reason,
             [("key", key), ("images", images), ("detail", detail)],
         ));
         self.rows += 1;
@@ -235,16 +236,21 @@ pub(super) fn txn_text(lsid: &[u8], number: i64) -> String {
     text
 }
 
-/// The `extra` column: the whole of an odd record, else the exactness blobs that have no column of their own.
-fn extra(odd: Option<&[u8]>, exact: [(&str, Option<Vec<u8>>); 3]) -> Option<String> {
+/// The `extra` column: the whole of an odd record, else the actor's reason and the exactness blobs that have no column of
+/// their own.
+fn extra(odd: Option<&[u8]>, reason: Option<&str>, exact: [(&str, Option<Vec<u8>>); 3]) -> Option<String> {
     if let Some(record) = odd {
         return Some(serde_json::json!({ "record": STANDARD.encode(record) }).to_string());
-    }
-    if exact.iter().all(|(_, blob)| blob.is_none()) {
-        return None;
     }
     let blobs =
         exact.into_iter().filter_map(|(name, blob)| Some((name.to_owned(), STANDARD.encode(blob?).into())));
     let blobs: serde_json::Map<String, serde_json::Value> = blobs.collect();
-    Some(serde_json::json!({ "exact": blobs }).to_string())
+    let mut extra = serde_json::Map::new();
+    if let Some(reason) = reason {
+        extra.insert("reason".to_owned(), reason.into());
+    }
+    if !blobs.is_empty() {
+        extra.insert("exact".to_owned(), blobs.into());
+    }
+    (!extra.is_empty()).then(|| serde_json::Value::from(extra).to_string())
 }

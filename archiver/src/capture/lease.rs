@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::audit_log::{AuditLog, LEASES, mongo_error};
 use crate::deployment::code;
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::stream_id::StreamId;
 
 const DUPLICATE_KEY: i32 = 11000;
@@ -60,6 +61,7 @@ impl Lease {
             Err(e) if code(&e) == Some(DUPLICATE_KEY) => return Ok(None),
             Err(e) => return Err(mongo_error("taking the lease", e)),
         };
+        fail_point!("lease:taken");
         if let Ok(session) = lease.get_document("session") {
             // It may belong to another account, or be long gone; then the transaction ends by its own time limit.
             if let Err(e) = log.database().run_command(doc! {"killSessions": [session]}).await {
@@ -78,10 +80,11 @@ impl Lease {
     /// Names the session in which the holder appends, before it does so for the first time.
     pub async fn name_session(&self, session: &Document) -> Result<()> {
         let named = self.leases.update_one(self.mine(), doc! {"$set": {"session": session}}).await;
-        match named.map_err(|e| mongo_error("naming the session in the lease", e))?.matched_count {
-            0 => Err(self.lost()),
-            _ => Ok(()),
+        if named.map_err(|e| mongo_error("naming the session in the lease", e))?.matched_count == 0 {
+            return Err(self.lost());
         }
+        fail_point!("lease:session_named");
+        Ok(())
     }
 
     fn lost(&self) -> Error {
@@ -105,6 +108,7 @@ impl Lease {
 
     /// Gives it back, so that another process need not wait for it to run out. Leaves `error` for `status` to show.
     pub async fn release(&self, error: Option<&Error>) -> Result<()> {
+        fail_point!("lease:before_release");
         let message: Bson = error.map_or(Bson::Null, |e| Bson::String(e.explain()));
         let last_error = match error {
             // As a literal: nothing in a message may be read as an expression.
@@ -115,7 +119,9 @@ impl Lease {
             doc! {"$set": {"expires": "$$NOW", "holder": Bson::Null, "session": "$$REMOVE", "lastError": last_error}},
         ];
         let released = self.leases.update_one(self.mine(), update).await;
-        released.map(|_| ()).map_err(|e| mongo_error("releasing the lease", e))
+        released.map_err(|e| mongo_error("releasing the lease", e))?;
+        fail_point!("lease:released");
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ pub enum Watched<'a> {
 }
 
 impl Watched<'_> {
-    fn covers(self, event: &Event) -> bool {
+    pub(super) fn covers(self, event: &Event) -> bool {
         let Watched::Collections(names) = self else { return true };
         let is_watched = |name: &str| names.contains(&name);
         match (&event.collection, &event.contents) {

@@ -27,7 +27,7 @@ use self::batch::Batches;
 use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
-use self::stream::StreamOptions;
+use self::stream::{StreamOptions, partition_filter};
 use self::watcher::Watcher;
 use self::writer::BatchWriter;
 use crate::audit_log::AuditLog;
@@ -68,7 +68,8 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options = StreamOptions::new(&self.source.watch, &audit_database);
+        let options =
+            StreamOptions::new(&self.source.watch, &audit_database).of(&self.stream, self.source.partitions);
         let checkpoint = self.begin(&options).await?;
         info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
@@ -87,7 +88,8 @@ impl Capture {
                 let position = writer.durable.position.clone();
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
-                Some(snapshot.start(stop.clone()))
+                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
+                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };

@@ -151,6 +151,9 @@ impl Reading {
         if database == self.watcher.audit_database || self.watcher.left_out.contains(database) {
             return Ok(!self.sender.is_closed());
         }
+        if !self.watcher.options.keyless && operation(view) == "invalidate" {
+            return Ok(!self.sender.is_closed());
+        }
         let permits = ((event.body.len() / PERMIT) as u32 + 1).min(self.most);
         let acquired = Arc::clone(&self.bytes).acquire_many_owned(permits).await;
         let permit = acquired.map_err(|e| Error::internal("the byte budget is gone").because(e))?;
@@ -158,8 +161,7 @@ impl Reading {
     }
 
     async fn keep_settings_current(&mut self, change: Doc<'_>, database: &str, collection: &str) {
-        let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
-        match op {
+        match operation(change) {
             "insert" => {
                 if collection == MARKER {
                     self.watcher.left_out.insert(database.to_owned());
@@ -181,6 +183,10 @@ impl Reading {
         self.position = position.clone();
         Ok(self.sender.send(Ok(Read::Quiet(position))).await.is_ok())
     }
+}
+
+fn operation<'a>(change: Doc<'a>) -> &'a str {
+    change.get("operationType").and_then(|e| e.as_str()).unwrap_or("")
 }
 
 fn position_of(token: &ResumeToken) -> Result<Option<Position>> {

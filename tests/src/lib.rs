@@ -9,12 +9,14 @@
 
 pub mod bytes;
 pub mod canary;
+pub mod certificates;
 pub mod duckdb;
 pub mod fixture;
 pub mod oplog;
 pub mod process;
 pub mod record;
 pub mod replica_set;
+pub mod roles;
 pub mod server;
 pub mod tools;
 pub mod truth;

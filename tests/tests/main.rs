@@ -7,6 +7,7 @@ mod bad_input;
 mod bson_types;
 mod capture;
 mod document_from_deltas;
+mod faults;
 mod harness;
 mod history;
 mod least_privilege;

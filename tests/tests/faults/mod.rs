@@ -106,10 +106,11 @@ mod without_faults {
     use super::*;
 
     /// What the server may answer to writers that do not ask what is there, nor who else writes: also a duplicate key.
-    const EXPECTED: [&str; 10] = [
+    const EXPECTED: [&str; 11] = [
         "write error 11000",
         "BackgroundOperationInProgressForNamespace",
         "IllegalOperation",
+        "IndexBuildAborted",
         "IndexNotFound",
         "LockTimeout",
         "NamespaceExists",

@@ -97,7 +97,7 @@ pub(super) fn assemble(
             }
             // Neither the event nor the plugin is to blame: nothing is quarantined for it.
             Outcome::Failed(failure) if failure.code.blames_host() => {
-                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.source)));
+                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.stream)));
             }
             Outcome::Failed(failure) if policy == OnPluginError::Halt => {
                 return Err(halted(&failure, checkpoint));
@@ -113,11 +113,11 @@ pub(super) fn assemble(
         // After the plugins, from what they left: an actor's name that is redacted in the document is redacted here too.
         let record = match actor_field.and_then(|field| actor(doc, field)) {
             Some((id, from)) => Record::encode(
-                checkpoint.next_seq,
+                checkpoint.next_id(),
                 Doc::new(&with_actor(doc, &id, from)).unwrap_or(doc),
                 checkpoint.policy,
             ),
-            None => Record::encode(checkpoint.next_seq, doc, checkpoint.policy),
+            None => Record::encode(checkpoint.next_id(), doc, checkpoint.policy),
         };
         records.push(record);
         checkpoint.next_seq += 1;
@@ -129,7 +129,7 @@ pub(super) fn assemble(
 fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
     Error::plugin(format!(
         "{failure}; the source has stopped before it source={} next_seq={}",
-        checkpoint.source, checkpoint.next_seq
+        checkpoint.stream, checkpoint.next_seq
     ))
     .hint("mend the plugin and start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
 }
@@ -192,6 +192,7 @@ mod tests {
     use crate::checkpoint::Counters;
     use crate::event::Position;
     use crate::plugin::FailureCode;
+    use crate::stream_id::StreamId;
 
     fn time() -> Timestamp {
         Timestamp { time: 7, increment: 1 }
@@ -199,7 +200,8 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {
-            source: "s".into(),
+            stream: StreamId::whole("s"),
+            partitions: 1,
             epoch: 1,
             next_seq: 5,
             position: Position { token: None, cluster_time: time() },

@@ -8,7 +8,9 @@ use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, WriteConcern}
 pub use mongodb::{Client, Database};
 
 use crate::config::Secret;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+pub use crate::fault::code;
+use crate::fault::{Meaning, meaning};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,69 +83,12 @@ struct Shown(String);
 /// Turns a driver's error into ours. Server messages can quote documents and tokens ("dup key: { … }"), so only
 /// messages known to be harmless are kept; of others the code and its name.
 pub fn mongo_error(doing: &str, error: MongoError) -> Error {
-    let (kind, hint) = classify(&error);
-    let what = format!("{doing} failed");
-    let error_with_kind = match kind {
-        Kind::HistoryLost => Error::history_lost(what),
-        Kind::Invalid => Error::invalid(what),
-        Kind::Internal => Error::internal(what),
-        _ => Error::unavailable(what),
-    };
-    let shown = error_with_kind.because(Shown(harmless_text(&error)));
+    let Meaning { fault, kind, hint } = meaning(&error);
+    let shown =
+        Error::new(kind, format!("{doing} failed")).with_fault(fault).because(Shown(harmless_text(&error)));
     match hint {
         Some(hint) => shown.hint(hint),
         None => shown,
-    }
-}
-
-/// The server's error code, where there is one.
-pub fn code(error: &MongoError) -> Option<i32> {
-    match error.kind.as_ref() {
-        ErrorKind::Command(e) => Some(e.code),
-        ErrorKind::Write(mongodb::error::WriteFailure::WriteError(e)) => Some(e.code),
-        ErrorKind::Write(mongodb::error::WriteFailure::WriteConcernError(e)) => Some(e.code),
-        ErrorKind::InsertMany(e) => e.write_errors.as_ref().and_then(|w| w.first()).map(|w| w.code),
-        _ => None,
-    }
-}
-
-fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
-    match (code(error), error.kind.as_ref()) {
-        (Some(286 | 280 | 464), _) => (
-            Kind::HistoryLost,
-            Some(
-                "the oplog no longer holds the events after the checkpoint; enlarge the oplog, and see docs/operating.md",
-            ),
-        ),
-        (Some(10334 | 13548), _) => (
-            Kind::HistoryLost,
-            Some(
-                "MongoDB can't deliver an event of more than 16 MiB, and this version can't step over it; docs/guarantees.md",
-            ),
-        ),
-        (Some(260 | 50811), _) => {
-            (Kind::HistoryLost, Some("the stored position is not valid on this deployment"))
-        }
-        (Some(40573 | 76), _) => (
-            Kind::Unavailable,
-            Some(
-                "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once",
-            ),
-        ),
-        (Some(13), _) => (
-            Kind::Unavailable,
-            Some("the account lacks a privilege; deploy/mongodb-roles.js lists those needed"),
-        ),
-        (Some(18), _) | (_, ErrorKind::Authentication { .. }) => {
-            (Kind::Unavailable, Some("check the user, password and authSource in the MongoDB URI"))
-        }
-        (_, ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. }) => (
-            Kind::Unavailable,
-            Some("check that the server runs and that host, port and replicaSet in the URI are right"),
-        ),
-        (_, ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }) => (Kind::Invalid, None),
-        (_, ErrorKind::Bson(_) | ErrorKind::Internal { .. }) => (Kind::Internal, None),
-        _ => (Kind::Unavailable, None),
     }
 }
 

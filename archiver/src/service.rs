@@ -25,6 +25,7 @@ use crate::capture::lease::Lease;
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{connect, operation_time, server_version};
 use crate::error::{Error, Kind, Result};
+use crate::fault::Fault;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -219,7 +220,15 @@ impl Service {
                 backoff.reset();
             }
             let delay = backoff.next_delay();
-            warn!(source = %stream, error = error.explain(), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
+            let retry_in_ms = delay.as_millis() as u64;
+            match error.fault() {
+                Some(Fault::NeedsHuman) => {
+                    error!(source = %stream, error = error.explain(), hint = error.hint_text(), retry_in_ms, "this does not pass by itself; tried again until somebody has mended it");
+                }
+                _ => {
+                    warn!(source = %stream, error = error.explain(), retry_in_ms, "starting over from the checkpoint")
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return Ok(()),

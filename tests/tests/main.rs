@@ -1,6 +1,7 @@
 //! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod actors;
 mod append;
 mod bad_input;
 mod bson_types;

@@ -2,6 +2,7 @@
 //!
 //! Sequential within a stream. The position that is stored is always one behind which everything is appended.
 
+mod actor;
 mod assemble;
 mod barrier;
 mod batch;
@@ -10,6 +11,7 @@ pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
 pub mod stream;
+pub mod users;
 pub mod watcher;
 mod writer;
 
@@ -68,8 +70,9 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options =
-            StreamOptions::new(&self.source.watch, &audit_database).of(&self.stream, self.source.partitions);
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source);
         let checkpoint = self.begin(&options).await?;
         info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
@@ -89,7 +92,7 @@ impl Capture {
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
                 let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
-                Some(snapshot.of(filter).start(stop.clone()))
+                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };

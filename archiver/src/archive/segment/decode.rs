@@ -28,6 +28,8 @@ struct Extra {
     partition: Option<u32>,
     /// The whole record's BSON in base64: the other columns are for reading only.
     record: Option<String>,
+    /// `actor.reason`.
+    reason: Option<String>,
     /// Exactness blobs in base64, by field.
     exact: BTreeMap<String, String>,
 }
@@ -123,7 +125,7 @@ impl<'b> Columns<'b> {
         let mut w = Writer::begin(&mut bytes);
         id.write(&mut w);
         w.str("op", self.op.value(n));
-        two_strings(&mut w, "ns", ["db", "coll"], [text(self.db, n), text(self.coll, n)]);
+        strings(&mut w, "ns", [("db", text(self.db, n)), ("coll", text(self.coll, n))]);
         part(&mut w, "key", text(self.doc_key, n), extra.blob("key")?.as_deref())?;
         let (seconds, ordinal) = self.cluster_time(n)?;
         w.timestamp("clusterTime", seconds, ordinal);
@@ -145,7 +147,12 @@ impl<'b> Columns<'b> {
             inner.i64("number", number);
             inner.end();
         }
-        two_strings(&mut w, "actor", ["id", "from"], [text(self.actor, n), text(self.actor_from, n)]);
+        let actor = [
+            ("id", text(self.actor, n)),
+            ("from", text(self.actor_from, n)),
+            ("reason", extra.reason.as_deref()),
+        ];
+        strings(&mut w, "actor", actor);
         part(&mut w, "detail", text(self.detail, n), extra.blob("detail")?.as_deref())?;
         if self.policy.is_valid(n) {
             w.i64("policy", self.policy.value(n));
@@ -172,12 +179,12 @@ fn part(w: &mut Writer<'_>, name: &str, text: Option<&str>, exact: Option<&[u8]>
     Ok(())
 }
 
-fn two_strings(w: &mut Writer<'_>, name: &str, names: [&str; 2], values: [Option<&str>; 2]) {
-    if values.iter().all(Option::is_none) {
+fn strings<const N: usize>(w: &mut Writer<'_>, name: &str, parts: [(&str, Option<&str>); N]) {
+    if parts.iter().all(|(_, value)| value.is_none()) {
         return;
     }
     let mut inner = w.begin_doc(name.as_bytes());
-    for (name, value) in names.into_iter().zip(values) {
+    for (name, value) in parts {
         if let Some(value) = value {
             inner.str(name, value);
         }

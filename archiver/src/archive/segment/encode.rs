@@ -155,6 +155,7 @@ impl Columns {
         self.extra.append_option(extra(
             row.partition,
             row.odd.then_some(record),
+            row.reason,
             [("key", key), ("images", images), ("detail", detail)],
         ));
         self.rows += 1;
@@ -236,18 +237,32 @@ pub(super) fn txn_text(lsid: &[u8], number: i64) -> String {
     text
 }
 
-/// The `extra` column: the partition, and the whole of an odd record, else the exactness blobs that have no column of
-/// their own.
-fn extra(partition: Option<u32>, odd: Option<&[u8]>, exact: [(&str, Option<Vec<u8>>); 3]) -> Option<String> {
+/// The `extra` column: the partition, and the whole of an odd record, else the actor's reason and the exactness blobs that
+/// have no column of their own.
+fn extra(
+    partition: Option<u32>,
+    odd: Option<&[u8]>,
+    reason: Option<&str>,
+    exact: [(&str, Option<Vec<u8>>); 3],
+) -> Option<String> {
     let mut members = serde_json::Map::new();
-    members.extend(partition.map(|partition| ("partition".to_owned(), partition.into())));
+    let mut add = |name: &str, value: serde_json::Value| drop(members.insert(name.to_owned(), value));
+    if let Some(partition) = partition {
+        add("partition", partition.into());
+    }
     if let Some(record) = odd {
-        members.insert("record".to_owned(), STANDARD.encode(record).into());
-    } else if exact.iter().any(|(_, blob)| blob.is_some()) {
+        add("record", STANDARD.encode(record).into());
+    } else {
+        if let Some(reason) = reason {
+            add("reason", reason.into());
+        }
         let blobs = exact
             .into_iter()
             .filter_map(|(name, blob)| Some((name.to_owned(), STANDARD.encode(blob?).into())));
-        members.insert("exact".to_owned(), serde_json::Value::Object(blobs.collect()));
+        let blobs: serde_json::Map<String, serde_json::Value> = blobs.collect();
+        if !blobs.is_empty() {
+            add("exact", blobs.into());
+        }
     }
-    (!members.is_empty()).then(|| serde_json::Value::Object(members).to_string())
+    (!members.is_empty()).then(|| serde_json::Value::from(members).to_string())
 }

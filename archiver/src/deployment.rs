@@ -1,5 +1,7 @@
 //! A MongoDB deployment: connecting to it, asking its clock, and turning its errors into ours without their contents.
 
+pub mod transport;
+
 use std::time::Duration;
 
 use bson::{Document, Timestamp, doc};
@@ -23,20 +25,27 @@ const HARMLESS_MESSAGES: [i32; 10] = [13, 18, 10107, 40573, 59, 73, 76, 94, 134,
 /// Connects with majority reads and journaled majority writes. Fails only on a malformed URI: servers are looked
 /// for when first used.
 pub async fn connect(uri: &Secret) -> Result<Client> {
-    let mut options = ClientOptions::parse(uri.expose()).await.map_err(|e| {
-        if matches!(e.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
-            return mongo_error("looking up the servers of the MongoDB URI", e);
-        }
-        Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))).hint(
-            "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
-        )
-    })?;
+    let mut options = ClientOptions::parse(uri.expose()).await.map_err(unusable_uri)?;
     options.app_name.get_or_insert_with(|| "archiver".to_owned());
     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(durable());
-    Client::with_options(options)
-        .map_err(|e| Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))))
+    // It opens no connection, but the files with certificates.
+    Client::with_options(options).map_err(|e| {
+        let error = Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e)));
+        error.hint(
+            "check the files that tlsCAFile and tlsCertificateKeyFile name: PEM, readable by this process",
+        )
+    })
+}
+
+fn unusable_uri(error: MongoError) -> Error {
+    if matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
+        return mongo_error("looking up the servers of the MongoDB URI", error);
+    }
+    Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&error))).hint(
+        "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
+    )
 }
 
 /// What a write must reach before it counts: the journals of a majority, so that no failover takes it back.

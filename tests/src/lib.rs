@@ -10,12 +10,14 @@
 pub mod application;
 pub mod bytes;
 pub mod canary;
+pub mod certificates;
 pub mod duckdb;
 pub mod fixture;
 pub mod oplog;
 pub mod process;
 pub mod record;
 pub mod replica_set;
+pub mod roles;
 pub mod server;
 pub mod story;
 pub mod tools;

@@ -10,6 +10,7 @@ mod document_from_deltas;
 mod faults;
 mod harness;
 mod history;
+mod least_privilege;
 mod operating;
 mod plugins;
 mod recover;

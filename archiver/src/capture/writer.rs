@@ -84,9 +84,9 @@ impl BatchWriter<'_> {
         let bytes: usize = records.iter().map(Vec::len).sum();
         let withheld = next.counters.quarantined - self.durable.counters.quarantined;
         if withheld > 0 {
-            warn!(source = %next.source, events = withheld, "a plugin failed: these events are kept without their contents");
+            warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
         }
-        debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
@@ -178,7 +178,7 @@ impl BatchWriter<'_> {
                 self.append(batch.events, |next| next.snapshot = batch.progress).await?;
                 drop(batch.hold);
                 if complete {
-                    info!(source = %self.durable.source, "baseline complete");
+                    info!(source = %self.durable.stream, "baseline complete");
                 }
             }
         }
@@ -199,7 +199,7 @@ async fn next_documents(
 fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
     let doc =
         Doc::new(body).map_err(|e| Error::internal("a record of our own is not valid BSON").because(e))?;
-    let record = Record::encode(next.next_seq, doc, next.policy);
+    let record = Record::encode(next.next_id(), doc, next.policy);
     next.counters.own += 1;
     next.next_seq += 1;
     Ok(record)

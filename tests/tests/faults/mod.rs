@@ -4,6 +4,7 @@
 
 mod kill;
 mod points;
+mod refused;
 
 use std::sync::Arc;
 
@@ -143,10 +144,11 @@ mod without_faults {
     use super::*;
 
     /// What the server may answer to writers that do not ask what is there, nor who else writes: also a duplicate key.
-    const EXPECTED: [&str; 10] = [
+    const EXPECTED: [&str; 11] = [
         "write error 11000",
         "BackgroundOperationInProgressForNamespace",
         "IllegalOperation",
+        "IndexBuildAborted",
         "IndexNotFound",
         "LockTimeout",
         "NamespaceExists",

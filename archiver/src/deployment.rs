@@ -113,6 +113,17 @@ fn without_command(message: &str) -> String {
     }
 }
 
+/// Cuts out what servers answered, which the driver shows in hex where it tells of an operation that failed before this one.
+fn without_responses(message: &str) -> String {
+    let mut parts = message.split("server response: Some(");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        kept.push_str("server response cut");
+        kept.push_str(part.split_once(')').map_or("", |(_, rest)| rest));
+    }
+    kept
+}
+
 fn harmless_text(error: &MongoError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(e) if HARMLESS_MESSAGES.contains(&e.code) => {
@@ -123,11 +134,12 @@ fn harmless_text(error: &MongoError) -> String {
             format!("the server refused a write code={}", code(error).unwrap_or(0))
         }
         ErrorKind::Authentication { message, .. }
-        | ErrorKind::ServerSelection { message, .. }
         | ErrorKind::DnsResolve { message, .. }
         | ErrorKind::InvalidTlsConfig { message, .. }
-        | ErrorKind::ConnectionPoolCleared { message, .. }
         | ErrorKind::InvalidArgument { message, .. } => message.clone(),
+        ErrorKind::ServerSelection { message, .. } | ErrorKind::ConnectionPoolCleared { message, .. } => {
+            without_responses(message)
+        }
         ErrorKind::Io(e) => format!("connection error: {e}"),
         ErrorKind::Transaction { message, .. } => message.clone(),
         other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or("error").to_owned(),
@@ -144,5 +156,16 @@ mod tests {
             "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
         assert_eq!(without_command(message), "not authorized on shop to execute command find");
         assert_eq!(without_command("Authentication failed."), "Authentication failed.");
+    }
+
+    #[test]
+    fn what_a_server_answered_to_another_operation_is_not_shown() {
+        let message = "Connection pool cleared: code 91, source: None, server response: Some(RawDocumentBuf { data: \"0f01\" }) }, \
+                       and { Error: x, server response: Some(RawDocumentBuf { data: \"aa\" }), Type: Unknown }";
+        assert_eq!(
+            without_responses(message),
+            "Connection pool cleared: code 91, source: None, server response cut }, and { Error: x, server response cut, Type: Unknown }"
+        );
+        assert_eq!(without_responses("No available servers."), "No available servers.");
     }
 }

@@ -3,6 +3,7 @@
 //! `ARCHIVER_FAULT_ROUNDS` runs them longer, `ARCHIVER_TEST_SEED` again; see CONTRIBUTING.md.
 
 mod kill;
+mod network;
 mod points;
 mod refused;
 
@@ -37,16 +38,14 @@ fn settings() -> Settings {
 /// The `[archive]` section of most scenarios: the log keeps everything.
 const KEEPING: &str = "segment_max_bytes = \"256KiB\"\nhot_retention = \"365d\"";
 
-/// Two sources under a short lease, with batches small enough that every fault hits several, and this `[archive]` section.
+/// Two sources under a short lease, with batches small enough that every fault hits several.
+const SOURCES: &str = "[capture]\nlease_time = \"2s\"\nbatch_max_events = 50\n\n\
+    [[source]]\nname = \"all\"\nwatch = [\"{db}.*\"]\n\n\
+    [[source]]\nname = \"some\"\nwatch = [\"{db}.orders\", \"{db}.items\"]\n";
+
+/// [`SOURCES`], with this `[archive]` section.
 fn configure(fixture: &Fixture, archive: &str) {
-    let some: Vec<_> = STEADY[..2].iter().map(|name| format!("\"{{db}}.{name}\"")).collect();
-    fixture.configure(&format!(
-        "[archive]\nurl = \"{{archive}}\"\n{archive}\n\n\
-         [capture]\nlease_time = \"2s\"\nbatch_max_events = 50\n\n\
-         [[source]]\nname = \"{ALL}\"\nwatch = [\"{{db}}.*\"]\n\n\
-         [[source]]\nname = \"{SOME}\"\nwatch = [{}]\n",
-        some.join(", ")
-    ));
+    fixture.configure(&format!("[archive]\nurl = \"{{archive}}\"\n{archive}\n\n{SOURCES}"));
 }
 
 /// Catches up, and compares both sources, hot and cold, with what happened.

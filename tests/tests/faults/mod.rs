@@ -6,6 +6,7 @@ mod kill;
 mod network;
 mod points;
 mod refused;
+mod several;
 
 use std::sync::Arc;
 

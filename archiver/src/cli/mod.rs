@@ -161,7 +161,10 @@ fn try_start(cli: Cli) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    runtime.block_on(command.execute(&global))
+    let outcome = runtime.block_on(command.execute(&global));
+    // Not waiting for work that nobody wants any more, such as a segment that was being built: what counts is stored already.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The library's error in the chain, which knows the exit code and what to do next.

@@ -32,7 +32,10 @@ impl World {
             audit: fixture.audit.name().to_owned(),
             sources: vec!["orders".to_owned()],
         };
-        fixture.configure(&format!("[archive]\nurl = \"{{archive}}\"\nhot_retention = \"0s\"\n\n{}", Fixture::source("orders", &["orders"])));
+        fixture.configure(&format!(
+            "[archive]\nurl = \"{{archive}}\"\nhot_retention = \"0s\"\n\n{}",
+            Fixture::source("orders", &["orders"])
+        ));
         World { authority, watched, audit, fixture, names }
     }
 
@@ -82,8 +85,19 @@ async fn explore() {
             let check = f.archiver.run(&["check"]).await;
             let tc = t.elapsed();
             let out = f.archiver.run(&["run", "--once"]).await;
-            println!("---- {p:?} check {:?} {tc:?} run {:?} {:?}\n{}\n{}", check.code, out.code, t.elapsed(),
-              check.stdout.lines().filter(|l| l.contains("FAIL") || l.contains("lacks") || l.contains("warn")).collect::<Vec<_>>().join("\n"), out.stderr.lines().filter(|l| !l.contains("INFO")).collect::<Vec<_>>().join("\n"));
+            println!(
+                "---- {p:?} check {:?} {tc:?} run {:?} {:?}\n{}\n{}",
+                check.code,
+                out.code,
+                t.elapsed(),
+                check
+                    .stdout
+                    .lines()
+                    .filter(|l| l.contains("FAIL") || l.contains("lacks") || l.contains("warn"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+                out.stderr.lines().filter(|l| !l.contains("INFO")).collect::<Vec<_>>().join("\n")
+            );
         }
         roles::define(world.server(role).client(), role, &roles::privileges(role, &world.names)).await;
     }

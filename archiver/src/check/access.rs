@@ -65,7 +65,11 @@ impl Side {
     pub(super) fn report(&self, about: &str, needs: &[Need], findings: &mut Findings) {
         let Some(account) = &self.account else {
             let hint = "run mongod with --auth, and create the accounts of deploy/mongodb-roles.js";
-            findings.warn(about, "no account: anybody who reaches the server may read, change and delete", hint);
+            findings.warn(
+                about,
+                "no account: anybody who reaches the server may read, change and delete",
+                hint,
+            );
             return;
         };
         let lacking = lacking(&account.privileges, needs);
@@ -75,13 +79,20 @@ impl Side {
         }
         for (role, what) in lacking {
             let error = Error::unavailable(format!("the account {} lacks {what}", account.name));
-            let hint = format!("grant it role {role}, as deploy/mongodb-roles.js defines it for this configuration");
+            let hint =
+                format!("grant it role {role}, as deploy/mongodb-roles.js defines it for this configuration");
             findings.fail(about, &error.hint(hint));
         }
     }
 
     /// Warns where the account may change more of these databases than the needs ask for.
-    pub(super) fn report_beyond(&self, about: &str, needs: &[Need], databases: &BTreeSet<&str>, findings: &mut Findings) {
+    pub(super) fn report_beyond(
+        &self,
+        about: &str,
+        needs: &[Need],
+        databases: &BTreeSet<&str>,
+        findings: &mut Findings,
+    ) {
         let Some(account) = &self.account else { return };
         let more = beyond(&account.privileges, needs, databases);
         if !more.is_empty() {

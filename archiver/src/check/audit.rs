@@ -56,7 +56,8 @@ fn access(config: &Config, watched: &Side, side: &Side, findings: &mut Findings)
     );
     let (Some(writer), Some(watcher)) = (&side.account, &watched.account) else { return Ok(()) };
     if writer.name == watcher.name {
-        let what = format!("one account serves both sides: {} reads documents and trims records", writer.name);
+        let what =
+            format!("one account serves both sides: {} reads documents and trims records", writer.name);
         findings.warn(ABOUT, what, "give [audit] uri an account of its own, with role archiverAudit alone");
     } else {
         watched.report_beyond("mongodb", &[], &database, findings);

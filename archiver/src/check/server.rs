@@ -121,7 +121,10 @@ async fn image_lifetime(admin: &Database, findings: &mut Findings) {
     });
     let seconds = match seconds {
         None => {
-            findings.info(ABOUT, "how long images are kept may not be seen by this account; role archiverMonitor allows it");
+            findings.info(
+                ABOUT,
+                "how long images are kept may not be seen by this account; role archiverMonitor allows it",
+            );
             return;
         }
         Some(Bson::Int32(seconds)) => i64::from(seconds),

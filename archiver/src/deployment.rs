@@ -139,7 +139,7 @@ fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
         ),
         (Some(13), _) => (
             Kind::Unavailable,
-            Some("the account lacks a privilege; deploy/mongodb-roles.js lists those needed"),
+            Some("the account lacks a privilege; `archiver check` names it, deploy/mongodb-roles.js grants it"),
         ),
         (Some(18), _) | (_, ErrorKind::Authentication { .. }) => {
             (Kind::Unavailable, Some("check the user, password and authSource in the MongoDB URI"))

@@ -20,8 +20,8 @@ use crate::archive::roll::{Extent, Open, Roller, check_continues};
 use crate::archive::store::{Archive, Sealed};
 use crate::audit_log::AuditLog;
 use crate::backoff::Backoff;
-use crate::capture::Capture;
 use crate::capture::lease::Lease;
+use crate::capture::{Capture, check_partitions};
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{connect, operation_time, server_version};
 use crate::error::{Error, Kind, Result};
@@ -263,6 +263,7 @@ impl Service {
         chain: &Arc<PluginChain>,
         once: bool,
     ) -> Result<()> {
+        check_partitions(&self.log, source).await?;
         self.log.prepare(&source.name).await?;
         let patience = if once { self.config.capture.lease_time + LEASE_PATIENCE } else { Duration::MAX };
         let Some(lease) = self.wait_for_lease(stream, patience).await? else { return Ok(()) };

@@ -12,6 +12,7 @@ mod harness;
 mod history;
 mod least_privilege;
 mod operating;
+mod partitions;
 mod plugins;
 mod recover;
 mod redaction;

@@ -7,6 +7,7 @@ mod bson_types;
 mod capture;
 mod document_from_deltas;
 mod harness;
+mod high_availability;
 mod history;
 mod operating;
 mod plugins;

@@ -349,7 +349,7 @@ async fn a_stream_that_halts_is_tried_once_by_each_archiver_and_status_says_why(
     let table = fixture.ok(&["status"]).await;
     assert!(table.contains("halted"), "{table}");
     // A new one tries again: that is how a human says that it is mended.
-    let third = fixture.start();
+    let _third = fixture.start();
     wait_until("it is tried again", LIMIT, || async { (tries().await == tried + 1).then_some(()) }).await;
     second.terminate().await.expect_code(PLUGIN);
 }

@@ -9,6 +9,7 @@ mod capture;
 mod document_from_deltas;
 mod faults;
 mod harness;
+mod high_availability;
 mod history;
 mod least_privilege;
 mod operating;

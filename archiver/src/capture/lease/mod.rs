@@ -21,7 +21,7 @@ use mongodb::Collection;
 use mongodb::options::ReturnDocument;
 use tracing::warn;
 
-pub use self::instances::{Announcement, Board, Instance};
+pub use self::instances::{Announcement, Board, Instance, instance_of};
 use self::term::Term;
 use crate::audit_log::{LEASES, mongo_error};
 use crate::config::Config;

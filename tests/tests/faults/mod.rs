@@ -2,6 +2,7 @@
 //!
 //! `ARCHIVER_FAULT_ROUNDS` runs them longer, `ARCHIVER_TEST_SEED` again; see CONTRIBUTING.md.
 
+mod failover;
 mod kill;
 mod network;
 mod points;

@@ -1,5 +1,6 @@
 //! A MongoDB deployment: connecting to it, asking its clock, and turning its errors into ours without their contents.
 
+mod connection;
 pub mod transport;
 
 use std::time::Duration;
@@ -14,6 +15,10 @@ use crate::error::{Error, Kind, Result};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to do where a server asks for an account and the URI has none.
+pub const NO_ACCOUNT: &str = "write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}; or, with a \
+    certificate, authMechanism=MONGODB-X509 and tlsCertificateKeyFile";
 
 /// Command errors whose message names commands, users and servers, never documents, and helps whoever reads it:
 /// Unauthorized, AuthenticationFailed, NotWritablePrimary, 40573 (change streams need a replica set), CommandNotFound,
@@ -31,7 +36,9 @@ pub async fn connect(uri: &Secret) -> Result<Client> {
     // It opens no connection, but the files with certificates.
     Client::with_options(options).map_err(|e| {
         let error = Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e)));
-        error.hint("check the files that tlsCAFile and tlsCertificateKeyFile name: PEM, readable by this process")
+        error.hint(
+            "check the files that tlsCAFile and tlsCertificateKeyFile name: PEM, readable by this process",
+        )
     })
 }
 
@@ -137,17 +144,28 @@ fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
                 "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once",
             ),
         ),
+        (Some(13), ErrorKind::Command(e)) if e.message.contains("requires authentication") => {
+            (Kind::Unavailable, Some(NO_ACCOUNT))
+        }
         (Some(13), _) => (
             Kind::Unavailable,
-            Some("the account lacks a privilege; `archiver check` names it, deploy/mongodb-roles.js grants it"),
+            Some(
+                "the account lacks a privilege; `archiver check` names it, deploy/mongodb-roles.js grants it",
+            ),
+        ),
+        (_, ErrorKind::Authentication { message, .. }) if message.contains("X509") => (
+            Kind::Unavailable,
+            Some(
+                "the certificate in tlsCertificateKeyFile needs an account in $external, named after its subject",
+            ),
         ),
         (Some(18), _) | (_, ErrorKind::Authentication { .. }) => {
             (Kind::Unavailable, Some("check the user, password and authSource in the MongoDB URI"))
         }
-        (_, ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. }) => (
-            Kind::Unavailable,
-            Some("check that the server runs and that host, port and replicaSet in the URI are right"),
-        ),
+        (_, ErrorKind::ServerSelection { message, .. } | ErrorKind::DnsResolve { message, .. }) => {
+            (Kind::Unavailable, Some(connection::hint(message)))
+        }
+        (_, ErrorKind::Io(e)) => (Kind::Unavailable, Some(connection::hint(&e.to_string()))),
         (_, ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }) => (Kind::Invalid, None),
         (_, ErrorKind::Bson(_) | ErrorKind::Internal { .. }) => (Kind::Internal, None),
         _ => (Kind::Unavailable, None),
@@ -175,8 +193,8 @@ fn harmless_text(error: &MongoError) -> String {
         ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
             format!("the server refused a write code={}", code(error).unwrap_or(0))
         }
+        ErrorKind::ServerSelection { message, .. } => connection::reasons(message),
         ErrorKind::Authentication { message, .. }
-        | ErrorKind::ServerSelection { message, .. }
         | ErrorKind::DnsResolve { message, .. }
         | ErrorKind::InvalidTlsConfig { message, .. }
         | ErrorKind::ConnectionPoolCleared { message, .. }

@@ -93,7 +93,8 @@ impl Mongod {
     }
 
     fn tls_options(&self) -> String {
-        let tls = |authority: &Arc<Authority>| format!("&tls=true&tlsCAFile={}", authority.ca_file().display());
+        let tls =
+            |authority: &Arc<Authority>| format!("&tls=true&tlsCAFile={}", authority.ca_file().display());
         self.settings.tls.as_ref().map(tls).unwrap_or_default()
     }
 

@@ -6,6 +6,7 @@ mod append;
 mod bad_input;
 mod bson_types;
 mod capture;
+mod connections;
 mod document_from_deltas;
 mod faults;
 mod harness;

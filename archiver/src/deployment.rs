@@ -140,9 +140,9 @@ fn more_exactly(error: &MongoError) -> Option<&'static str> {
         ErrorKind::Command(e) if e.code == 13 && e.message.contains("requires authentication") => {
             Some(NO_ACCOUNT)
         }
-        ErrorKind::Authentication { message, .. } if message.contains("X509") => {
-            Some("the certificate in tlsCertificateKeyFile needs an account in $external, named after its subject")
-        }
+        ErrorKind::Authentication { message, .. } if message.contains("X509") => Some(
+            "the certificate in tlsCertificateKeyFile needs an account in $external, named after its subject",
+        ),
         ErrorKind::ServerSelection { message, .. } | ErrorKind::DnsResolve { message, .. } => {
             Some(connection::hint(message))
         }
@@ -163,6 +163,17 @@ fn without_command(message: &str) -> String {
     }
 }
 
+/// Cuts out what servers answered, which the driver shows in hex where it tells of an operation that failed before this one.
+fn without_responses(message: &str) -> String {
+    let mut parts = message.split("server response: Some(");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        kept.push_str("server response cut");
+        kept.push_str(part.split_once(')').map_or("", |(_, rest)| rest));
+    }
+    kept
+}
+
 fn harmless_text(error: &MongoError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(e) if HARMLESS_MESSAGES.contains(&e.code) => {
@@ -176,8 +187,10 @@ fn harmless_text(error: &MongoError) -> String {
         ErrorKind::Authentication { message, .. }
         | ErrorKind::DnsResolve { message, .. }
         | ErrorKind::InvalidTlsConfig { message, .. }
-        | ErrorKind::ConnectionPoolCleared { message, .. }
         | ErrorKind::InvalidArgument { message, .. } => message.clone(),
+        ErrorKind::ServerSelection { message, .. } | ErrorKind::ConnectionPoolCleared { message, .. } => {
+            without_responses(message)
+        }
         ErrorKind::Io(e) => format!("connection error: {e}"),
         ErrorKind::Transaction { message, .. } => message.clone(),
         other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or("error").to_owned(),
@@ -194,5 +207,16 @@ mod tests {
             "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
         assert_eq!(without_command(message), "not authorized on shop to execute command find");
         assert_eq!(without_command("Authentication failed."), "Authentication failed.");
+    }
+
+    #[test]
+    fn what_a_server_answered_to_another_operation_is_not_shown() {
+        let message = "Connection pool cleared: code 91, source: None, server response: Some(RawDocumentBuf { data: \"0f01\" }) }, \
+                       and { Error: x, server response: Some(RawDocumentBuf { data: \"aa\" }), Type: Unknown }";
+        assert_eq!(
+            without_responses(message),
+            "Connection pool cleared: code 91, source: None, server response cut }, and { Error: x, server response cut, Type: Unknown }"
+        );
+        assert_eq!(without_responses("No available servers."), "No available servers.");
     }
 }

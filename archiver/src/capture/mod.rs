@@ -7,6 +7,7 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+pub mod images;
 pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
@@ -29,7 +30,7 @@ use self::batch::Batches;
 use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
-use self::stream::StreamOptions;
+use self::stream::{StreamOptions, partition_filter};
 use self::watcher::Watcher;
 use self::writer::BatchWriter;
 use crate::audit_log::AuditLog;
@@ -70,10 +71,15 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options = StreamOptions::new(&self.source.watch, &audit_database).with_context(&self.source);
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source);
         let checkpoint = self.begin(&options).await?;
         info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
@@ -89,12 +95,23 @@ impl Capture {
                 let position = writer.durable.position.clone();
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
-                Some(snapshot.start(stop.clone()))
+                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
+                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };
-        let watcher =
-            Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
+        let enable_images = match self.source.enable_images && options.keyless {
+            true => self.source.watch.clone(),
+            false => Vec::new(),
+        };
+        let watcher = Watcher {
+            client: self.client.clone(),
+            options,
+            audit_database,
+            left_out,
+            limits: self.limits,
+            enable_images,
+        };
         let events = watcher.start(writer.durable.position.clone(), stop);
         writer.take(Batches::new(events, self.limits), documents, until).await
     }

@@ -175,6 +175,7 @@ impl BatchWriter<'_> {
             Documents::Baseline(batch) => {
                 let complete = batch.progress.is_none();
                 self.append(batch.events, |next| next.snapshot = batch.progress).await?;
+                drop(batch.hold);
                 if complete {
                     info!(source = %self.durable.source, "baseline complete");
                 }

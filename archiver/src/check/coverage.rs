@@ -70,6 +70,7 @@ async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) ->
         audit_database: config.audit_database.clone(),
         left_out: HashSet::new(),
         limits: config.capture,
+        enable_images: Vec::new(),
     };
     let cluster_time = operation_time(&client.database("admin")).await?;
     watcher.open(&Position { token: None, cluster_time }).await.map(|_| ())

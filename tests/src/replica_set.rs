@@ -26,6 +26,8 @@ pub struct Settings {
     pub replica_set: bool,
     /// With user `root` and password `secret`.
     pub auth: bool,
+    /// `--setParameter`s.
+    pub parameters: Vec<&'static str>,
     /// Oplog size in megabytes.
     pub oplog_megabytes: u32,
     /// What WiredTiger may cache, in megabytes.
@@ -39,6 +41,7 @@ impl Default for Settings {
         Settings {
             replica_set: true,
             auth: false,
+            parameters: Vec::new(),
             oplog_megabytes: 256,
             cache_megabytes: 512,
             own_process_group: false,
@@ -112,6 +115,9 @@ impl Mongod {
         command.arg("--dbpath").arg(folder.path());
         if settings.replica_set {
             command.args(["--replSet", "rs0", "--oplogSize", &settings.oplog_megabytes.to_string()]);
+        }
+        for parameter in &settings.parameters {
+            command.args(["--setParameter", parameter]);
         }
         if settings.auth {
             command.arg("--auth").arg("--keyFile").arg(key_file(folder)?);

@@ -9,6 +9,7 @@ mod capture;
 mod document_from_deltas;
 mod harness;
 mod history;
+mod images;
 mod operating;
 mod plugins;
 mod recover;

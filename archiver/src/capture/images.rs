@@ -2,9 +2,10 @@
 //! on. A setting is its collection's, whatever name that has, so it goes by the collection's UUID.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use bson::{Timestamp, doc};
+use bson::{Bson, Timestamp, doc};
 use bson_walker::{Doc, Element};
 use mongodb::Client;
 use tokio_util::sync::CancellationToken;
@@ -171,6 +172,44 @@ fn time_of(change: Doc<'_>) -> Option<Timestamp> {
 fn image_setting(change: Doc<'_>, part: &[&str]) -> Option<bool> {
     let options = change.get_path(part)?.as_doc()?;
     options.get_path(&["changeStreamPreAndPostImages", "enabled"]).as_ref().and_then(Element::as_bool)
+}
+
+/// How long a deployment keeps images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// The account may not see it.
+    Unknown,
+    /// As long as the oplog holds the change.
+    Oplog,
+    /// As long as the oplog, but no longer than this many seconds.
+    Seconds(i64),
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lifetime::Unknown => write!(f, "for a time that this account may not see"),
+            Lifetime::Oplog => write!(f, "as long as the oplog"),
+            Lifetime::Seconds(seconds) => write!(f, "at most expireAfterSeconds={seconds}"),
+        }
+    }
+}
+
+/// How long the deployment keeps images.
+pub async fn lifetime(client: &Client) -> Lifetime {
+    let asked =
+        client.database("admin").run_command(doc! {"getClusterParameter": "changeStreamOptions"}).await;
+    let seconds = asked.ok().and_then(|reply| {
+        let parameter = reply.get_array("clusterParameters").ok()?.first()?.as_document()?;
+        parameter.get_document("preAndPostImages").ok()?.get("expireAfterSeconds").cloned()
+    });
+    match seconds {
+        None => Lifetime::Unknown,
+        Some(Bson::Int32(seconds)) => Lifetime::Seconds(i64::from(seconds)),
+        Some(Bson::Int64(seconds)) => Lifetime::Seconds(seconds),
+        Some(Bson::Double(seconds)) => Lifetime::Seconds(seconds as i64),
+        Some(_) => Lifetime::Oplog,
+    }
 }
 
 /// Switches images on for every watched collection that is there. Says loudly where it may not.

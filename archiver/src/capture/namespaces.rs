@@ -107,8 +107,6 @@ pub struct Listed {
     pub without_stream: Option<&'static str>,
     /// Whether it keeps images before and after a change.
     pub images: bool,
-    /// Whether its oldest documents go without an event.
-    pub capped: bool,
 }
 
 /// All collections of a database but MongoDB's own, sorted.
@@ -125,7 +123,6 @@ pub async fn list_collections(client: &Client, database: &str) -> Result<Vec<Lis
             _ => Some("a time series collection"),
         },
         images: c.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled),
-        capped: c.options.capped == Some(true),
         uuid: c.info.uuid.map(|uuid| uuid.bytes),
         name: c.name,
     };

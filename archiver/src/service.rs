@@ -25,6 +25,7 @@ use crate::capture::lease::Lease;
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{connect, operation_time, server_version};
 use crate::error::{Error, Kind, Result};
+use crate::fault::Fault;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -98,6 +99,9 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
 pub struct RolledSegment {
     /// The source's name.
     pub source: String,
+    /// The partition, where the source has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
     /// The segment's key.
     pub segment: String,
     /// How many records it holds.
@@ -116,11 +120,20 @@ pub async fn roll(config: &Config, source: Option<&str>) -> Result<Vec<RolledSeg
     };
     let service = Service::connect(config.clone(), CancellationToken::new()).await?;
     let mut segments = Vec::new();
+    let mut streams = Vec::new();
     for source in sources {
-        let mut roller = service.roller(&source.name).await?;
+        match service.log.streams_of(&source.name).await? {
+            none if none.is_empty() => streams.extend(StreamId::all(&source.name, source.partitions)),
+            // As it was captured, whatever the configuration says by now.
+            captured => streams.extend(captured),
+        }
+    }
+    for stream in streams {
+        let mut roller = service.roller(&stream).await?;
         for Sealed { manifest, .. } in roller.roll(Extent::Everything).await?.sealed {
             segments.push(RolledSegment {
                 source: manifest.source,
+                partition: manifest.partition,
                 segment: manifest.segment,
                 rows: manifest.rows,
                 first_seq: manifest.first_seq,
@@ -161,10 +174,10 @@ impl Service {
         })
     }
 
-    async fn roller(&self, source: &str) -> Result<Roller> {
+    async fn roller(&self, stream: &StreamId) -> Result<Roller> {
         let building = Arc::clone(&self.building);
         Roller::open(
-            source,
+            stream,
             self.log.clone(),
             self.archive.clone(),
             self.config.archive.clone(),
@@ -207,7 +220,15 @@ impl Service {
                 backoff.reset();
             }
             let delay = backoff.next_delay();
-            warn!(source = %stream, error = error.explain(), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
+            let retry_in_ms = delay.as_millis() as u64;
+            match error.fault() {
+                Some(Fault::NeedsHuman) => {
+                    error!(source = %stream, error = error.explain(), hint = error.hint_text(), retry_in_ms, "this does not pass by itself; tried again until somebody has mended it");
+                }
+                _ => {
+                    warn!(source = %stream, error = error.explain(), retry_in_ms, "starting over from the checkpoint")
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return Ok(()),
@@ -284,12 +305,12 @@ impl Service {
         lease: &Lease,
         once: bool,
     ) -> Result<()> {
-        match self.archive.last_manifest(&source.name).await {
+        match self.archive.last_manifest(stream).await {
             Ok(None) => {}
-            Ok(Some(last)) => check_continues(&source.name, &self.log, &last).await?,
+            Ok(Some(last)) => check_continues(stream, &self.log, &last).await?,
             // Capture does not wait for the archive: the log holds what can't be rolled, and rolling compares once more.
             Err(e) => {
-                warn!(source = %source.name, error = e.explain(), "the archive can't be asked how far it is")
+                warn!(source = %stream, error = e.explain(), "the archive can't be asked how far it is")
             }
         }
         let stop = self.stop.child_token();
@@ -314,7 +335,7 @@ impl Service {
             match once {
                 true => {
                     capture.run(until).await?;
-                    self.roll_everything(&source.name).await
+                    self.roll_everything(stream).await
                 }
                 false => {
                     let (captured, ()) = tokio::join!(
@@ -322,7 +343,7 @@ impl Service {
                             let _stop_the_other = stop.clone().drop_guard();
                             capture.run(None).await
                         },
-                        self.archive_loop(&source.name, &appended_bytes, &stop)
+                        self.archive_loop(stream, &appended_bytes, &stop)
                     );
                     captured
                 }
@@ -336,22 +357,22 @@ impl Service {
         }
     }
 
-    async fn roll_everything(&self, source: &str) -> Result<()> {
+    async fn roll_everything(&self, stream: &StreamId) -> Result<()> {
         if self.stop.is_cancelled() {
             return Ok(());
         }
-        let mut roller = self.roller(source).await?;
+        let mut roller = self.roller(stream).await?;
         roller.roll(Extent::Everything).await?;
         roller.trim().await.map(|_| ())
     }
 
     /// Rolls and trims until stopped. Its faults are its own: capture goes on, and the log holds what is not rolled.
-    async fn archive_loop(&self, source: &str, appended_bytes: &AtomicU64, stop: &CancellationToken) {
+    async fn archive_loop(&self, stream: &StreamId, appended_bytes: &AtomicU64, stop: &CancellationToken) {
         let mut backoff = Backoff::default();
         let mut failed = false;
         while !stop.is_cancelled() {
             let ended = tokio::select! {
-                ended = self.archive_until_fault(source, appended_bytes, &mut failed) => ended,
+                ended = self.archive_until_fault(stream, appended_bytes, &mut failed) => ended,
                 () = stop.cancelled() => return,
             };
             if !std::mem::replace(&mut failed, true) {
@@ -360,10 +381,10 @@ impl Service {
             let delay = backoff.next_delay();
             match ended.kind() {
                 Kind::Corrupt | Kind::Invalid => {
-                    error!(%source, error = ended.explain(), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
+                    error!(source = %stream, error = ended.explain(), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
                 }
                 _ => {
-                    warn!(%source, error = ended.explain(), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
+                    warn!(source = %stream, error = ended.explain(), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
                 }
             }
             tokio::select! {
@@ -375,12 +396,12 @@ impl Service {
 
     async fn archive_until_fault(
         &self,
-        source: &str,
+        stream: &StreamId,
         appended_bytes: &AtomicU64,
         failed: &mut bool,
     ) -> Error {
         let work = async {
-            let mut roller = self.roller(source).await?;
+            let mut roller = self.roller(stream).await?;
             let mut pass = Pass::default();
             let mut trimmed = Instant::now();
             loop {

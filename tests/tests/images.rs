@@ -23,7 +23,7 @@ async fn update(fixture: &Fixture, collection: &str, id: &str) {
 
 /// A server on which images are gone after a second.
 async fn forgetful() -> Server {
-    let parameters = vec!["expiredChangeStreamPreImageRemovalJobSleepSecs=1"];
+    let parameters = vec!["expiredChangeStreamPreImageRemovalJobSleepSecs=1".to_owned()];
     let server = Server::own(Settings { parameters, ..Settings::default() }).await;
     let images = doc! {"preAndPostImages": {"expireAfterSeconds": 1}};
     let set = doc! {"setClusterParameter": {"changeStreamOptions": images}};

@@ -3,7 +3,7 @@
 use bson_walker::{Doc, Element, kind};
 
 use crate::error::Result;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// The fields of a record, in their order.
 const FIELDS: [&str; 14] = [
@@ -27,6 +27,7 @@ const FIELDS: [&str; 14] = [
 #[derive(Debug, Clone, Default)]
 pub(super) struct Row<'a> {
     pub(super) seq: i64,
+    pub(super) partition: Option<u32>,
     pub(super) op: &'a str,
     pub(super) db: Option<&'a str>,
     pub(super) coll: Option<&'a str>,
@@ -51,8 +52,10 @@ impl<'a> Row<'a> {
     /// The parts of a record, which must have a seq and a cluster time; anything else about it can be odd.
     pub(super) fn of(record: Record<'a>) -> Result<Row<'a>> {
         let cluster_time = record.cluster_time()?;
+        let RecordId { partition, seq } = record.record_id()?;
         let mut row = Row {
-            seq: record.seq()?,
+            seq,
+            partition,
             cluster_time: (cluster_time.time, cluster_time.increment),
             ..Row::default()
         };
@@ -77,7 +80,7 @@ impl<'a> Row<'a> {
     /// Takes one field; `None` where it is not of the shape that the columns can hold.
     fn take(&mut self, name: &str, element: &Element<'a>) -> Option<()> {
         match name {
-            "_id" => drop(element.as_i64()?),
+            "_id" => drop(RecordId::read(element)?),
             "op" => self.op = element.as_str()?,
             "ns" => return strings(element, ["db", "coll"], [&mut self.db, &mut self.coll]),
             "key" => self.key = Some(document(element)?),

@@ -107,7 +107,7 @@ pub(super) fn assemble(
             }
             // Neither the event nor the plugin is to blame: nothing is quarantined for it.
             Outcome::Failed(failure) if failure.code.blames_host() => {
-                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.source)));
+                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.stream)));
             }
             Outcome::Failed(failure) if source.on_plugin_error == OnPluginError::Halt => {
                 return Err(halted(&failure, checkpoint));
@@ -131,7 +131,7 @@ pub(super) fn assemble(
         let context = checkpoint.context.as_ref().filter(|context| identity.txn() == Some(&context.txn));
         let attributed = actor::attribute(doc, source.actor_field.as_deref(), context);
         let doc = attributed.as_deref().and_then(|event| Doc::new(event).ok()).unwrap_or(doc);
-        let record = Record::encode(checkpoint.next_seq, doc, checkpoint.policy);
+        let record = Record::encode(checkpoint.next_id(), doc, checkpoint.policy);
         records.push(record);
         checkpoint.next_seq += 1;
         checkpoint.counters.appended += 1;
@@ -142,7 +142,7 @@ pub(super) fn assemble(
 fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
     Error::plugin(format!(
         "{failure}; the source has stopped before it source={} next_seq={}",
-        checkpoint.source, checkpoint.next_seq
+        checkpoint.stream, checkpoint.next_seq
     ))
     .hint("mend the plugin and start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
 }
@@ -159,6 +159,7 @@ mod tests {
     use crate::config::{OnHistoryLost, Snapshot, Watch};
     use crate::event::Position;
     use crate::plugin::FailureCode;
+    use crate::stream_id::StreamId;
 
     fn time() -> Timestamp {
         Timestamp { time: 7, increment: 1 }
@@ -166,7 +167,8 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {
-            source: "s".into(),
+            stream: StreamId::whole("s"),
+            partitions: 1,
             epoch: 1,
             next_seq: 5,
             position: Position { token: None, cluster_time: time() },

@@ -75,7 +75,7 @@ impl Capture {
             .of(&self.stream, self.source.partitions)
             .with_context(&self.source);
         let checkpoint = self.begin(&options).await?;
-        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         if self.source.enable_images && options.keyless {
             images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
@@ -118,7 +118,7 @@ impl Capture {
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
-        let name = &self.source.name;
+        let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if checkpoint.options != digest {
@@ -134,7 +134,8 @@ impl Capture {
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
         let checkpoint = Checkpoint {
-            source: name.clone(),
+            stream: name.clone(),
+            partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },

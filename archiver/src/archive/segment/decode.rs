@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::super::{extjson, schema};
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// Rebuilds the canonical bytes of every record of a batch that has all columns, in the batch's order.
 pub(super) fn records(batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
@@ -24,6 +24,8 @@ pub(super) fn records(batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Extra {
+    /// Which of the source's partitions the record is of.
+    partition: Option<u32>,
     /// The whole record's BSON in base64: the other columns are for reading only.
     record: Option<String>,
     /// `actor.reason`.
@@ -113,14 +115,15 @@ impl<'b> Columns<'b> {
             Some(json) => serde_json::from_str(json).map_err(|_| odd("JSON in extra"))?,
             None => Extra::default(),
         };
+        let id = RecordId { partition: extra.partition, seq: self.seq.value(n) };
         if let Some(record) = &extra.record {
             let bytes = decode(record)?;
-            let same = Record::new(&bytes)?.seq()? == self.seq.value(n);
+            let same = Record::new(&bytes)?.record_id()? == id;
             return if same { Ok(bytes) } else { Err(odd("a whole record of another seq")) };
         }
         let mut bytes = Vec::with_capacity(512);
         let mut w = Writer::begin(&mut bytes);
-        w.i64("_id", self.seq.value(n));
+        id.write(&mut w);
         w.str("op", self.op.value(n));
         strings(&mut w, "ns", [("db", text(self.db, n)), ("coll", text(self.coll, n))]);
         part(&mut w, "key", text(self.doc_key, n), extra.blob("key")?.as_deref())?;

@@ -87,6 +87,7 @@ impl BatchWriter<'_> {
             warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
         }
         debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        self.capture.lease.check()?;
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;

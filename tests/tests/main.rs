@@ -12,6 +12,7 @@ mod harness;
 mod history;
 mod images;
 mod least_privilege;
+mod lifecycle;
 mod operating;
 mod plugins;
 mod recover;

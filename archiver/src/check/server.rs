@@ -1,6 +1,6 @@
 //! The watched deployment: replica set, version, compatibility, access, oplog, lifetime of images.
 
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
 
 use super::Findings;
 use super::access::{Side, report_transport};

@@ -14,6 +14,7 @@ mod images;
 mod least_privilege;
 mod lifecycle;
 mod operating;
+mod partitions;
 mod plugins;
 mod recover;
 mod redaction;

@@ -160,7 +160,7 @@ impl Reading {
         if database == self.watcher.audit_database || self.watcher.left_out.contains(database) {
             return Ok(!self.sender.is_closed());
         }
-        if !self.watcher.options.keyless && view.get("documentKey").is_none() {
+        if !self.watcher.options.keyless && view.get_path(&["documentKey", "_id"]).is_none() {
             return Ok(!self.sender.is_closed());
         }
         let permits = ((event.body.len() / PERMIT) as u32 + 1).min(self.most);

@@ -260,6 +260,30 @@ async fn what_ended_with_its_collection_comes_back_unless_it_is_there_again() {
 }
 
 #[tokio::test]
+async fn a_change_is_never_applied_to_the_document_of_another_collection_of_that_name() {
+    let mut shop = Shop::with_plugins(&[]);
+    let uuid = |n: u8| doc! {"collectionUUID": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![n; 16] }};
+    let within = |mut fields: Document, n: u8| {
+        fields.insert("detail", uuid(n));
+        fields
+    };
+    shop.change("insert", 1, within(doc! {"after": {"_id": 1, "x": 1}}, 1));
+    shop.change("update", 1, within(set(doc! {"x": 2}), 1));
+    let other = shop.change("update", 1, within(set(doc! {"x": 3}), 2));
+    shop.change("insert", 2, within(doc! {"after": {"_id": 2, "x": 1}}, 1));
+    // Read again, the collection is not said; whatever it is, the change is one of it.
+    shop.change("snapshot", 2, doc! {"after": {"_id": 2, "x": 5}});
+    shop.change("update", 2, within(set(doc! {"y": 1}), 2));
+    let history = history(&shop, &[]).await;
+    let timeline = history.timeline("shop", &id("1"), None).await.unwrap();
+    let before = |n: usize| timeline.entries[n].before.state.clone();
+    assert!(matches!(before(1), State::Present(_)));
+    assert_eq!(before(2), State::Unknown(Reason::OtherCollection(other)));
+    let later = recovered(&history, "2", Some(i64::from(shop.second))).await.unwrap();
+    assert_eq!(later, doc! {"_id": 2, "x": 5, "y": 1});
+}
+
+#[tokio::test]
 async fn documents_of_a_collection_that_is_renamed_away_are_not_deleted() {
     let mut shop = Shop::with_plugins(&[]);
     let from = doc! {"op": "rename", "ns": {"db": "shop", "coll": "orders"}};

@@ -16,6 +16,7 @@ pub mod error;
 pub mod event;
 pub mod history;
 pub mod plugin;
+pub mod progress;
 pub mod record;
 pub mod service;
 pub mod sql;

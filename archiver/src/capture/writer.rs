@@ -15,7 +15,7 @@ use super::Capture;
 use super::assemble::{Identity, assemble};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
-use super::snapshot::SnapshotBatch;
+use super::snapshot::{Report, SnapshotBatch, now};
 use crate::checkpoint::Checkpoint;
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
@@ -43,6 +43,8 @@ pub(super) struct BatchWriter<'a> {
     pub(super) stored_at: Instant,
     /// Held by those who read documents.
     pub(super) barrier: Barrier,
+    /// How far the baseline is, now and then.
+    pub(super) report: Report,
 }
 
 impl BatchWriter<'_> {
@@ -131,7 +133,7 @@ impl BatchWriter<'_> {
                 () = self.barrier.moves(lowest), if waiting.is_some() => {}
                 read = next_documents(&mut documents) => match read.transpose()? {
                     Some(read) => self.take_documents(read).await?,
-                    None => documents = None,
+                    None => documents = self.end_of_documents()?,
                 },
             }
             if let Some(mut batch) = waiting.take() {
@@ -167,16 +169,31 @@ impl BatchWriter<'_> {
         }
     }
 
+    fn end_of_documents<T>(&self) -> Result<Option<T>> {
+        match self.durable.snapshot {
+            None => Ok(None),
+            Some(_) => Err(Error::internal("the baseline ended before it was complete")),
+        }
+    }
+
     async fn take_documents(&mut self, read: Documents) -> Result<()> {
         match read {
-            Documents::Baseline(batch) => {
-                let complete = batch.progress.is_none();
-                self.append(batch.events, |next| next.snapshot = batch.progress).await?;
-                drop(batch.hold);
-                if complete {
-                    info!(source = %self.durable.source, "baseline complete");
-                }
-            }
+            Documents::Baseline(batch) => self.take_baseline(batch).await,
+        }
+    }
+
+    async fn take_baseline(&mut self, batch: SnapshotBatch) -> Result<()> {
+        let unasked = || Error::internal("documents of a baseline that nobody reads");
+        let mut progress = self.durable.snapshot.clone().ok_or_else(unasked)?;
+        progress.advance(batch.step, now())?;
+        self.report.note(&self.durable.source, &progress);
+        let (complete, documents) = (progress.is_complete(), progress.documents);
+        let left = (!complete).then_some(progress);
+        self.append(batch.events, |next| next.snapshot = left).await?;
+        drop(batch.hold);
+        if complete {
+            info!(source = %self.durable.source, documents, "baseline complete");
+            self.capture.log.forget_plans(&self.capture.stream.to_string()).await?;
         }
         Ok(())
     }

@@ -1,0 +1,216 @@
+//! Reads one range of one collection, a batch at a time: each as of a time of its own, behind the place where the last one
+//! ended.
+
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, Timestamp};
+use bson_walker::{Doc, Writer};
+use mongodb::error::Error as MongoError;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::{Part, Snapshot, SnapshotBatch};
+use crate::capture::barrier::Hold;
+use crate::capture::change_event::{ReadFrom, snapshot_event};
+use crate::capture::namespaces::covers;
+use crate::capture::writer::Documents;
+use crate::deployment::{code, mongo_error, operation_time};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::progress::{Did, IdKey, Planned, RangeProgress, Step};
+
+/// How many times one batch is tried where the collection changes while it is read, …
+const ATTEMPTS: usize = 20;
+/// … and how long to wait in between.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The collection was changed while a batch was read, or its past is gone: NamespaceNotFound, CursorNotFound,
+/// QueryPlanKilled, SnapshotTooOld, SnapshotUnavailable. It can be read at a newer time.
+const CHANGED: [i32; 5] = [26, 43, 175, 239, 246];
+/// CollectionUUIDMismatch: the collection has another name, which the answer gives, or is gone.
+const UUID_MISMATCH: i32 = 361;
+/// `min` is not before `max`: they are one `_id` in two types, with nothing in between.
+const EMPTY_RANGE: i32 = 51175;
+
+/// What one read found.
+#[derive(Default)]
+struct Found {
+    documents: Vec<RawDocumentBuf>,
+    bytes: usize,
+    /// Whether there is nothing behind it in the range.
+    done: bool,
+}
+
+impl Snapshot {
+    /// Reads a range to its end, or until stopped, and sends what it finds.
+    pub(super) async fn read_range(
+        &self,
+        part: Part,
+        sender: &mpsc::Sender<Result<Documents>>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let Part { number, mut collection, mut range } = part;
+        let mut limit = self.limits.batch_max_events;
+        let mut done = false;
+        while !done && !stop.is_cancelled() {
+            let (found, hold) = self.read_batch(&mut collection, &range, limit).await?;
+            if let Some(average) = found.bytes.checked_div(found.documents.len()) {
+                // So that the server sends no more than a batch takes.
+                limit = (self.limits.batch_max_bytes / average.max(1)).clamp(1, self.limits.batch_max_events);
+            }
+            done = found.done;
+            if let Some(last) = found.documents.last() {
+                range.last = Some(id_of(last.as_bytes())?);
+            }
+            let documents = found.documents.len() as i64;
+            let did = Did::Read { min: range.min.clone(), last: range.last.clone(), documents, done };
+            let events = match &hold {
+                Some(hold) => self.events(found.documents, &collection, hold.time).await?,
+                None => Vec::new(),
+            };
+            let batch = SnapshotBatch { events, step: Step { number, did }, hold };
+            if sender.send(Ok(Documents::Baseline(batch))).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next batch, as of the hold's time. Tries again where the collection is changed meanwhile, and follows it to a new
+    /// name; where it is gone, there is nothing more, and the stream tells of its end.
+    async fn read_batch(
+        &self,
+        collection: &mut Planned,
+        range: &RangeProgress,
+        limit: usize,
+    ) -> Result<(Found, Option<Hold>)> {
+        let nothing = || (Found { done: true, ..Found::default() }, None);
+        let mut attempt = 1;
+        loop {
+            let present = operation_time(&self.client.database(&collection.db)).await?;
+            let hold = self.barrier.hold(present);
+            let error = match self.fetch(collection, range, limit, hold.time).await {
+                Ok(found) => return Ok((found, Some(hold))),
+                Err(error) => error,
+            };
+            drop(hold);
+            let Planned { db, coll, .. } = &*collection;
+            match code(&error) {
+                Some(EMPTY_RANGE) => return Ok(nothing()),
+                Some(UUID_MISMATCH) if attempt < ATTEMPTS => match self.new_name(db, &error) {
+                    Some(name) => collection.coll = name,
+                    None => {
+                        info!(database = %db, collection = %coll, "gone before its baseline was read");
+                        return Ok(nothing());
+                    }
+                },
+                Some(code) if CHANGED.contains(&code) && attempt < ATTEMPTS => {
+                    debug!(database = %db, collection = %coll, code, "changed while it is read, trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                _ => return Err(mongo_error(&format!("reading the baseline of {db}.{coll}"), error)),
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn fetch(
+        &self,
+        collection: &Planned,
+        range: &RangeProgress,
+        limit: usize,
+        time: Timestamp,
+    ) -> Result<Found, MongoError> {
+        let asked = limit + usize::from(range.last.is_some());
+        let command = RawDocumentBuf::from_bytes(self.find(collection, range, asked, time))?;
+        let mut cursor = self.client.database(&collection.db).run_raw_cursor_command(command).await?;
+        let mut found = Found::default();
+        let mut seen = 0;
+        while found.bytes < self.limits.batch_max_bytes {
+            if !cursor.advance().await? {
+                found.done = seen < asked;
+                break;
+            }
+            seen += 1;
+            let document = cursor.current();
+            // The lower bound is inclusive: the last batch's last document comes once more, if it is still there.
+            let again = range
+                .last
+                .as_ref()
+                .is_some_and(|last| id_of(document.as_bytes()).ok().as_ref() == Some(last));
+            if !again {
+                found.bytes += document.as_bytes().len();
+                found.documents.push(document.to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Bounds on the index instead of comparisons in a filter: `$gt` would skip every `_id` of another type. Raw, because an
+    /// `_id` can be what no library decodes exactly.
+    fn find(&self, collection: &Planned, range: &RangeProgress, limit: usize, time: Timestamp) -> Vec<u8> {
+        Writer::build(|find| {
+            find.str("find", &collection.coll);
+            let mut hint = find.begin_doc(b"hint");
+            hint.i32("_id", 1);
+            hint.end();
+            if let Some(IdKey(min)) = range.last.as_ref().or(range.min.as_ref()) {
+                find.doc("min", min);
+            }
+            if let Some(IdKey(max)) = &range.max {
+                find.doc("max", max);
+            }
+            if let Some(filter) = &self.filter {
+                find.doc("filter", filter.as_bytes());
+            }
+            find.i64("limit", limit as i64);
+            find.i64("batchSize", limit as i64);
+            let mut concern = find.begin_doc(b"readConcern");
+            let (level, at) = match collection.capped {
+                false => ("snapshot", "atClusterTime"),
+                true => ("majority", "afterClusterTime"),
+            };
+            concern.str("level", level);
+            concern.timestamp(at, time.time, time.increment);
+            concern.end();
+            if let Some(uuid) = collection.uuid {
+                find.binary("collectionUUID", 4, &uuid.bytes());
+            }
+        })
+    }
+
+    /// The name that a collection has now, in the answer to its old one; `None` where it is gone or not watched.
+    fn new_name(&self, db: &str, error: &MongoError) -> Option<String> {
+        let answer = error.server_response()?;
+        let name = answer.get_str("actualCollection").ok()?;
+        self.watch.iter().any(|w| covers(w, db, name)).then(|| name.to_owned())
+    }
+
+    async fn events(
+        &self,
+        documents: Vec<RawDocumentBuf>,
+        collection: &Planned,
+        time: Timestamp,
+    ) -> Result<Vec<Event>> {
+        let Planned { db, coll, uuid, .. } = collection;
+        // What was not read as of the time was read before this moment.
+        let until = match collection.capped {
+            true => Some(operation_time(&self.client.database(db)).await?),
+            false => None,
+        };
+        let from = ReadFrom { db, coll, uuid: uuid.map(|uuid| uuid.bytes()), time, until };
+        documents.iter().map(|document| snapshot_event(&from, document.as_bytes(), &self.position)).collect()
+    }
+}
+
+/// `{_id: …}` of a document.
+fn id_of(document: &[u8]) -> Result<IdKey> {
+    let doc =
+        Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
+    let id = doc.get("_id");
+    Ok(IdKey(Writer::build(|writer| {
+        if let Some(id) = &id {
+            writer.append(id);
+        }
+    })))
+}

@@ -131,9 +131,9 @@ impl BatchWriter<'_> {
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
                 () = self.barrier.moves(lowest), if waiting.is_some() => {}
-                read = next_documents(&mut documents) => match read.transpose()? {
-                    Some(read) => self.take_documents(read).await?,
-                    None => documents = self.end_of_documents()?,
+                read = next_documents(&mut documents) => match (read.transpose()?, &mut documents) {
+                    (Some(read), Some(behind)) => self.take_documents(read, behind).await?,
+                    _ => documents = self.end_of_documents()?,
                 },
             }
             if let Some(mut batch) = waiting.take() {
@@ -176,21 +176,43 @@ impl BatchWriter<'_> {
         }
     }
 
-    async fn take_documents(&mut self, read: Documents) -> Result<()> {
-        match read {
-            Documents::Baseline(batch) => self.take_baseline(batch).await,
+    /// Appends documents, and small batches that wait behind them in one go.
+    async fn take_documents(
+        &mut self,
+        first: Documents,
+        behind: &mut mpsc::Receiver<Result<Documents>>,
+    ) -> Result<()> {
+        let mut next = Some(Ok(first));
+        while let Some(read) = next.take() {
+            match read? {
+                Documents::Baseline(mut batch) => {
+                    while next.is_none() && batch.events.len() * 2 < self.capture.limits.batch_max_events {
+                        match behind.try_recv() {
+                            Ok(Ok(Documents::Baseline(more))) => batch.add(more),
+                            Ok(other) => next = Some(other),
+                            Err(_) => break,
+                        }
+                    }
+                    self.take_baseline(batch).await?;
+                }
+            }
         }
+        Ok(())
     }
 
-    async fn take_baseline(&mut self, batch: SnapshotBatch) -> Result<()> {
+    async fn take_baseline(&mut self, mut batch: SnapshotBatch) -> Result<()> {
+        let SnapshotBatch { events, steps, .. } = &mut batch;
         let unasked = || Error::internal("documents of a baseline that nobody reads");
         let mut progress = self.durable.snapshot.clone().ok_or_else(unasked)?;
-        progress.advance(batch.step, now())?;
+        for step in std::mem::take(steps) {
+            progress.advance(step, now())?;
+        }
         self.report.note(&self.durable.source, &progress);
         let (complete, documents) = (progress.is_complete(), progress.documents);
         let left = (!complete).then_some(progress);
-        self.append(batch.events, |next| next.snapshot = left).await?;
-        drop(batch.hold);
+        self.append(std::mem::take(events), |next| next.snapshot = left).await?;
+        // With its holds: events after the times that were read may follow now.
+        drop(batch);
         if complete {
             info!(source = %self.durable.source, documents, "baseline complete");
             self.capture.log.forget_plans(&self.capture.stream.to_string()).await?;

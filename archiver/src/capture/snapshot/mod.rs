@@ -7,12 +7,13 @@ pub(super) mod plan;
 mod read;
 mod split;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{DateTime, RawDocumentBuf};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use mongodb::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -23,24 +24,65 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Position};
 use crate::progress::{Did, OpenCollection, Planned, RangeProgress, SnapshotProgress, Step};
 
-/// Ranges that are read at the same time. Each holds a reply of the server (16 MiB at most, by default about one batch) and
-/// the batch that is made of it; that and the batches on their way to the writer is all the memory that a baseline takes,
-/// however large it is.
+/// Ranges that are read at the same time. Each holds one reply of the server, which is about a batch and 16 MiB at most, and
+/// the events made of it. That, and what waits for the writer, is all the memory that a baseline takes, however large it is.
 const READERS: usize = 4;
-/// Batches that may wait, read but not yet appended, besides one in every reader's hands.
-const BATCHES_AHEAD: usize = 1;
+/// Batches that may wait for the writer, in bytes …
+const BATCHES_AHEAD: usize = 2;
+/// … and in number: those of small collections, which the writer puts together.
+const SMALL_BATCHES_AHEAD: usize = 64;
+/// Permits are counted in units of this many bytes.
+const PERMIT: usize = 1024;
 /// How often a baseline that is being read says how far it is.
 const REPORT: Duration = Duration::from_secs(10);
 
-/// Documents of one batch, and what has been done once they are appended.
-#[derive(Debug)]
+/// Documents, and what has been done once they are appended.
+#[derive(Debug, Default)]
 pub(super) struct SnapshotBatch {
     /// The documents as events.
     pub(super) events: Vec<Event>,
     /// What the checkpoint has to know of it.
-    pub(super) step: Step,
-    /// Dropped once the documents are appended: no event after the time they were read at may come before them.
-    pub(super) hold: Option<Hold>,
+    pub(super) steps: Vec<Step>,
+    /// Dropped once the documents are appended: no event after the times they were read at may come before them.
+    holds: Vec<Hold>,
+    /// They count its bytes against those that wait.
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl SnapshotBatch {
+    /// Takes the documents of another in, to append both at once.
+    pub(super) fn add(&mut self, other: SnapshotBatch) {
+        self.events.extend(other.events);
+        self.steps.extend(other.steps);
+        self.holds.extend(other.holds);
+        self.permits.extend(other.permits);
+    }
+}
+
+/// The way to the writer, bounded by bytes.
+#[derive(Debug)]
+struct Outlet {
+    sender: mpsc::Sender<Result<Documents>>,
+    bytes: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Outlet {
+    fn new(sender: mpsc::Sender<Result<Documents>>, limits: CaptureConfig) -> Self {
+        let most = limits.batch_max_bytes * BATCHES_AHEAD / PERMIT;
+        Outlet { sender, bytes: Arc::new(Semaphore::new(most)), most }
+    }
+
+    /// Sends a step and its documents. Whether anybody still listens.
+    async fn send(&self, step: Step, events: Vec<Event>, hold: Option<Hold>) -> Result<bool> {
+        let bytes: usize = events.iter().map(|event| event.body.len()).sum();
+        let permits = (bytes / PERMIT + 1).min(self.most) as u32;
+        let permit = Arc::clone(&self.bytes).acquire_many_owned(permits).await;
+        let permit = permit.map_err(|e| Error::internal("the byte budget is gone").because(e))?;
+        let holds = hold.into_iter().collect();
+        let batch = SnapshotBatch { events, steps: vec![step], holds, permits: vec![permit] };
+        Ok(self.sender.send(Ok(Documents::Baseline(batch))).await.is_ok())
+    }
 }
 
 /// What to read, and how.
@@ -84,15 +126,16 @@ impl Snapshot {
             Ok((open, planned.ok_or_else(lost)?))
         };
         let left = progress.left().map(collection).collect::<Result<Vec<_>>>()?;
-        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let (sender, receiver) = mpsc::channel(SMALL_BATCHES_AHEAD);
         tokio::spawn(async move {
+            let outlet = Outlet::new(sender, self.limits);
             let read = self
-                .parts(left, &sender)
-                .try_for_each_concurrent(READERS, |part| self.read_range(part, &sender, &stop))
+                .parts(left, &outlet)
+                .try_for_each_concurrent(READERS, |part| self.read_range(part, &outlet, &stop))
                 .await;
             if let Err(error) = read {
                 // A closed channel means that nobody wants to know any more.
-                sender.send(Err(error)).await.ok();
+                outlet.sender.send(Err(error)).await.ok();
             }
         });
         Ok(receiver)
@@ -102,28 +145,34 @@ impl Snapshot {
     fn parts<'a>(
         &'a self,
         left: Vec<(OpenCollection, Planned)>,
-        sender: &'a mpsc::Sender<Result<Documents>>,
+        outlet: &'a Outlet,
     ) -> impl Stream<Item = Result<Part>> + 'a {
         let ranges = stream::iter(left).then(move |(open, collection)| async move {
             let number = open.number;
-            let bounds = match open.is_unread() {
-                true => self.cut(&collection).await,
-                false => Vec::new(),
-            };
-            let ranges = match bounds.is_empty() {
-                true => open.ranges,
-                false => {
-                    let ranges = RangeProgress::cut(&bounds);
-                    let step = Step { number, did: Did::Split(bounds) };
-                    let batch = SnapshotBatch { events: Vec::new(), step, hold: None };
-                    // Before any reader sends what is in them.
-                    sender.send(Ok(Documents::Baseline(batch))).await.ok();
-                    ranges
-                }
-            };
-            stream::iter(ranges).map(move |range| Ok(Part { number, collection: collection.clone(), range }))
+            let ranges = self.ranges(open, &collection, outlet).await?;
+            let part = move |range| Ok(Part { number, collection: collection.clone(), range });
+            Ok(stream::iter(ranges).map(part))
         });
-        ranges.flatten()
+        ranges.try_flatten()
+    }
+
+    async fn ranges(
+        &self,
+        open: OpenCollection,
+        collection: &Planned,
+        outlet: &Outlet,
+    ) -> Result<Vec<RangeProgress>> {
+        if !open.is_unread() {
+            return Ok(open.ranges);
+        }
+        let bounds = self.cut(collection).await;
+        if bounds.is_empty() {
+            return Ok(open.ranges);
+        }
+        let ranges = RangeProgress::cut(&bounds);
+        // Before any reader sends what is in them.
+        outlet.send(Step { number: open.number, did: Did::Split(bounds) }, Vec::new(), None).await?;
+        Ok(ranges)
     }
 }
 

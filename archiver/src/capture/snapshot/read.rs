@@ -6,15 +6,13 @@ use std::time::Duration;
 use bson::{RawDocumentBuf, Timestamp};
 use bson_walker::{Doc, Writer};
 use mongodb::error::Error as MongoError;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{Part, Snapshot, SnapshotBatch};
+use super::{Outlet, Part, Snapshot};
 use crate::capture::barrier::Hold;
 use crate::capture::change_event::{ReadFrom, snapshot_event};
 use crate::capture::namespaces::covers;
-use crate::capture::writer::Documents;
 use crate::deployment::{code, mongo_error, operation_time};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -46,7 +44,7 @@ impl Snapshot {
     pub(super) async fn read_range(
         &self,
         part: Part,
-        sender: &mpsc::Sender<Result<Documents>>,
+        outlet: &Outlet,
         stop: &CancellationToken,
     ) -> Result<()> {
         let Part { number, mut collection, mut range } = part;
@@ -68,8 +66,7 @@ impl Snapshot {
                 Some(hold) => self.events(found.documents, &collection, hold.time).await?,
                 None => Vec::new(),
             };
-            let batch = SnapshotBatch { events, step: Step { number, did }, hold };
-            if sender.send(Ok(Documents::Baseline(batch))).await.is_err() {
+            if !outlet.send(Step { number, did }, events, hold).await? {
                 return Ok(());
             }
         }

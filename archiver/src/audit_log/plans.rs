@@ -8,6 +8,7 @@ use mongodb::Collection;
 use super::{AuditLog, mongo_error};
 use crate::error::{Error, Result};
 use crate::progress::Planned;
+use crate::stream_id::StreamId;
 
 const SNAPSHOTS: &str = "archiver.snapshots";
 
@@ -17,10 +18,13 @@ impl AuditLog {
     }
 
     /// Stores a plan, under a name that nobody has used before.
-    pub async fn write_plan(&self, stream: &str, plan: &str, collections: &[Planned]) -> Result<()> {
+    pub async fn write_plan(&self, stream: &StreamId, plan: &str, collections: &[Planned]) -> Result<()> {
         let stored = collections.iter().zip(0_u32..).map(|(collection, number)| {
             let mut stored = bson::serialize_to_document(collection)?;
-            stored.insert("_id", doc! {"stream": stream, "plan": plan, "number": i64::from(number)});
+            stored.insert(
+                "_id",
+                doc! {"stream": stream.to_string(), "plan": plan, "number": i64::from(number)},
+            );
             Ok(stored)
         });
         let stored: std::result::Result<Vec<_>, bson::error::Error> = stored.collect();
@@ -33,10 +37,10 @@ impl AuditLog {
     }
 
     /// The collections of a plan in its order, from a number on.
-    pub async fn read_plan(&self, stream: &str, plan: &str, from: u32) -> Result<Vec<Planned>> {
+    pub async fn read_plan(&self, stream: &StreamId, plan: &str, from: u32) -> Result<Vec<Planned>> {
         let failed = |e| mongo_error("reading the baseline's plan", e);
-        let first = doc! {"stream": stream, "plan": plan, "number": i64::from(from)};
-        let end = doc! {"stream": stream, "plan": plan, "number": Bson::MaxKey};
+        let first = doc! {"stream": stream.to_string(), "plan": plan, "number": i64::from(from)};
+        let end = doc! {"stream": stream.to_string(), "plan": plan, "number": Bson::MaxKey};
         let found = self.plans().find(doc! {"_id": {"$gte": first, "$lt": end}}).sort(doc! {"_id": 1}).await;
         let found: Vec<Document> = found.map_err(failed)?.try_collect().await.map_err(failed)?;
         let read = found.into_iter().map(bson::deserialize_from_document).collect::<Result<_, _>>();
@@ -44,8 +48,8 @@ impl AuditLog {
     }
 
     /// Deletes the plans of a stream that has no baseline to read any more.
-    pub async fn forget_plans(&self, stream: &str) -> Result<()> {
-        let ids = doc! {"$gte": {"stream": stream}, "$lt": {"stream": stream, "plan": Bson::MaxKey}};
+    pub async fn forget_plans(&self, stream: &StreamId) -> Result<()> {
+        let ids = doc! {"$gte": {"stream": stream.to_string()}, "$lt": {"stream": stream.to_string(), "plan": Bson::MaxKey}};
         let deleted = self.plans().delete_many(doc! {"_id": ids}).await;
         deleted.map(|_| ()).map_err(|e| mongo_error("deleting the baseline's plan", e))
     }

@@ -2,6 +2,7 @@
 //!
 //! Sequential within a stream. The position that is stored is always one behind which everything is appended.
 
+mod actor;
 mod assemble;
 mod barrier;
 mod batch;
@@ -10,6 +11,7 @@ pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
 pub mod stream;
+pub mod users;
 pub mod watcher;
 mod writer;
 
@@ -70,11 +72,12 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options =
-            StreamOptions::new(&self.source.watch, &audit_database).of(&self.stream, self.source.partitions);
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source);
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let checkpoint = self.begin(&options, &left_out).await?;
-        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
@@ -98,7 +101,7 @@ impl Capture {
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions, left_out: &HashSet<String>) -> Result<Checkpoint> {
-        let name = &self.source.name;
+        let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if checkpoint.options != digest {
@@ -123,7 +126,8 @@ impl Capture {
             }
         };
         let checkpoint = Checkpoint {
-            source: name.clone(),
+            stream: name.clone(),
+            partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },
@@ -148,8 +152,8 @@ impl Capture {
     ) -> Result<Option<mpsc::Receiver<Result<Documents>>>> {
         let Some(progress) = &mut writer.durable.snapshot else { return Ok(None) };
         progress.resume(snapshot::now());
-        let (stream, first) = (self.stream.to_string(), progress.first_left());
-        let collections = self.log.read_plan(&stream, &progress.plan, first).await?;
+        let first = progress.first_left();
+        let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;
         let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
         let filter = filter.map(|filter| RawDocumentBuf::try_from(&filter)).transpose();
         let snapshot = Snapshot {

@@ -112,15 +112,6 @@ pub async fn list_collections(client: &Client, database: &str) -> Result<Vec<Lis
     Ok(found.into_iter().map(listed).collect())
 }
 
-/// Whether an entry of `watch` names this collection.
-pub fn covers(watch: &Watch, database: &str, collection: &str) -> bool {
-    match watch {
-        Watch::Everything => true,
-        Watch::Database(db) => db == database,
-        Watch::Collection(db, coll) => db == database && coll == collection,
-    }
-}
-
 /// Which collections keep images, asked for once per database and again after its collections changed.
 #[derive(Debug, Default)]
 pub struct ImageCache {

@@ -4,7 +4,7 @@
 use bson::{Document, doc};
 use sha2::{Digest, Sha256};
 
-use crate::config::Watch;
+use crate::config::{SourceConfig, Watch};
 use crate::record::hex;
 use crate::stream_id::StreamId;
 
@@ -50,6 +50,23 @@ impl StreamOptions {
             };
             self.pipeline.push(doc! {"$match": part});
         }
+        self
+    }
+
+    /// Delivers what is inserted into the source's `actor_context` collection too, through every filter there is: whichever
+    /// partition's document a transaction changes, who acts in it must be known. To be called last.
+    pub fn with_context(mut self, source: &SourceConfig) -> Self {
+        let Some((db, coll)) = &source.actor_context else { return self };
+        if source.watch.iter().any(|w| w.covers(db, coll)) {
+            return self;
+        }
+        let context = doc! {"operationType": "insert", "ns.db": db, "ns.coll": coll};
+        for stage in &mut self.pipeline {
+            if let Ok(selected) = stage.get_document("$match") {
+                *stage = doc! {"$match": {"$or": [&context, selected.clone()]}};
+            }
+        }
+        self.database = self.database.filter(|database| database == db);
         self
     }
 

@@ -23,6 +23,7 @@ use crate::config::{CaptureConfig, Watch};
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
 use crate::progress::{Did, OpenCollection, Planned, RangeProgress, SnapshotProgress, Step};
+use crate::stream_id::StreamId;
 
 /// Ranges that are read at the same time. Each holds one reply of the server, which is about a batch and 16 MiB at most, and
 /// the events made of it. That, and what waits for the writer, is all the memory that a baseline takes, however large it is.
@@ -187,13 +188,13 @@ impl Report {
     }
 
     /// Takes note of what has been appended.
-    pub(super) fn note(&mut self, stream: &str, progress: &SnapshotProgress) {
+    pub(super) fn note(&mut self, stream: &StreamId, progress: &SnapshotProgress) {
         if self.0.elapsed() < REPORT {
             return;
         }
         self.0 = Instant::now();
         info!(
-            source = stream,
+            source = %stream,
             documents = progress.documents,
             of_about = progress.estimated,
             percent = progress.percent(),

@@ -9,7 +9,7 @@ use mongodb::Client;
 
 use super::now;
 use crate::audit_log::AuditLog;
-use crate::capture::namespaces::{covers, ordinary_collections, watched_databases};
+use crate::capture::namespaces::{ordinary_collections, watched_databases};
 use crate::config::Watch;
 use crate::deployment::mongo_error;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub(in crate::capture) async fn present(
             continue;
         }
         for collection in ordinary_collections(client, &db).await? {
-            if watch.iter().any(|w| covers(w, &db, &collection.name)) {
+            if watch.iter().any(|w| w.covers(&db, &collection.name)) {
                 found.push(Planned {
                     db: db.clone(),
                     coll: collection.name,
@@ -64,11 +64,10 @@ pub(in crate::capture) async fn plan(
     running: Option<&SnapshotProgress>,
     collections: Vec<Planned>,
 ) -> Result<Option<SnapshotProgress>> {
-    let stream = stream.to_string();
     let mut left = Vec::new();
     if let Some(running) = running {
         let first = running.first_left();
-        let mut planned = log.read_plan(&stream, &running.plan, first).await?;
+        let mut planned = log.read_plan(stream, &running.plan, first).await?;
         for open in running.left() {
             let at = (open.number - first) as usize;
             let lost = || Error::corrupt("the baseline's stored plan lacks a collection");
@@ -85,7 +84,7 @@ pub(in crate::capture) async fn plan(
         return Ok(None);
     }
     let name = Uuid::new().to_string();
-    log.write_plan(&stream, &name, &planned).await?;
+    log.write_plan(stream, &name, &planned).await?;
     let mut progress = SnapshotProgress::new(name, planned.len() as u32, estimated, now());
     if let Some(running) = running {
         progress.take_over(running, open);

@@ -12,7 +12,6 @@ use tracing::{debug, info};
 use super::{Outlet, Part, Snapshot};
 use crate::capture::barrier::Hold;
 use crate::capture::change_event::{ReadFrom, snapshot_event};
-use crate::capture::namespaces::covers;
 use crate::deployment::{code, mongo_error, operation_time};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -180,7 +179,7 @@ impl Snapshot {
     fn new_name(&self, db: &str, error: &MongoError) -> Option<String> {
         let answer = error.server_response()?;
         let name = answer.get_str("actualCollection").ok()?;
-        self.watch.iter().any(|w| covers(w, db, name)).then(|| name.to_owned())
+        self.watch.iter().any(|w| w.covers(db, name)).then(|| name.to_owned())
     }
 
     async fn events(

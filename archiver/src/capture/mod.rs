@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use bson::{RawDocumentBuf, Timestamp};
+use bson::Timestamp;
 use mongodb::Client;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -154,15 +154,12 @@ impl Capture {
         progress.resume(snapshot::now());
         let first = progress.first_left();
         let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;
-        let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
-        let filter = filter.map(|filter| RawDocumentBuf::try_from(&filter)).transpose();
         let snapshot = Snapshot {
             client: self.client.clone(),
             watch: self.source.watch.clone(),
             limits: self.limits,
             position: writer.durable.position.clone(),
-            filter: filter
-                .map_err(|e| Error::internal("the partition's filter can't be encoded").because(e))?,
+            filter: partition_filter(&self.stream, self.source.partitions, "$_id"),
             barrier: writer.barrier.clone(),
         };
         snapshot.start(progress, collections, stop.clone()).map(Some)

@@ -10,7 +10,7 @@ mod split;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bson::{DateTime, RawDocumentBuf};
+use bson::{DateTime, Document};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use mongodb::Client;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -98,7 +98,7 @@ pub(super) struct Snapshot {
     /// Where the stream stands; a baseline does not move it.
     pub(super) position: Position,
     /// Selects the documents of the stream's partition.
-    pub(super) filter: Option<RawDocumentBuf>,
+    pub(super) filter: Option<Document>,
     /// Keeps each document's records in order.
     pub(super) barrier: Barrier,
 }

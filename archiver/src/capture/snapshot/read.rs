@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, Timestamp};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use bson_walker::{Doc, Writer};
+use mongodb::Cursor;
 use mongodb::error::Error as MongoError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -26,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CHANGED: [i32; 5] = [26, 43, 175, 239, 246];
 /// CollectionUUIDMismatch: the collection has another name, which the answer gives, or is gone.
 const UUID_MISMATCH: i32 = 361;
-/// `min` is not before `max`: they are one `_id` in two types, with nothing in between.
+/// `min` is not before `max`, and nothing is in between: they are one `_id` in two types, or the last document was `MaxKey`.
 const EMPTY_RANGE: i32 = 51175;
 
 /// What one read found.
@@ -36,6 +37,16 @@ struct Found {
     bytes: usize,
     /// Whether there is nothing behind it in the range.
     done: bool,
+}
+
+impl Found {
+    /// Takes a document, unless it is this one.
+    fn take(&mut self, document: &RawDocument, known: Option<&IdKey>) {
+        if known.is_none() || id_of(document.as_bytes()).ok().as_ref() != known {
+            self.bytes += document.as_bytes().len();
+            self.documents.push(document.to_owned());
+        }
+    }
 }
 
 impl Snapshot {
@@ -118,8 +129,19 @@ impl Snapshot {
         time: Timestamp,
     ) -> Result<Found, MongoError> {
         let asked = limit + usize::from(range.last.is_some());
-        let command = RawDocumentBuf::from_bytes(self.find(collection, range, asked, time))?;
-        let mut cursor = self.client.database(&collection.db).run_raw_cursor_command(command).await?;
+        let filter = self.filter.as_ref().map(bson::serialize_to_vec).transpose()?;
+        let bounds = |find: &mut Writer<'_>| {
+            if let Some(IdKey(min)) = range.last.as_ref().or(range.min.as_ref()) {
+                find.doc("min", min);
+            }
+            if let Some(IdKey(max)) = &range.max {
+                find.doc("max", max);
+            }
+            if let Some(filter) = &filter {
+                find.doc("filter", filter);
+            }
+        };
+        let mut cursor = self.find(collection, asked, time, bounds).await?;
         let mut found = Found::default();
         let mut seen = 0;
         while found.bytes < self.limits.batch_max_bytes {
@@ -128,37 +150,51 @@ impl Snapshot {
                 break;
             }
             seen += 1;
-            let document = cursor.current();
             // The lower bound is inclusive: the last batch's last document comes once more, if it is still there.
-            let again = range
-                .last
-                .as_ref()
-                .is_some_and(|last| id_of(document.as_bytes()).ok().as_ref() == Some(last));
-            if !again {
-                found.bytes += document.as_bytes().len();
-                found.documents.push(document.to_owned());
-            }
+            found.take(cursor.current(), range.last.as_ref());
+        }
+        if found.done && range.max.is_none() {
+            self.fetch_greatest(collection, &mut found, time).await?;
         }
         Ok(found)
     }
 
-    /// Bounds on the index instead of comparisons in a filter: `$gt` would skip every `_id` of another type. Raw, because an
-    /// `_id` can be what no library decodes exactly.
-    fn find(&self, collection: &Planned, range: &RangeProgress, limit: usize, time: Timestamp) -> Vec<u8> {
-        Writer::build(|find| {
+    /// MongoDB ends a range without `max` before the document whose `_id` is `MaxKey`, except where it does not (clustered
+    /// collections, and where there is no `min` either).
+    async fn fetch_greatest(
+        &self,
+        collection: &Planned,
+        found: &mut Found,
+        time: Timestamp,
+    ) -> Result<(), MongoError> {
+        let greatest = doc! {"_id": Bson::MaxKey};
+        let filter = match self.filter.clone() {
+            None => bson::serialize_to_vec(&greatest)?,
+            Some(filter) => bson::serialize_to_vec(&doc! {"$and": [greatest, filter]})?,
+        };
+        let mut cursor = self.find(collection, 1, time, |find| find.doc("filter", &filter)).await?;
+        if cursor.advance().await? {
+            let last = found.documents.last().and_then(|last| id_of(last.as_bytes()).ok());
+            found.take(cursor.current(), last.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Bounds are those of the index, not comparisons in a filter: `$gt` would skip every `_id` of another type. Raw, because
+    /// an `_id` can be what no library decodes exactly.
+    async fn find(
+        &self,
+        collection: &Planned,
+        limit: usize,
+        time: Timestamp,
+        what: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<Cursor<Document>, MongoError> {
+        let command = Writer::build(|find| {
             find.str("find", &collection.coll);
             let mut hint = find.begin_doc(b"hint");
             hint.i32("_id", 1);
             hint.end();
-            if let Some(IdKey(min)) = range.last.as_ref().or(range.min.as_ref()) {
-                find.doc("min", min);
-            }
-            if let Some(IdKey(max)) = &range.max {
-                find.doc("max", max);
-            }
-            if let Some(filter) = &self.filter {
-                find.doc("filter", filter.as_bytes());
-            }
+            what(find);
             find.i64("limit", limit as i64);
             find.i64("batchSize", limit as i64);
             let mut concern = find.begin_doc(b"readConcern");
@@ -172,7 +208,9 @@ impl Snapshot {
             if let Some(uuid) = collection.uuid {
                 find.binary("collectionUUID", 4, &uuid.bytes());
             }
-        })
+        });
+        let command = RawDocumentBuf::from_bytes(command)?;
+        self.client.database(&collection.db).run_raw_cursor_command(command).await
     }
 
     /// The name that a collection has now, in the answer to its old one; `None` where it is gone or not watched.

@@ -1,6 +1,6 @@
 //! Cuts a large collection into ranges of about the same size, at `_id`s that a sample found.
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use tracing::debug;
 
@@ -38,11 +38,13 @@ impl Snapshot {
     /// Some `_id`s, sorted as the collection's own index is: its collation is the default of the sort's.
     async fn sample(&self, collection: &Planned, size: i64) -> Result<Vec<IdKey>> {
         let Planned { db, coll, .. } = collection;
-        let small: Document = doc! {"$expr": {"$lte": [{"$bsonSize": "$$ROOT"}, BOUND_MAX]}};
+        let small = doc! {"$expr": {"$lte": [{"$bsonSize": "$$ROOT"}, BOUND_MAX]}};
+        // No range can begin at the end of the index.
+        let bound = doc! {"$and": [{"_id": {"$ne": Bson::MaxKey}}, small]};
         let pipeline = [
             doc! {"$sample": {"size": size}},
             doc! {"$project": {"_id": 1}},
-            doc! {"$match": small},
+            doc! {"$match": bound},
             doc! {"$sort": {"_id": 1}},
         ];
         let database = self.client.database(db).collection::<Document>(coll);

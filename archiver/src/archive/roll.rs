@@ -44,6 +44,8 @@ pub struct Roller {
     last: Option<Sealed>,
     /// Sealed segments whose records the log may still hold, oldest first.
     untrimmed: VecDeque<Manifest>,
+    /// The first record that no segment holds yet, and when it was met here.
+    open_since: Option<(i64, SystemTime)>,
 }
 
 /// What the log holds beyond the last manifest, as the last pass left it.
@@ -110,7 +112,9 @@ impl Roller {
         let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
         let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
         let stream = stream.clone();
-        let roller = Roller { stream, identity, log, archive, config, server, building, last, untrimmed };
+        let open_since = None;
+        let roller =
+            Roller { stream, identity, log, archive, config, server, building, last, untrimmed, open_since };
         roller.check_overlap().await?;
         Ok(roller)
     }
@@ -167,7 +171,7 @@ impl Roller {
     }
 
     /// When the records that no segment holds yet are to be rolled, from the first one alone; `None` where there are none.
-    pub async fn due_time(&self) -> Result<Option<SystemTime>> {
+    pub async fn due_time(&mut self) -> Result<Option<SystemTime>> {
         let first = self.next_seq();
         let mut records = std::pin::pin!(self.log.records(&self.stream, first..first + 1).await?);
         let Some(record) = records.try_next().await? else { return Ok(None) };
@@ -211,7 +215,14 @@ impl Roller {
 
     /// When an open segment is to be rolled: `segment_max_age` after its first record happened, or after the last segment
     /// was written, whichever is later. So catching up with an old backlog does not cut a segment at every pass.
-    fn due(&self, happened: SystemTime) -> SystemTime {
+    fn due(&mut self, happened: SystemTime) -> SystemTime {
+        let first = self.next_seq();
+        let met = match self.open_since {
+            Some((seq, met)) if seq == first => met,
+            _ => self.open_since.insert((first, SystemTime::now())).1,
+        };
+        // The watched cluster's clock may be ahead of this machine's: then by so much the segment would be late.
+        let happened = happened.min(met);
         let written = self.last.as_ref().and_then(|sealed| created_at(&sealed.manifest));
         written.map_or(happened, |written| happened.max(written)) + self.config.segment_max_age
     }

@@ -153,11 +153,11 @@ impl Lease {
     pub async fn name_session(&self, session: &Document) -> Result<()> {
         let name = doc! {"$set": {"session": session}};
         let named = self.leases.0.collection.update_one(self.mine(), name);
-        match self.leases.within("naming the session in the lease", named.into_future()).await?.matched_count
-        {
-            0 => return Err(self.lost_to_another()),
-            _ => fail_point!("lease:session_named"),
+        let named = self.leases.within("naming the session in the lease", named.into_future()).await?;
+        if named.matched_count == 0 {
+            return Err(self.lost_to_another());
         }
+        fail_point!("lease:session_named");
         Ok(())
     }
 
@@ -180,8 +180,8 @@ impl Lease {
     ///
     /// With `in_order`, the holder has ended its last transaction; otherwise whoever comes next does.
     pub async fn release(&self, error: Option<&Error>, in_order: bool) -> Result<()> {
-        self.leases.held().remove(&self.stream);
         fail_point!("lease:before_release");
+        self.leases.held().remove(&self.stream);
         let mut changes = doc! {"expires": "$$NOW", "holder": Bson::Null};
         if in_order {
             changes.insert("session", "$$REMOVE");

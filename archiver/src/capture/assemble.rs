@@ -110,6 +110,9 @@ pub(super) fn assemble(
         };
         let doc = Doc::new(&body)
             .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))?;
+        if doc.get("op").and_then(|op| op.as_str()) == Some("gap") {
+            checkpoint.counters.gaps += 1;
+        }
         // After the plugins, from what they left: an actor's name that is redacted in the document is redacted here too.
         let record = match actor_field.and_then(|field| actor(doc, field)) {
             Some((id, from)) => Record::encode(
@@ -207,6 +210,7 @@ mod tests {
             policy: 2,
             policy_digest: String::new(),
             options: String::new(),
+            watch: Vec::new(),
             resyncs: Vec::new(),
             server: None,
             context: None,

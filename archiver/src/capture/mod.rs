@@ -6,10 +6,15 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+mod fragments;
 pub mod lease;
 pub mod namespaces;
+pub mod portion;
+mod resume;
 pub mod snapshot;
 pub mod stream;
+mod token;
+mod watchdog;
 pub mod watcher;
 mod writer;
 
@@ -28,12 +33,12 @@ use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
 use self::stream::{StreamOptions, partition_filter};
-use self::watcher::Watcher;
+use self::watcher::{Start, Watcher};
 use self::writer::BatchWriter;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
 use crate::config::{CaptureConfig, Snapshot as SnapshotMode, SourceConfig};
-use crate::deployment::operation_time;
+use crate::deployment::{operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::plugin::PluginChain;
@@ -70,15 +75,23 @@ impl Capture {
         let audit_database = self.log.database().name().to_owned();
         let options =
             StreamOptions::new(&self.source.watch, &audit_database).of(&self.stream, self.source.partitions);
+        let options = options.probed(&self.client).await?;
         let checkpoint = self.begin(&options).await?;
         info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
-        let mut writer =
-            BatchWriter { capture: &self, session, durable: checkpoint, stored_at: Instant::now(), barrier };
-        writer.record_policy().await?;
+        let digest = options.digest();
+        let mut writer = BatchWriter {
+            capture: &self,
+            session,
+            options: digest.clone(),
+            durable: checkpoint,
+            stored_at: Instant::now(),
+            barrier,
+        };
+        writer.record_policy(&left_out).await?;
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
         let documents = match writer.durable.snapshot.clone() {
@@ -93,25 +106,34 @@ impl Capture {
             }
             None => None,
         };
-        let watcher =
-            Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
-        let events = watcher.start(writer.durable.position.clone(), stop);
+        let position = writer.durable.position.clone();
+        let start = match writer.durable.options == digest {
+            true => Start::After(position),
+            false => {
+                info!(source = %self.source.name, "the stream has other options now; it is reopened at the checkpoint's time");
+                Start::Among(position)
+            }
+        };
+        let watcher = Watcher {
+            source: self.stream.to_string(),
+            client: self.client.clone(),
+            options,
+            audit_database,
+            left_out,
+            limits: self.limits,
+        };
+        let events = watcher.start(start, stop);
         writer.take(Batches::new(events, self.limits), documents, until).await
     }
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
         let name = &self.source.name;
-        let digest = options.digest();
-        if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
-            if checkpoint.options != digest {
-                return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
-                    .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
-                           or restore `watch` and the audit database's name"));
-            }
+        if let Some(mut checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if !checkpoint.counters.add_up() {
                 return Err(Error::corrupt(format!("the checkpoint's counters do not add up source={name}")));
             }
+            resume::identify(&self.client, &mut checkpoint).await?;
             return Ok(checkpoint);
         }
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
@@ -124,9 +146,10 @@ impl Capture {
             snapshot: (self.source.snapshot == SnapshotMode::Initial).then(SnapshotProgress::default),
             policy: 0,
             policy_digest: String::new(),
-            options: digest,
+            options: options.digest(),
+            watch: Vec::new(),
             resyncs: Vec::new(),
-            server: None,
+            server: Some(server(&self.client).await?),
             context: None,
             counters: Counters::default(),
         };

@@ -11,6 +11,7 @@ use mongodb::results::{CollectionSpecification, CollectionType};
 use super::change_event::ImageSettings;
 use super::stream::INTERNAL_DATABASES;
 use crate::audit_log::MARKER;
+use crate::checkpoint::SnapshotProgress;
 use crate::config::Watch;
 use crate::deployment::mongo_error;
 use crate::error::{Error, Result};
@@ -89,7 +90,7 @@ pub async fn watched_collections(
         collections
             .retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
         for collection in collections {
-            if watch.iter().any(|w| covers(w, &database, &collection.name)) {
+            if watch.iter().any(|w| w.covers(&database, &collection.name)) {
                 found.push((database.clone(), collection.name));
             }
         }
@@ -131,11 +132,27 @@ pub async fn list_collections(client: &Client, database: &str) -> Result<Vec<Lis
     Ok(found.into_iter().map(listed).collect())
 }
 
-fn covers(watch: &Watch, database: &str, collection: &str) -> bool {
-    match watch {
-        Watch::Everything => true,
-        Watch::Database(db) => db == database,
-        Watch::Collection(db, coll) => db == database && coll == collection,
+/// What is left of a baseline when `watch` was another one before, given the watched collections that exist: all that was
+/// left of it anyway, and the collections that are watched only now. `None`: nothing.
+pub fn baseline_of_new(
+    progress: Option<SnapshotProgress>,
+    collections: &[(String, String)],
+    before: &[Watch],
+) -> Option<SnapshotProgress> {
+    let watched_before = |(db, coll): &(String, String)| before.iter().any(|watch| watch.covers(db, coll));
+    let name = |(db, coll): &(String, String)| format!("{db}.{coll}");
+    let (old, new): (Vec<_>, Vec<_>) = collections.iter().partition(|c| watched_before(c));
+    match progress {
+        None if new.is_empty() => None,
+        None => Some(SnapshotProgress {
+            done: old.into_iter().map(name).collect(),
+            ..SnapshotProgress::default()
+        }),
+        // What was read, then not watched for a while, is to be read again.
+        Some(mut progress) => {
+            progress.done.retain(|done| !new.iter().any(|new| name(new) == *done));
+            Some(progress)
+        }
     }
 }
 
@@ -172,5 +189,27 @@ impl ImageSettings for ImageCache {
             Some(Some(_)) => "disabled",
             _ => "unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_collections_that_were_not_watched_before_get_a_baseline() {
+        let collections = ["a", "b", "c"].map(|coll| ("shop".to_owned(), coll.to_owned()));
+        let before = [Watch::Collection("shop".into(), "b".into())];
+        let done = |progress: Option<SnapshotProgress>| progress.map(|p| p.done);
+        assert_eq!(done(baseline_of_new(None, &collections, &before)), Some(vec!["shop.b".to_owned()]));
+        assert_eq!(done(baseline_of_new(None, &collections[1..2], &before)), None);
+        assert_eq!(done(baseline_of_new(None, &collections, &[Watch::Everything])), None);
+        // A baseline that is not complete goes on; what was not watched in between is read again.
+        let progress =
+            SnapshotProgress { done: vec!["shop.a".into(), "shop.b".into()], ..SnapshotProgress::default() };
+        assert_eq!(
+            done(baseline_of_new(Some(progress), &collections, &before)),
+            Some(vec!["shop.b".to_owned()])
+        );
     }
 }

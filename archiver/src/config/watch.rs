@@ -82,6 +82,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_back() {
+        for text in ["shop.orders.eu", "shop.*", "*"] {
+            let entry = watch(text, "audit").unwrap();
+            assert_eq!(entry.to_string(), text);
+            assert_eq!(Watch::parse(text), Some(entry));
+        }
+        assert_eq!(Watch::parse("shop"), None);
+    }
+
+    #[test]
     fn what_has_no_change_stream_or_would_feed_itself_is_refused() {
         for (entry, reason) in [
             ("shop", "is no namespace"),

@@ -1,10 +1,14 @@
 //! A MongoDB deployment: connecting to it, asking its clock, and turning its errors into ours without their contents.
 
+pub mod transport;
+
 use std::time::Duration;
 
 use bson::{Document, Timestamp, doc};
 use mongodb::error::{Error as MongoError, ErrorKind};
-use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
 pub use mongodb::{Client, Database};
 
 use crate::checkpoint::ServerVersion;
@@ -15,6 +19,10 @@ use crate::fault::{Meaning, meaning};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections of a client, unless the URI says otherwise: every change stream occupies one while it waits for events.
+const POOL: u32 = 200;
+/// Connections of a client for small operations: a slow one leaves room for others.
+const SMALL_POOL: u32 = 4;
 
 /// Command errors whose message names commands, users and servers, never documents, and helps whoever reads it:
 /// Unauthorized, AuthenticationFailed, NotWritablePrimary, 40573 (change streams need a replica set), CommandNotFound,
@@ -24,20 +32,48 @@ const HARMLESS_MESSAGES: [i32; 10] = [13, 18, 10107, 40573, 59, 73, 76, 94, 134,
 /// Connects with majority reads and journaled majority writes. Fails only on a malformed URI: servers are looked
 /// for when first used.
 pub async fn connect(uri: &Secret) -> Result<Client> {
-    let mut options = ClientOptions::parse(uri.expose()).await.map_err(|e| {
-        if matches!(e.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
-            return mongo_error("looking up the servers of the MongoDB URI", e);
-        }
-        Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))).hint(
-            "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
+    with_options(options(uri).await?)
+}
+
+/// A client like that of [`connect`] with few connections of its own, for small operations that nothing else may hold up. It
+/// asks the primary alone, and a write that has not reached a majority within `limit` fails.
+pub async fn connect_small(uri: &Secret, limit: Duration) -> Result<Client> {
+    let mut options = options(uri).await?;
+    options.max_pool_size = Some(SMALL_POOL);
+    options.min_pool_size = None;
+    options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+    let durable = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(limit).build();
+    options.write_concern = Some(durable);
+    with_options(options)
+}
+
+fn with_options(options: ClientOptions) -> Result<Client> {
+    // It opens no connection, but the files with certificates.
+    Client::with_options(options).map_err(|e| {
+        let error = Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e)));
+        error.hint(
+            "check the files that tlsCAFile and tlsCertificateKeyFile name: PEM, readable by this process",
         )
-    })?;
+    })
+}
+
+async fn options(uri: &Secret) -> Result<ClientOptions> {
+    let mut options = ClientOptions::parse(uri.expose()).await.map_err(unusable_uri)?;
     options.app_name.get_or_insert_with(|| "archiver".to_owned());
+    options.max_pool_size.get_or_insert(POOL);
     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(durable());
-    Client::with_options(options)
-        .map_err(|e| Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))))
+    Ok(options)
+}
+
+fn unusable_uri(error: MongoError) -> Error {
+    if matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
+        return mongo_error("looking up the servers of the MongoDB URI", error);
+    }
+    Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&error))).hint(
+        "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
+    )
 }
 
 /// What a write must reach before it counts: the journals of a majority, so that no failover takes it back.

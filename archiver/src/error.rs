@@ -42,6 +42,25 @@ impl Kind {
             Kind::NotFound => 16,
         }
     }
+
+    /// Its name in stored documents and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Internal => "internal",
+            Kind::Invalid => "invalid",
+            Kind::Unavailable => "unavailable",
+            Kind::HistoryLost => "historyLost",
+            Kind::Fenced => "fenced",
+            Kind::Plugin => "plugin",
+            Kind::Corrupt => "corrupt",
+            Kind::NotFound => "notFound",
+        }
+    }
+
+    /// Whether trying again can't help: the stream stops until somebody acts.
+    pub fn needs_a_human(self) -> bool {
+        !matches!(self, Kind::Unavailable | Kind::Fenced | Kind::Internal)
+    }
 }
 
 /// An error with its kind, a sentence, optionally a hint what to do next, and the cause underneath.

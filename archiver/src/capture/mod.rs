@@ -2,6 +2,7 @@
 //!
 //! Sequential within a stream. The position that is stored is always one behind which everything is appended.
 
+mod actor;
 mod assemble;
 mod barrier;
 mod batch;
@@ -14,6 +15,7 @@ mod resume;
 pub mod snapshot;
 pub mod stream;
 mod token;
+pub mod users;
 mod watchdog;
 pub mod watcher;
 mod writer;
@@ -73,11 +75,13 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options =
-            StreamOptions::new(&self.source.watch, &audit_database).of(&self.stream, self.source.partitions);
-        let options = options.probed(&self.client).await?;
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source)
+            .probed(&self.client)
+            .await?;
         let checkpoint = self.begin(&options).await?;
-        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
@@ -128,7 +132,7 @@ impl Capture {
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
-        let name = &self.source.name;
+        let name = &self.stream;
         if let Some(mut checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if !checkpoint.counters.add_up() {
                 return Err(Error::corrupt(format!("the checkpoint's counters do not add up source={name}")));
@@ -139,7 +143,8 @@ impl Capture {
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
         let checkpoint = Checkpoint {
-            source: name.clone(),
+            stream: name.clone(),
+            partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },

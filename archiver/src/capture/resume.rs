@@ -25,7 +25,7 @@ pub(super) async fn identify(client: &Client, checkpoint: &mut Checkpoint) -> Re
             return Err(foreign(checkpoint, "the position is one of another deployment"));
         }
         if *before != now {
-            info!(source = %checkpoint.source, from = describe(before), to = describe(&now), "the deployment has changed");
+            info!(source = %checkpoint.stream, from = describe(before), to = describe(&now), "the deployment has changed");
         }
     }
     let position = checkpoint.position.cluster_time;
@@ -51,7 +51,7 @@ async fn reaches(client: &Client, position: Timestamp) -> Result<bool> {
 
 fn foreign(checkpoint: &Checkpoint, what: &str) -> Error {
     let Timestamp { time, increment } = checkpoint.position.cluster_time;
-    Error::history_lost(format!("{what} source={} position={time}:{increment}", checkpoint.source))
+    Error::history_lost(format!("{what} source={} position={time}:{increment}", checkpoint.stream))
         .with_fault(Fault::TokenInvalid)
         .hint(
             "was [mongodb] uri changed, or the watched deployment restored from a backup? What it held since then is another \

@@ -6,7 +6,7 @@ use mongodb::Client;
 use sha2::{Digest, Sha256};
 
 use super::portion::Portion;
-use crate::config::Watch;
+use crate::config::{SourceConfig, Watch};
 use crate::deployment::{code, mongo_error};
 use crate::error::Result;
 use crate::record::hex;
@@ -93,6 +93,23 @@ impl StreamOptions {
             stages.push(split_stage());
         }
         stages
+    }
+
+    /// Delivers what is inserted into the source's `actor_context` collection too, through every filter there is: whichever
+    /// partition's document a transaction changes, who acts in it must be known. To be called last.
+    pub fn with_context(mut self, source: &SourceConfig) -> Self {
+        let Some((db, coll)) = &source.actor_context else { return self };
+        if source.watch.iter().any(|w| w.covers(db, coll)) {
+            return self;
+        }
+        let context = doc! {"operationType": "insert", "ns.db": db, "ns.coll": coll};
+        for stage in &mut self.pipeline {
+            if let Ok(selected) = stage.get_document("$match") {
+                *stage = doc! {"$match": {"$or": [&context, selected.clone()]}};
+            }
+        }
+        self.database = self.database.filter(|database| database == db);
+        self
     }
 
     /// Identifies everything that determines what the stream delivers. The image and event options are constants of

@@ -22,6 +22,7 @@ use super::namespaces::ImageCache;
 use super::portion::Portion;
 use super::stream::StreamOptions;
 use super::token::{self, Recorded};
+use super::users::SessionUsers;
 use super::watchdog::{self, Progress};
 use crate::audit_log::MARKER;
 use crate::config::CaptureConfig;
@@ -92,6 +93,7 @@ impl Watcher {
                 progress: Arc::new(Progress::default()),
                 position,
                 recorded,
+                users: SessionUsers::default(),
                 watcher: self,
                 sender,
                 stop,
@@ -170,6 +172,7 @@ struct Reading {
     bytes: Arc<Semaphore>,
     most: u32,
     images: ImageCache,
+    users: SessionUsers,
     progress: Arc<Progress>,
     /// Behind the last event that was passed on.
     position: Position,
@@ -256,7 +259,8 @@ impl Reading {
         let name = |part| view.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
         let (database, collection) = (name("db"), name("coll"));
         self.keep_settings_current(view, database, collection).await;
-        let event = to_event(change, &self.images)?;
+        let user = self.users.name(&self.watcher.client, view).await?;
+        let event = to_event(change, &self.images, user)?;
         self.move_to(event.position.clone());
         let known = self.recorded.as_ref().map(|recorded| recorded.holds(&event.position)).transpose()?;
         if known == Some(false) {

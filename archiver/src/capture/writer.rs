@@ -61,6 +61,8 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         advance(&mut next);
         let source = &self.capture.source;
+        let reached = events.last().map_or(self.durable.position.cluster_time, |e| e.position.cluster_time);
+        let reached = reached.max(self.durable.position.cluster_time);
         let records = if events.is_empty() {
             Vec::new()
         } else {
@@ -76,21 +78,24 @@ impl BatchWriter<'_> {
             let outcomes = tokio::task::spawn_blocking(process).await;
             let outcomes =
                 outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
-            assemble(outcomes, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?
+            assemble(outcomes, source, &mut next)?
         };
+        // All events of a transaction have one cluster time: behind it, nobody acts in it any more.
+        next.context.take_if(|_| next.position.cluster_time > reached);
         self.store(records, next).await
     }
 
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
         if token::goes_back(&self.durable.position, &next.position) {
-            return Err(Error::internal(format!("the position would go back source={}", next.source)));
+            return Err(Error::internal(format!("the position would go back source={}", next.stream)));
         }
         let bytes: usize = records.iter().map(Vec::len).sum();
         let withheld = next.counters.quarantined - self.durable.counters.quarantined;
         if withheld > 0 {
-            warn!(source = %next.source, events = withheld, "a plugin failed: these events are kept without their contents");
+            warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
         }
-        debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        self.capture.lease.check()?;
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
@@ -191,7 +196,7 @@ impl BatchWriter<'_> {
                 self.append(batch.events, |next| next.snapshot = batch.progress).await?;
                 drop(batch.hold);
                 if complete {
-                    info!(source = %self.durable.source, "baseline complete");
+                    info!(source = %self.durable.stream, "baseline complete");
                 }
             }
         }
@@ -229,7 +234,7 @@ fn policy_body(time: Timestamp, plugins: &[u8], watch: &[String]) -> Vec<u8> {
 fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
     let doc =
         Doc::new(body).map_err(|e| Error::internal("a record of our own is not valid BSON").because(e))?;
-    let record = Record::encode(next.next_seq, doc, next.policy);
+    let record = Record::encode(next.next_id(), doc, next.policy);
     next.counters.own += 1;
     next.next_seq += 1;
     Ok(record)

@@ -68,7 +68,10 @@ async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) ->
     let watcher = Watcher {
         source: source.name.clone(),
         client: client.clone(),
-        options: StreamOptions::new(&source.watch, &config.audit_database).probed(client).await?,
+        options: StreamOptions::new(&source.watch, &config.audit_database)
+            .with_context(source)
+            .probed(client)
+            .await?,
         audit_database: config.audit_database.clone(),
         left_out: HashSet::new(),
         limits: config.capture,
@@ -87,12 +90,7 @@ fn is_named(source: &SourceConfig, database: &str, collection: &str) -> bool {
 }
 
 fn is_watched(source: &SourceConfig, database: &str, collection: &str) -> bool {
-    let wide = |watch: &Watch| match watch {
-        Watch::Everything => true,
-        Watch::Database(db) => db == database,
-        Watch::Collection(..) => false,
-    };
-    source.watch.iter().any(wide) || is_named(source, database, collection)
+    source.watch.iter().any(|watch| watch.covers(database, collection))
 }
 
 /// Warns of entries that name what is not there: it may come, or be a misspelling.

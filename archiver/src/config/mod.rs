@@ -8,7 +8,6 @@ mod tests;
 mod units;
 mod watch;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -113,37 +112,6 @@ pub enum Watch {
     Everything,
 }
 
-impl Watch {
-    /// Reads what [`fmt::Display`] wrote. Not for configurations: it refuses nothing that names something.
-    pub fn parse(text: &str) -> Option<Watch> {
-        match text.split_once('.') {
-            None if text == "*" => Some(Watch::Everything),
-            None => None,
-            Some((db, "*")) => Some(Watch::Database(db.to_owned())),
-            Some((db, coll)) => Some(Watch::Collection(db.to_owned(), coll.to_owned())),
-        }
-    }
-
-    /// Whether a collection is watched by this entry.
-    pub fn covers(&self, database: &str, collection: &str) -> bool {
-        match self {
-            Watch::Everything => true,
-            Watch::Database(db) => db == database,
-            Watch::Collection(db, coll) => db == database && coll == collection,
-        }
-    }
-}
-
-impl fmt::Display for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Watch::Everything => write!(f, "*"),
-            Watch::Database(db) => write!(f, "{db}.*"),
-            Watch::Collection(db, coll) => write!(f, "{db}.{coll}"),
-        }
-    }
-}
-
 /// `snapshot`: whether a baseline of present documents is read first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snapshot {
@@ -187,8 +155,8 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[secret]")
     }
 }

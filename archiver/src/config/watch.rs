@@ -1,5 +1,7 @@
 //! Entries of `watch`: which namespaces a source may name.
 
+use std::fmt;
+
 use super::Watch;
 
 /// MongoDB's own databases, whose changes are no application's.
@@ -7,6 +9,37 @@ const INTERNAL: [&str; 3] = ["admin", "local", "config"];
 
 /// What an entry looks like.
 pub(super) const WATCH_FORM: &str = "\"db.collection\", \"db.*\" or \"*\"";
+
+impl Watch {
+    /// Reads what [`fmt::Display`] wrote. Not for configurations: it refuses nothing that names something.
+    pub fn parse(text: &str) -> Option<Watch> {
+        match text.split_once('.') {
+            None if text == "*" => Some(Watch::Everything),
+            None => None,
+            Some((db, "*")) => Some(Watch::Database(db.to_owned())),
+            Some((db, coll)) => Some(Watch::Collection(db.to_owned(), coll.to_owned())),
+        }
+    }
+
+    /// Whether it names this collection.
+    pub fn covers(&self, database: &str, collection: &str) -> bool {
+        match self {
+            Watch::Everything => true,
+            Watch::Database(db) => db == database,
+            Watch::Collection(db, coll) => db == database && coll == collection,
+        }
+    }
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Watch::Everything => write!(f, "*"),
+            Watch::Database(db) => write!(f, "{db}.*"),
+            Watch::Collection(db, coll) => write!(f, "{db}.{coll}"),
+        }
+    }
+}
 
 /// Reads one entry of `watch`; the error says what is wrong with it.
 pub(super) fn watch(text: &str, audit_database: &str) -> Result<Watch, String> {

@@ -13,6 +13,7 @@ mod history;
 mod large_events;
 mod least_privilege;
 mod operating;
+mod partitions;
 mod plugins;
 mod positions;
 mod recover;

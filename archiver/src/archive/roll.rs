@@ -72,11 +72,15 @@ pub enum Extent {
     Everything,
 }
 
-/// Makes sure, before anything is captured, that the log goes on behind what the archive holds. A log that was restored
+/// Makes sure, before anything is captured, that the log goes on behind what the archive holds; `last` is its
+/// [`Archive::last_manifest`]. A log that was restored
 /// from a backup would give out seqs a second time, and nobody could tell the two apart later.
 pub async fn check_continues(stream: &StreamId, log: &AuditLog, last: &Sealed) -> Result<()> {
     if last.manifest.log != log.identity().await? {
         return Err(of_another_log(stream, last.manifest.first_seq));
+    }
+    if last.manifest.stream() != *stream {
+        return Ok(());
     }
     let next_seq = log.checkpoint(stream).await?.map_or(1, |checkpoint| checkpoint.next_seq);
     if next_seq < last.manifest.end_seq {

@@ -152,11 +152,12 @@ impl Archive {
         reads.buffered(PARALLEL).try_collect().await
     }
 
-    /// The newest manifest of a stream: one listing, one read.
+    /// The newest manifest of a stream, or, where it has none yet, of another stream of its source: all of them are of one
+    /// audit log. One listing, one read.
     pub async fn last_manifest(&self, stream: &StreamId) -> Result<Option<Sealed>> {
         let listed = self.manifests_listed(&stream.source).await?;
-        match listed.into_iter().rfind(|(of, _)| of == stream) {
-            Some((stream, seq)) => self.read_manifest(&stream, seq).await.map(Some),
+        match listed.iter().rfind(|(of, _)| of == stream).or(listed.last()) {
+            Some((stream, seq)) => self.read_manifest(stream, *seq).await.map(Some),
             None => Ok(None),
         }
     }

@@ -134,6 +134,13 @@ impl Capture {
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
         let name = &self.stream;
         if let Some(mut checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+            if checkpoint.partitions != self.source.partitions {
+                return Err(partitions_changed(
+                    &self.source.name,
+                    checkpoint.partitions,
+                    self.source.partitions,
+                ));
+            }
             if !checkpoint.counters.add_up() {
                 return Err(Error::corrupt(format!("the checkpoint's counters do not add up source={name}")));
             }
@@ -161,4 +168,31 @@ impl Capture {
         self.log.create_checkpoint(&checkpoint).await?;
         Ok(checkpoint)
     }
+}
+
+/// Makes sure, before anything is written, that a source still has as many partitions as it began with: under another number
+/// a document's history would go on in another stream, whose order and baseline know nothing of it.
+pub async fn check_partitions(log: &AuditLog, source: &SourceConfig) -> Result<()> {
+    let wanted = StreamId::all(&source.name, source.partitions);
+    let begun = log.streams_of(&source.name).await?;
+    // Any of them tells; one that is not wanted tells for sure.
+    let Some(stream) = begun.iter().find(|stream| !wanted.contains(stream)).or(begun.first()) else {
+        return Ok(());
+    };
+    match log.checkpoint(stream).await? {
+        Some(Checkpoint { partitions, .. }) if partitions != source.partitions => {
+            Err(partitions_changed(&source.name, partitions, source.partitions))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn partitions_changed(source: &str, began_with: u32, wanted: u32) -> Error {
+    Error::invalid(format!(
+        "the number of a source's partitions can't change source={source} began_with={began_with} configured={wanted}"
+    ))
+    .hint(format!(
+        "set partitions = {began_with} again, or give the source a new name with partitions = {wanted}: it begins with a baseline \
+         of its own, and the history under {source} stays readable"
+    ))
 }

@@ -266,11 +266,9 @@ impl Reading {
         if known == Some(false) {
             self.recorded = None;
         }
-        let of_no_concern = known == Some(true)
-            || database == self.watcher.audit_database
-            || self.watcher.left_out.contains(database)
-            || (!self.watcher.options.keyless && operation(view) == "invalidate");
-        if of_no_concern {
+        let is_own = database == self.watcher.audit_database || self.watcher.left_out.contains(database);
+        let is_keyless = view.get_path(&["documentKey", "_id"]).is_none();
+        if known == Some(true) || is_own || (is_keyless && !self.watcher.options.keyless) {
             return Ok(());
         }
         let permits = ((event.body.len() / PERMIT) as u32 + 1).min(self.most);

@@ -13,6 +13,7 @@ pub mod stream;
 mod testing;
 pub mod timeline;
 pub mod verify;
+mod watched;
 
 use std::collections::BTreeMap;
 

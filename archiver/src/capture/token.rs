@@ -140,6 +140,7 @@ mod tests {
 
     #[test]
     fn events_up_to_the_last_recorded_one_are_known_and_those_after_it_are_not() {
+        assert!(Recorded::up_to(at(SECOND)).holds(&at(FIRST)).unwrap());
         let recorded = Recorded::up_to(at(FIRST));
         assert!(recorded.holds(&at(FIRST)).unwrap());
         assert!(!recorded.holds(&at(SECOND)).unwrap());

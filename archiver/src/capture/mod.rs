@@ -8,6 +8,7 @@ mod barrier;
 mod batch;
 pub mod change_event;
 mod fragments;
+pub mod images;
 pub mod lease;
 pub mod namespaces;
 pub mod portion;
@@ -83,6 +84,9 @@ impl Capture {
         let checkpoint = self.begin(&options).await?;
         info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
@@ -118,6 +122,10 @@ impl Capture {
                 Start::Among(position)
             }
         };
+        let enable_images = match self.source.enable_images && options.keyless {
+            true => self.source.watch.clone(),
+            false => Vec::new(),
+        };
         let watcher = Watcher {
             source: self.stream.to_string(),
             client: self.client.clone(),
@@ -125,6 +133,7 @@ impl Capture {
             audit_database,
             left_out,
             limits: self.limits,
+            enable_images,
         };
         let events = watcher.start(start, stop);
         writer.take(Batches::new(events, self.limits), documents, until).await

@@ -43,7 +43,7 @@ fn without_images() -> Document {
 /// Makes a gap of the event: fields that have no place of their own end up in the record's `detail`.
 fn identity() -> Document {
     let mut kept = Document::new();
-    for field in ["clusterTime", "wallTime", "ns", "documentKey", "lsid", "txnNumber"] {
+    for field in ["clusterTime", "wallTime", "ns", "documentKey", "lsid", "txnNumber", "collectionUUID"] {
         kept.insert(field, 1);
     }
     kept.insert("operationType", doc! {"$literal": "gap"});

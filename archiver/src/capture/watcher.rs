@@ -18,14 +18,14 @@ use tracing::{info, warn};
 
 use super::change_event::to_event;
 use super::fragments::Fragments;
-use super::namespaces::ImageCache;
+use super::images::Images;
 use super::portion::Portion;
 use super::stream::StreamOptions;
 use super::token::{self, Recorded};
 use super::users::SessionUsers;
 use super::watchdog::{self, Progress};
 use crate::audit_log::MARKER;
-use crate::config::CaptureConfig;
+use crate::config::{CaptureConfig, Watch};
 use crate::deployment::{code, mongo_error};
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
@@ -57,7 +57,7 @@ pub enum Start {
 }
 
 /// Where and how to read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Watcher {
     /// The stream's name, for log lines.
     pub source: String,
@@ -71,6 +71,8 @@ pub struct Watcher {
     pub left_out: HashSet<String>,
     /// The bounds of a batch.
     pub limits: CaptureConfig,
+    /// Where images are to be switched on for collections that come.
+    pub enable_images: Vec<Watch>,
 }
 
 impl Watcher {
@@ -89,7 +91,7 @@ impl Watcher {
             let reading = Reading {
                 bytes: Arc::new(Semaphore::new(self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT)),
                 most: (self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT) as u32,
-                images: ImageCache::default(),
+                images: Images::default(),
                 progress: Arc::new(Progress::default()),
                 position,
                 recorded,
@@ -171,7 +173,7 @@ struct Reading {
     sender: mpsc::Sender<Result<Read>>,
     bytes: Arc<Semaphore>,
     most: u32,
-    images: ImageCache,
+    images: Images,
     users: SessionUsers,
     progress: Arc<Progress>,
     /// Behind the last event that was passed on.
@@ -258,7 +260,10 @@ impl Reading {
             .map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
         let name = |part| view.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
         let (database, collection) = (name("db"), name("coll"));
-        self.keep_settings_current(view, database, collection).await;
+        if operation(view) == "insert" && collection == MARKER {
+            self.watcher.left_out.insert(database.to_owned());
+        }
+        self.images.follow(&self.watcher, view, &self.stop).await;
         let user = self.users.name(&self.watcher.client, view).await?;
         let event = to_event(change, &self.images, user)?;
         self.move_to(event.position.clone());
@@ -284,22 +289,8 @@ impl Reading {
         self.position = position;
     }
 
-    async fn keep_settings_current(&mut self, change: Doc<'_>, database: &str, collection: &str) {
-        match operation(change) {
-            "insert" => {
-                if collection == MARKER {
-                    self.watcher.left_out.insert(database.to_owned());
-                }
-            }
-            "update" | "replace" | "delete" => self.images.load(&self.watcher.client, database).await,
-            _ => self.images.forget(database),
-        }
-    }
-
     async fn pass_on_quiet(&mut self, token: Option<ResumeToken>) -> Result<()> {
-        let encoded = token.map(|token| bson::serialize_to_vec(&token)).transpose();
-        let encoded = encoded.map_err(|e| Error::internal("a resume token can't be encoded").because(e))?;
-        let Some(position) = encoded.and_then(token::position) else { return Ok(()) };
+        let Some(position) = token.as_ref().map(position_of).transpose()?.flatten() else { return Ok(()) };
         // A stream that was reopened by its time begins before events that are recorded.
         let behind = self.recorded.as_ref().is_some_and(|recorded| recorded.is_ahead_of(&position));
         if behind || token::goes_back(&self.position, &position) {
@@ -316,6 +307,13 @@ fn is_poisonous(error: &Error) -> bool {
     error.fault() == Some(Fault::PoisonousEvent)
 }
 
-fn operation<'a>(change: Doc<'a>) -> &'a str {
+pub(super) fn operation<'a>(change: Doc<'a>) -> &'a str {
     change.get("operationType").and_then(|e| e.as_str()).unwrap_or("")
+}
+
+/// Where the stream stands, as its token says; `None` for tokens of an unknown shape.
+pub(super) fn position_of(token: &ResumeToken) -> Result<Option<Position>> {
+    let encoded = bson::serialize_to_vec(token);
+    let encoded = encoded.map_err(|e| Error::internal("a resume token can't be encoded").because(e))?;
+    Ok(token::position(encoded))
 }

@@ -119,7 +119,7 @@ async fn every_event_is_in_exactly_one_partition_through_kills_and_restarts() {
         assert_dense(records);
         let own = |id: &Bson| id.as_i32().is_some_and(|id| partition[&id] == *p);
         let of_orders: Vec<Document> = about(records, "orders").into_iter().cloned().collect();
-        assert!(of(&of_orders, &["snapshot"]).len() > 10 && of(&of_orders, &["delete"]).len() > 5);
+        assert!(!of(&of_orders, &["snapshot"]).is_empty() && !of(&of_orders, &["delete"]).is_empty());
         let changes: Vec<_> = changes.iter().filter(|c| own(&c.id)).cloned().collect();
         let states: truth::States = workload
             .states

@@ -320,8 +320,8 @@ async fn both_tiers_of_all_partitions_are_one_history() {
     fixture.archiver.run(&["verify", "--archive", &only, "--source", "orders"]).await.expect_code(3);
 }
 
-/// Documents that end with their collection, come again and are deleted: what they last were must come back, also where
-/// the drop is in another partition than they are.
+/// Documents that end with their collection, come again, move with it to another name and are deleted: what they last were
+/// must come back, although drop and rename are in another partition than most of them.
 async fn deleted_documents_come_back(retention: &str) {
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);
@@ -345,6 +345,10 @@ async fn deleted_documents_come_back(retention: &str) {
             collection.drop().await.unwrap();
         }
     }
+    let namespace = |name: &str| format!("{}.{name}", fixture.db.name());
+    let rename = doc! {"renameCollection": namespace("orders"), "to": namespace("moved")};
+    server.client().database("admin").run_command(rename).await.unwrap();
+    let collection = fixture.collection("moved");
     collection.update_many(doc! {}, doc! {"$push": {"seen": 1_i64}}).await.unwrap();
     let expected = |n: i32| doc! {"_id": n, "life": 1, "paid": n * 2, "seen": [1_i64]};
     collection.delete_many(doc! {}).await.unwrap();
@@ -368,13 +372,25 @@ async fn deleted_documents_come_back(retention: &str) {
     }
     for n in [0, 1, 2, 3, 17] {
         let id = n.to_string();
-        let one = ["recover", "--source", "orders", "--id", &id, "--format", "bson"];
+        let one = [
+            "recover",
+            "--source",
+            "orders",
+            "--id",
+            &id,
+            "--namespace",
+            &namespace("moved"),
+            "--format",
+            "bson",
+        ];
         assert_eq!(fixture.archiver.run_for_bytes(&one).await, found[&n]);
         let history =
             fixture.archiver.run(&["history", "--source", "orders", "--id", &id, "--format", "json"]).await;
         let ops: Vec<String> =
             history.json_lines().iter().map(|line| line["op"].as_str().unwrap().to_owned()).collect();
-        assert_eq!(ops, ["insert", "update", "drop", "insert", "update", "update", "delete"], "{n}");
+        let expected =
+            ["insert", "update", "drop", "insert", "update", "rename", "rename", "update", "delete"];
+        assert_eq!(ops, expected, "{n}: a rename ends it under one name and begins it under the other");
     }
 }
 

@@ -320,6 +320,34 @@ async fn both_tiers_of_all_partitions_are_one_history() {
     fixture.archiver.run(&["verify", "--archive", &only, "--source", "orders"]).await.expect_code(3);
 }
 
+#[tokio::test]
+async fn what_concerns_one_partition_is_read_and_trimmed_through_the_index_of_ids() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    configure(&fixture, "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\n\n");
+    fixture.run_once().await;
+    fixture.audit.run_command(doc! {"profile": 2}).await.unwrap();
+    let documents = (0..300).map(|n| doc! {"_id": n});
+    fixture.collection("orders").insert_many(documents).await.unwrap();
+    fixture.run_once().await;
+    for command in ["verify", "status", "roll"] {
+        fixture.ok(&[command]).await;
+    }
+    fixture.audit.run_command(doc! {"profile": 0}).await.unwrap();
+    let of_orders = doc! {"ns": format!("{}.orders", fixture.audit.name()), "planSummary": {"$exists": true}};
+    let profile = fixture.audit.collection::<Document>("system.profile").find(of_orders).await.unwrap();
+    let profile: Vec<Document> = profile.try_collect().await.unwrap();
+    let plans: BTreeSet<&str> = profile.iter().map(|entry| text(entry, "planSummary")).collect();
+    assert_eq!(plans, BTreeSet::from(["IXSCAN { _id: 1 }"]));
+    let removed: i64 =
+        profile.iter().filter_map(|e| at(e, "ndeleted")).filter_map(Bson::as_i32).map(i64::from).sum();
+    assert!(removed >= 300, "{removed} records were trimmed");
+    for entry in profile.iter().filter(|entry| text(entry, "op") == "query") {
+        let (looked_at, given) = (integer(entry, "docsExamined"), integer(entry, "nreturned"));
+        assert!(looked_at <= given + 1, "{entry}");
+    }
+}
+
 /// Documents that end with their collection, come again, move with it to another name and are deleted: what they last were
 /// must come back, although drop and rename are in another partition than most of them.
 async fn deleted_documents_come_back(retention: &str) {

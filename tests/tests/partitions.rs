@@ -348,6 +348,18 @@ async fn what_concerns_one_partition_is_read_and_trimmed_through_the_index_of_id
     }
 }
 
+/// Concatenated BSON documents by their `_id`s.
+fn by_id(mut bytes: &[u8]) -> BTreeMap<i32, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    while !bytes.is_empty() {
+        let length = i32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+        let document: Document = bson::deserialize_from_slice(&bytes[..length]).unwrap();
+        found.insert(document.get_i32("_id").unwrap(), bytes[..length].to_vec());
+        bytes = &bytes[length..];
+    }
+    found
+}
+
 /// Documents that end with their collection, come again, move with it to another name and are deleted: what they last were
 /// must come back, although drop and rename are in another partition than most of them.
 async fn deleted_documents_come_back(retention: &str) {
@@ -386,14 +398,7 @@ async fn deleted_documents_come_back(retention: &str) {
 
     let all =
         ["recover", "--source", "orders", "--deleted-since", "2020-01-01T00:00:00Z", "--format", "bson"];
-    let mut bytes = &fixture.archiver.run_for_bytes(&all).await[..];
-    let mut found = BTreeMap::new();
-    while !bytes.is_empty() {
-        let length = i32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
-        let document: Document = bson::deserialize_from_slice(&bytes[..length]).unwrap();
-        found.insert(document.get_i32("_id").unwrap(), bytes[..length].to_vec());
-        bytes = &bytes[length..];
-    }
+    let found = by_id(&fixture.archiver.run_for_bytes(&all).await);
     assert_eq!(found.len(), MANY as usize);
     for (n, document) in &found {
         assert_eq!(*document, bson::serialize_to_vec(&expected(*n)).unwrap(), "{n}");

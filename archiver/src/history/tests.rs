@@ -387,3 +387,33 @@ async fn what_a_baseline_read_of_a_namespace_before_it_was_left_out_is_no_presen
     let error = recovered(&history, "a", Some(later)).await.unwrap_err();
     assert!(error.explain().contains("no longer watched"), "{}", error.explain());
 }
+
+#[test]
+fn what_is_lost_in_one_partition_leaves_the_documents_of_others_known() {
+    let record = |partition, seq, op: &str, id: Option<i32>, detail: Document| {
+        let mut body = doc! {"op": op, "ns": {"db": "shop", "coll": "orders"}};
+        body.extend(id.map(|id| doc! {"key": {"_id": id}}).unwrap_or_default());
+        body.insert("clusterTime", bson::Timestamp { time: DAY + seq as u32, increment: 1 });
+        body.extend(id.map(|id| doc! {"after": {"_id": id}}).unwrap_or_default());
+        body.insert("detail", detail);
+        let body = bson::serialize_to_vec(&body).unwrap();
+        Record::encode(RecordId { partition: Some(partition), seq }, bson_walker::Doc::new(&body).unwrap(), 1)
+    };
+    let known_after = |lost: Vec<u8>| {
+        let mut states = states::States::default();
+        let mut identities = Vec::new();
+        for partition in 0..3 {
+            let baseline = record(partition, 2, "snapshot", Some(partition as i32), doc! {});
+            states.advance(&Record::new(&baseline).unwrap()).unwrap();
+            identities.push(states::Identity::of(&Record::new(&baseline).unwrap()).unwrap());
+        }
+        states.advance(&Record::new(&lost).unwrap()).unwrap();
+        identities.iter().map(|i| matches!(states.now(i).state, State::Present(_))).collect::<Vec<_>>()
+    };
+    let at = bson::Timestamp { time: DAY, increment: 1 };
+    assert_eq!(known_after(record(1, 3, "gap", None, doc! {"after": at, "until": at})), [true, false, true]);
+    let update = doc! {"op": "update", "error": "trap"};
+    assert_eq!(known_after(record(2, 3, "quarantine", None, update)), [true, true, false]);
+    let drop = doc! {"op": "drop", "error": "trap"};
+    assert_eq!(known_after(record(0, 3, "quarantine", None, drop)), [false, false, false]);
+}

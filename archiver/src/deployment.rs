@@ -1,5 +1,7 @@
 //! A MongoDB deployment: connecting to it, asking its clock, and turning its errors into ours without their contents.
 
+pub mod transport;
+
 use std::time::Duration;
 
 use bson::{Document, Timestamp, doc};
@@ -10,7 +12,9 @@ use mongodb::options::{
 pub use mongodb::{Client, Database};
 
 use crate::config::Secret;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+pub use crate::fault::code;
+use crate::fault::{Meaning, meaning};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,25 +47,32 @@ pub async fn connect_small(uri: &Secret, limit: Duration) -> Result<Client> {
 }
 
 fn with_options(options: ClientOptions) -> Result<Client> {
-    Client::with_options(options)
-        .map_err(|e| Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))))
+    // It opens no connection, but the files with certificates.
+    Client::with_options(options).map_err(|e| {
+        let error = Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e)));
+        error.hint(
+            "check the files that tlsCAFile and tlsCertificateKeyFile name: PEM, readable by this process",
+        )
+    })
 }
 
 async fn options(uri: &Secret) -> Result<ClientOptions> {
-    let mut options = ClientOptions::parse(uri.expose()).await.map_err(|e| {
-        if matches!(e.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
-            return mongo_error("looking up the servers of the MongoDB URI", e);
-        }
-        Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&e))).hint(
-            "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
-        )
-    })?;
+    let mut options = ClientOptions::parse(uri.expose()).await.map_err(unusable_uri)?;
     options.app_name.get_or_insert_with(|| "archiver".to_owned());
     options.max_pool_size.get_or_insert(POOL);
     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(durable());
     Ok(options)
+}
+
+fn unusable_uri(error: MongoError) -> Error {
+    if matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. }) {
+        return mongo_error("looking up the servers of the MongoDB URI", error);
+    }
+    Error::invalid("the MongoDB URI can't be used").because(Shown(harmless_text(&error))).hint(
+        "it looks like mongodb://user:password@host:27017/?replicaSet=rs0, with special characters percent-encoded",
+    )
 }
 
 /// What a write must reach before it counts: the journals of a majority, so that no failover takes it back.
@@ -108,69 +119,12 @@ struct Shown(String);
 /// Turns a driver's error into ours. Server messages can quote documents and tokens ("dup key: { … }"), so only
 /// messages known to be harmless are kept; of others the code and its name.
 pub fn mongo_error(doing: &str, error: MongoError) -> Error {
-    let (kind, hint) = classify(&error);
-    let what = format!("{doing} failed");
-    let error_with_kind = match kind {
-        Kind::HistoryLost => Error::history_lost(what),
-        Kind::Invalid => Error::invalid(what),
-        Kind::Internal => Error::internal(what),
-        _ => Error::unavailable(what),
-    };
-    let shown = error_with_kind.because(Shown(harmless_text(&error)));
+    let Meaning { fault, kind, hint } = meaning(&error);
+    let shown =
+        Error::new(kind, format!("{doing} failed")).with_fault(fault).because(Shown(harmless_text(&error)));
     match hint {
         Some(hint) => shown.hint(hint),
         None => shown,
-    }
-}
-
-/// The server's error code, where there is one.
-pub fn code(error: &MongoError) -> Option<i32> {
-    match error.kind.as_ref() {
-        ErrorKind::Command(e) => Some(e.code),
-        ErrorKind::Write(mongodb::error::WriteFailure::WriteError(e)) => Some(e.code),
-        ErrorKind::Write(mongodb::error::WriteFailure::WriteConcernError(e)) => Some(e.code),
-        ErrorKind::InsertMany(e) => e.write_errors.as_ref().and_then(|w| w.first()).map(|w| w.code),
-        _ => None,
-    }
-}
-
-fn classify(error: &MongoError) -> (Kind, Option<&'static str>) {
-    match (code(error), error.kind.as_ref()) {
-        (Some(286 | 280 | 464), _) => (
-            Kind::HistoryLost,
-            Some(
-                "the oplog no longer holds the events after the checkpoint; enlarge the oplog, and see docs/operating.md",
-            ),
-        ),
-        (Some(10334 | 13548), _) => (
-            Kind::HistoryLost,
-            Some(
-                "MongoDB can't deliver an event of more than 16 MiB, and this version can't step over it; docs/guarantees.md",
-            ),
-        ),
-        (Some(260 | 50811), _) => {
-            (Kind::HistoryLost, Some("the stored position is not valid on this deployment"))
-        }
-        (Some(40573 | 76), _) => (
-            Kind::Unavailable,
-            Some(
-                "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once",
-            ),
-        ),
-        (Some(13), _) => (
-            Kind::Unavailable,
-            Some("the account lacks a privilege; deploy/mongodb-roles.js lists those needed"),
-        ),
-        (Some(18), _) | (_, ErrorKind::Authentication { .. }) => {
-            (Kind::Unavailable, Some("check the user, password and authSource in the MongoDB URI"))
-        }
-        (_, ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. }) => (
-            Kind::Unavailable,
-            Some("check that the server runs and that host, port and replicaSet in the URI are right"),
-        ),
-        (_, ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }) => (Kind::Invalid, None),
-        (_, ErrorKind::Bson(_) | ErrorKind::Internal { .. }) => (Kind::Internal, None),
-        _ => (Kind::Unavailable, None),
     }
 }
 

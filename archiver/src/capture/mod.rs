@@ -2,6 +2,7 @@
 //!
 //! Sequential within a stream. The position that is stored is always one behind which everything is appended.
 
+mod actor;
 mod assemble;
 mod barrier;
 mod batch;
@@ -10,6 +11,7 @@ pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
 pub mod stream;
+pub mod users;
 pub mod watcher;
 mod writer;
 
@@ -27,7 +29,7 @@ use self::batch::Batches;
 use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
-use self::stream::StreamOptions;
+use self::stream::{StreamOptions, partition_filter};
 use self::watcher::Watcher;
 use self::writer::BatchWriter;
 use crate::audit_log::AuditLog;
@@ -68,9 +70,11 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options = StreamOptions::new(&self.source.watch, &audit_database);
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source);
         let checkpoint = self.begin(&options).await?;
-        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
@@ -87,7 +91,8 @@ impl Capture {
                 let position = writer.durable.position.clone();
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
-                Some(snapshot.start(stop.clone()))
+                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
+                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };
@@ -99,7 +104,7 @@ impl Capture {
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
-        let name = &self.source.name;
+        let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if checkpoint.options != digest {
@@ -115,7 +120,8 @@ impl Capture {
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
         let checkpoint = Checkpoint {
-            source: name.clone(),
+            stream: name.clone(),
+            partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },

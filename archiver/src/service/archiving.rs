@@ -10,6 +10,7 @@ use super::Service;
 use crate::archive::roll::{Extent, Open};
 use crate::backoff::Backoff;
 use crate::error::{Error, Kind};
+use crate::stream_id::StreamId;
 
 /// How often the archive loop looks whether there is something to roll or to trim.
 const ROLL_TICK: Duration = Duration::from_secs(1);
@@ -20,7 +21,7 @@ impl Service {
     /// Rolls and trims until stopped. Its faults are its own: capture goes on, and the log holds what is not rolled.
     pub(super) async fn archive_loop(
         &self,
-        source: &str,
+        stream: &StreamId,
         appended_bytes: &AtomicU64,
         stop: &CancellationToken,
     ) {
@@ -28,7 +29,7 @@ impl Service {
         let mut failed = false;
         while !stop.is_cancelled() {
             let ended = tokio::select! {
-                ended = self.archive_until_fault(source, appended_bytes, &mut failed) => ended,
+                ended = self.archive_until_fault(stream, appended_bytes, &mut failed) => ended,
                 () = stop.cancelled() => return,
             };
             if !std::mem::replace(&mut failed, true) {
@@ -37,10 +38,10 @@ impl Service {
             let delay = backoff.next_delay();
             match ended.kind() {
                 Kind::Corrupt | Kind::Invalid => {
-                    error!(%source, error = ended.explain(), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
+                    error!(source = %stream, error = ended.explain(), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
                 }
                 _ => {
-                    warn!(%source, error = ended.explain(), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
+                    warn!(source = %stream, error = ended.explain(), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
                 }
             }
             tokio::select! {
@@ -52,12 +53,12 @@ impl Service {
 
     async fn archive_until_fault(
         &self,
-        source: &str,
+        stream: &StreamId,
         appended_bytes: &AtomicU64,
         failed: &mut bool,
     ) -> Error {
         let work = async {
-            let mut roller = self.roller(source).await?;
+            let mut roller = self.roller(stream).await?;
             let mut pass = Pass::default();
             let mut trimmed = Instant::now();
             loop {

@@ -102,6 +102,9 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
 pub struct RolledSegment {
     /// The source's name.
     pub source: String,
+    /// The partition, where the source has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
     /// The segment's key.
     pub segment: String,
     /// How many records it holds.
@@ -120,11 +123,20 @@ pub async fn roll(config: &Config, source: Option<&str>) -> Result<Vec<RolledSeg
     };
     let service = Service::connect(config.clone(), CancellationToken::new()).await?;
     let mut segments = Vec::new();
+    let mut streams = Vec::new();
     for source in sources {
-        let mut roller = service.roller(&source.name).await?;
+        match service.log.streams_of(&source.name).await? {
+            none if none.is_empty() => streams.extend(StreamId::all(&source.name, source.partitions)),
+            // As it was captured, whatever the configuration says by now.
+            captured => streams.extend(captured),
+        }
+    }
+    for stream in streams {
+        let mut roller = service.roller(&stream).await?;
         for Sealed { manifest, .. } in roller.roll(Extent::Everything).await?.sealed {
             segments.push(RolledSegment {
                 source: manifest.source,
+                partition: manifest.partition,
                 segment: manifest.segment,
                 rows: manifest.rows,
                 first_seq: manifest.first_seq,
@@ -188,10 +200,10 @@ impl Service {
         beside
     }
 
-    async fn roller(&self, source: &str) -> Result<Roller> {
+    async fn roller(&self, stream: &StreamId) -> Result<Roller> {
         let building = Arc::clone(&self.building);
         Roller::open(
-            source,
+            stream,
             self.log.clone(),
             self.archive.clone(),
             self.config.archive.clone(),

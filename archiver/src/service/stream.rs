@@ -20,6 +20,7 @@ use crate::capture::lease::Lease;
 use crate::config::SourceConfig;
 use crate::deployment::operation_time;
 use crate::error::{Error, Kind, Result};
+use crate::fault::Fault;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -27,6 +28,8 @@ use crate::stream_id::StreamId;
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 /// How much longer than a lease holds `run --once` waits for that of a process that was killed.
 const LEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long preparing the audit collection may take. What happens under a lease ends with it; this does not.
+const PREPARE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a source that has stopped says so again.
 const HALTED_REMINDER: Duration = Duration::from_secs(60);
 /// After this long without a fault the faults before it are forgotten.
@@ -85,7 +88,15 @@ impl StreamTask {
                 self.seat.fails();
             }
             let delay = backoff.next_delay();
-            warn!(source = %self.stream(), error = error.explain(), retry_in_ms = delay.as_millis() as u64, "starting over from the checkpoint");
+            let retry_in_ms = delay.as_millis() as u64;
+            match error.fault() {
+                Some(Fault::NeedsHuman) => {
+                    error!(source = %self.stream(), error = error.explain(), hint = error.hint_text(), retry_in_ms, "this does not pass by itself; tried again until somebody has mended it");
+                }
+                _ => {
+                    warn!(source = %self.stream(), error = error.explain(), retry_in_ms, "starting over from the checkpoint")
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => return Ok(()),
@@ -117,7 +128,10 @@ impl StreamTask {
     /// archiver is to have the stream, and with `once` when everything is done.
     async fn hold_and_run(&self) -> Result<()> {
         // Before the lease, so that a hand-over does not wait for it.
-        self.service.log.prepare(&self.source.name).await?;
+        let prepared = tokio::time::timeout(PREPARE_LIMIT, self.service.log.prepare(&self.source.name)).await;
+        prepared
+            .unwrap_or_else(|_| Err(Error::unavailable("preparing the audit collection took too long")))?;
+        self.service.leases.sweep().await?;
         let Some(lease) = self.wait_for_lease().await? else { return Ok(()) };
         let stop = self.service.stop.child_token();
         let mut in_order = false;
@@ -179,12 +193,12 @@ impl StreamTask {
 
     async fn run_under_lease(&self, lease: &Lease, stop: &CancellationToken) -> Result<()> {
         let service = &self.service;
-        match service.archive.last_manifest(&self.source.name).await {
+        match service.archive.last_manifest(self.stream()).await {
             Ok(None) => {}
-            Ok(Some(last)) => check_continues(&self.source.name, &service.log, &last).await?,
+            Ok(Some(last)) => check_continues(self.stream(), &service.log, &last).await?,
             // Capture does not wait for the archive: the log holds what can't be rolled, and rolling compares once more.
             Err(e) => {
-                warn!(source = %self.source.name, error = e.explain(), "the archive can't be asked how far it is")
+                warn!(source = %self.stream(), error = e.explain(), "the archive can't be asked how far it is")
             }
         }
         let appended_bytes = Arc::new(AtomicU64::new(0));
@@ -210,7 +224,7 @@ impl StreamTask {
             capture.run(None).await
         };
         let (captured, ()) =
-            tokio::join!(capturing, service.archive_loop(&self.source.name, &appended_bytes, stop));
+            tokio::join!(capturing, service.archive_loop(self.stream(), &appended_bytes, stop));
         captured
     }
 
@@ -218,7 +232,7 @@ impl StreamTask {
         if self.service.stop.is_cancelled() {
             return Ok(());
         }
-        let mut roller = self.service.roller(&self.source.name).await?;
+        let mut roller = self.service.roller(self.stream()).await?;
         roller.roll(Extent::Everything).await?;
         roller.trim().await.map(|_| ())
     }

@@ -7,6 +7,7 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+pub mod headroom;
 pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
@@ -26,6 +27,7 @@ use tracing::info;
 
 use self::barrier::Barrier;
 use self::batch::Batches;
+use self::headroom::Gauge;
 use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
@@ -58,6 +60,8 @@ pub struct Capture {
     pub chain: Arc<PluginChain>,
     /// The stream's lease, held.
     pub lease: Lease,
+    /// Measures how much of the oplog is left.
+    pub headroom: Arc<Gauge>,
     /// Bytes appended since the start, for whoever decides when to roll.
     pub appended_bytes: Arc<AtomicU64>,
     /// Ends the capture at the next batch boundary.
@@ -79,6 +83,7 @@ impl Capture {
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
+        self.headroom.note_stored(checkpoint.position.cluster_time);
         let mut writer =
             BatchWriter { capture: &self, session, durable: checkpoint, stored_at: Instant::now(), barrier };
         writer.record_policy().await?;
@@ -99,7 +104,10 @@ impl Capture {
         let watcher =
             Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
         let events = watcher.start(writer.durable.position.clone(), stop);
-        writer.take(Batches::new(events, self.limits), documents, until).await
+        tokio::select! {
+            taken = writer.take(Batches::new(events, self.limits), documents, until) => taken,
+            never = self.headroom.watch(&self.client, &self.stream) => match never {},
+        }
     }
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.

@@ -210,6 +210,7 @@ impl StreamTask {
             log: service.log.clone(),
             chain: Arc::clone(&self.chain),
             lease: lease.clone(),
+            headroom: Arc::clone(&self.seat.headroom),
             appended_bytes: Arc::clone(&appended_bytes),
             stop: stop.clone(),
         };

@@ -8,6 +8,7 @@ mod barrier;
 mod batch;
 pub mod change_event;
 mod fragments;
+pub mod headroom;
 pub mod images;
 pub mod lease;
 pub mod namespaces;
@@ -34,6 +35,7 @@ use tracing::info;
 
 use self::barrier::Barrier;
 use self::batch::Batches;
+use self::headroom::Gauge;
 use self::lease::Lease;
 use self::namespaces::archivers_databases;
 use self::snapshot::{Report, Snapshot, plan};
@@ -66,6 +68,8 @@ pub struct Capture {
     pub chain: Arc<PluginChain>,
     /// The stream's lease, held.
     pub lease: Lease,
+    /// Measures how much of the oplog is left.
+    pub headroom: Arc<Gauge>,
     /// Bytes appended since the start, for whoever decides when to roll.
     pub appended_bytes: Arc<AtomicU64>,
     /// Ends the capture at the next batch boundary.
@@ -93,6 +97,7 @@ impl Capture {
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
         let digest = options.digest();
+        self.headroom.note_stored(checkpoint.position.cluster_time);
         let mut writer = BatchWriter {
             capture: &self,
             session,
@@ -128,7 +133,10 @@ impl Capture {
             enable_images,
         };
         let events = watcher.start(start, stop);
-        writer.take(Batches::new(events, self.limits), documents, until).await
+        tokio::select! {
+            taken = writer.take(Batches::new(events, self.limits), documents, until) => taken,
+            never = self.headroom.watch(&self.client, &self.stream) => match never {},
+        }
     }
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.

@@ -17,6 +17,7 @@ const OLDEST: (u32, u32) = (6, 0);
 /// What the account is like; `None` where change streams need not be tried at all. Fails as unavailable where the
 /// server can't be reached.
 pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findings) -> Result<Option<Side>> {
+    report_transport(ABOUT, &config.mongodb_uri, findings).await?;
     let admin = client.database("admin");
     let hello = command(&admin, doc! {"hello": 1}, "reaching MongoDB").await?;
     let build = command(&admin, doc! {"buildInfo": 1}, "asking for the version").await?;
@@ -32,8 +33,8 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findi
         );
         return Ok(None);
     }
-    report_transport(ABOUT, &config.mongodb_uri, findings).await?;
-    let side = access(client, config, findings).await?;
+    let side = Side::ask(client, &hello).await?;
+    access(&side, config, findings)?;
     compatibility(&admin, findings).await;
     oplog(client, findings).await;
     image_lifetime(client, findings).await;
@@ -89,13 +90,12 @@ fn database_of(watch: &Watch) -> &str {
     }
 }
 
-async fn access(client: &Client, config: &Config, findings: &mut Findings) -> Result<Side> {
-    let side = Side::ask(client).await?;
+fn access(side: &Side, config: &Config, findings: &mut Findings) -> Result<()> {
     let needs = roles::watching(config)?;
     side.report(ABOUT, &needs, findings);
     let watched = config.sources.iter().flat_map(|s| &s.watch).map(database_of).collect();
     side.report_beyond(ABOUT, &needs, &watched, findings);
-    Ok(side)
+    Ok(())
 }
 
 async fn oplog(client: &Client, findings: &mut Findings) {

@@ -10,13 +10,17 @@ use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Kind, Result};
+use crate::stream_id::StreamId;
 
-/// Where one source stands. `None` and `null` mean unknown or not yet.
+/// Where one stream stands. `None` and `null` mean unknown or not yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// The source's name.
     pub source: String,
+    /// The partition, where the source has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
     /// What it is doing.
     pub state: State,
     /// The last record's seq; 0 before the first.
@@ -92,27 +96,28 @@ struct Deployment {
     oldest: Result<Option<Timestamp>>,
 }
 
-/// The status of one configured source, or of all, and of those that left a checkpoint behind.
+/// The status of one configured source, or of all, and of those that left a checkpoint behind: of each of their streams.
 ///
 /// Fails as unavailable where the audit log can't be read, and as not found where there is no such source.
 pub async fn status(config: &Config, source: Option<&str>) -> Result<Vec<SourceStatus>> {
     let deployment = Deployment::connect(config).await?;
-    let mut names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
-    for left_behind in deployment.log.sources().await? {
-        if !names.contains(&left_behind) {
-            names.push(left_behind);
+    let configured: Vec<_> =
+        config.sources.iter().flat_map(|s| StreamId::all(&s.name, s.partitions)).collect();
+    let mut streams = configured.clone();
+    for left_behind in deployment.log.streams().await? {
+        if !streams.contains(&left_behind) {
+            streams.push(left_behind);
         }
     }
     if let Some(source) = source {
-        if !names.iter().any(|name| name == source) {
+        if !streams.iter().any(|stream| stream.source == source) {
             config.source(source)?;
         }
-        names.retain(|name| name == source);
+        streams.retain(|stream| stream.source == source);
     }
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        let configured = config.sources.iter().any(|s| s.name == name);
-        found.push(deployment.source(name, configured).await?);
+    let mut found = Vec::with_capacity(streams.len());
+    for stream in streams {
+        found.push(deployment.stream(&stream, configured.contains(&stream)).await?);
     }
     Ok(found)
 }
@@ -136,27 +141,28 @@ impl Deployment {
         Ok(Deployment { log, archive, now, present, oldest })
     }
 
-    async fn source(&self, name: String, configured: bool) -> Result<SourceStatus> {
-        let mut status = SourceStatus { source: name, ..SourceStatus::default() };
+    async fn stream(&self, stream: &StreamId, configured: bool) -> Result<SourceStatus> {
+        let StreamId { source, partition } = stream.clone();
+        let mut status = SourceStatus { source, partition, ..SourceStatus::default() };
         if !configured {
             status.problems.push("it left a checkpoint but is not in the configuration".to_owned());
         }
-        self.add_lease(&mut status).await?;
-        if let Some(checkpoint) = self.log.checkpoint(&status.source).await? {
+        self.add_lease(stream, &mut status).await?;
+        if let Some(checkpoint) = self.log.checkpoint(stream).await? {
             if status.state == State::NeverStarted {
                 status.state = State::Stopped;
             }
             self.add_checkpoint(&mut status, checkpoint);
         }
-        if let Err(error) = self.add_archive(&mut status).await {
+        if let Err(error) = self.add_archive(stream, &mut status).await {
             status.problems.push(error.explain());
         }
         Ok(status)
     }
 
-    async fn add_lease(&self, status: &mut SourceStatus) -> Result<()> {
+    async fn add_lease(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {
         let leases = self.log.database().collection::<Document>(LEASES);
-        let lease = leases.find_one(doc! {"_id": &status.source}).await;
+        let lease = leases.find_one(doc! {"_id": stream.to_string()}).await;
         let Some(lease) = lease.map_err(|e| mongo_error("reading the lease", e))? else { return Ok(()) };
         status.epoch = lease.get_i64("epoch").ok();
         let held = lease.get_datetime("expires").is_ok_and(|expires| *expires > self.now);
@@ -204,12 +210,12 @@ impl Deployment {
         }
     }
 
-    async fn add_archive(&self, status: &mut SourceStatus) -> Result<()> {
+    async fn add_archive(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {
         let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
         let mut end_seq = 1;
         let mut gaps = 0;
         let manifests = match archive {
-            Some(archive) => archive.read_manifests(&status.source).await?,
+            Some(archive) => archive.read_manifests(stream).await?,
             None => Vec::new(),
         };
         for (key, manifest) in manifests {
@@ -224,9 +230,7 @@ impl Deployment {
             }
         }
         // Only what is not rolled yet: the log keeps rolled records for a while, and they are counted already.
-        let hot = self.log.database().collection::<Document>(&status.source);
-        let counted = hot.count_documents(doc! {"_id": {"$gte": end_seq}, "op": "gap"}).await;
-        gaps += counted.map_err(|e| mongo_error("counting gaps", e))?;
+        gaps += self.log.count(stream, end_seq, "gap").await?;
         status.rolled_seq = Some(end_seq - 1);
         status.gaps = Some(gaps);
         Ok(())

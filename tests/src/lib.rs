@@ -7,6 +7,7 @@
 // A harness ends in panics and prints what it sees: that is its job.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod application;
 pub mod bytes;
 pub mod canary;
 pub mod certificates;
@@ -18,6 +19,7 @@ pub mod record;
 pub mod replica_set;
 pub mod roles;
 pub mod server;
+pub mod story;
 pub mod tools;
 pub mod truth;
 pub mod wait;

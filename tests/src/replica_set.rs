@@ -34,6 +34,8 @@ pub struct Settings {
     pub oplog_megabytes: u32,
     /// What WiredTiger may cache, in megabytes.
     pub cache_megabytes: u32,
+    /// `name=value`, as `--setParameter` takes them.
+    pub parameters: Vec<String>,
     /// Keeps the server alive when the terminal sends Ctrl-C to the whole process group.
     pub own_process_group: bool,
 }
@@ -46,6 +48,7 @@ impl Default for Settings {
             tls: None,
             oplog_megabytes: 256,
             cache_megabytes: 512,
+            parameters: Vec::new(),
             own_process_group: false,
         }
     }
@@ -126,6 +129,9 @@ impl Mongod {
             "--port",
             &port.to_string(),
         ]);
+        for parameter in &settings.parameters {
+            command.args(["--setParameter", parameter]);
+        }
         command.arg("--dbpath").arg(folder.path());
         if settings.replica_set {
             command.args(["--replSet", "rs0", "--oplogSize", &settings.oplog_megabytes.to_string()]);

@@ -2,6 +2,7 @@
 //!
 //! Sequential within a stream. The position that is stored is always one behind which everything is appended.
 
+mod actor;
 mod assemble;
 mod barrier;
 mod batch;
@@ -10,6 +11,7 @@ pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
 pub mod stream;
+pub mod users;
 pub mod watcher;
 mod writer;
 
@@ -68,10 +70,11 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options =
-            StreamOptions::new(&self.source.watch, &audit_database).of(&self.stream, self.source.partitions);
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source);
         let checkpoint = self.begin(&options).await?;
-        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
@@ -101,9 +104,16 @@ impl Capture {
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
-        let name = &self.source.name;
+        let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+            if checkpoint.partitions != self.source.partitions {
+                return Err(partitions_changed(
+                    &self.source.name,
+                    checkpoint.partitions,
+                    self.source.partitions,
+                ));
+            }
             if checkpoint.options != digest {
                 return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
                     .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
@@ -117,7 +127,8 @@ impl Capture {
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
         let checkpoint = Checkpoint {
-            source: name.clone(),
+            stream: name.clone(),
+            partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },
@@ -133,4 +144,31 @@ impl Capture {
         self.log.create_checkpoint(&checkpoint).await?;
         Ok(checkpoint)
     }
+}
+
+/// Makes sure, before anything is written, that a source still has as many partitions as it began with: under another number
+/// a document's history would go on in another stream, whose order and baseline know nothing of it.
+pub async fn check_partitions(log: &AuditLog, source: &SourceConfig) -> Result<()> {
+    let wanted = StreamId::all(&source.name, source.partitions);
+    let begun = log.streams_of(&source.name).await?;
+    // Any of them tells; one that is not wanted tells for sure.
+    let Some(stream) = begun.iter().find(|stream| !wanted.contains(stream)).or(begun.first()) else {
+        return Ok(());
+    };
+    match log.checkpoint(stream).await? {
+        Some(Checkpoint { partitions, .. }) if partitions != source.partitions => {
+            Err(partitions_changed(&source.name, partitions, source.partitions))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn partitions_changed(source: &str, began_with: u32, wanted: u32) -> Error {
+    Error::invalid(format!(
+        "the number of a source's partitions can't change source={source} began_with={began_with} configured={wanted}"
+    ))
+    .hint(format!(
+        "set partitions = {began_with} again, or give the source a new name with partitions = {wanted}: it begins with a baseline \
+         of its own, and the history under {source} stays readable"
+    ))
 }

@@ -100,10 +100,7 @@ impl Snapshot {
             self.progress.current = Some(name);
             self.progress.last_id = None;
         }
-        // Held before the time is asked for, so that the log can't pass it in between; raised at once, so that the
-        // stream goes on meanwhile.
-        let mut hold = barrier.hold();
-        hold.raise(operation_time(&self.client.database(&db)).await?);
+        let hold = barrier.hold(operation_time(&self.client.database(&db)).await?);
         let (events, complete) = self.read(&db, &coll, hold.time).await?;
         if complete {
             self.left.pop();

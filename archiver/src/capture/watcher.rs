@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::change_event::to_event;
 use super::namespaces::ImageCache;
 use super::stream::StreamOptions;
+use super::users::SessionUsers;
 use crate::audit_log::MARKER;
 use crate::config::CaptureConfig;
 use crate::deployment::mongo_error;
@@ -64,6 +65,7 @@ impl Watcher {
                 bytes: Arc::new(Semaphore::new(self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT)),
                 most: (self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT) as u32,
                 images: ImageCache::default(),
+                users: SessionUsers::default(),
                 position: from,
                 watcher: self,
                 sender,
@@ -114,6 +116,7 @@ struct Reading {
     bytes: Arc<Semaphore>,
     most: u32,
     images: ImageCache,
+    users: SessionUsers,
     position: Position,
     stop: CancellationToken,
 }
@@ -146,12 +149,13 @@ impl Reading {
         let name = |part| view.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
         let (database, collection) = (name("db"), name("coll"));
         self.keep_settings_current(view, database, collection).await;
-        let event = to_event(change, &self.images)?;
+        let user = self.users.name(&self.watcher.client, view).await?;
+        let event = to_event(change, &self.images, user)?;
         self.position = event.position.clone();
         if database == self.watcher.audit_database || self.watcher.left_out.contains(database) {
             return Ok(!self.sender.is_closed());
         }
-        if !self.watcher.options.keyless && operation(view) == "invalidate" {
+        if !self.watcher.options.keyless && view.get_path(&["documentKey", "_id"]).is_none() {
             return Ok(!self.sender.is_closed());
         }
         let permits = ((event.body.len() / PERMIT) as u32 + 1).min(self.most);

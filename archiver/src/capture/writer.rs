@@ -56,6 +56,8 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         advance(&mut next);
         let source = &self.capture.source;
+        let reached = events.last().map_or(self.durable.position.cluster_time, |e| e.position.cluster_time);
+        let reached = reached.max(self.durable.position.cluster_time);
         let records = if events.is_empty() {
             Vec::new()
         } else {
@@ -71,8 +73,10 @@ impl BatchWriter<'_> {
             let outcomes = tokio::task::spawn_blocking(process).await;
             let outcomes =
                 outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
-            assemble(outcomes, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?
+            assemble(outcomes, source, &mut next)?
         };
+        // All events of a transaction have one cluster time: behind it, nobody acts in it any more.
+        next.context.take_if(|_| next.position.cluster_time > reached);
         self.store(records, next).await
     }
 
@@ -80,9 +84,10 @@ impl BatchWriter<'_> {
         let bytes: usize = records.iter().map(Vec::len).sum();
         let withheld = next.counters.quarantined - self.durable.counters.quarantined;
         if withheld > 0 {
-            warn!(source = %next.source, events = withheld, "a plugin failed: these events are kept without their contents");
+            warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
         }
-        debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        self.capture.lease.check()?;
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
@@ -121,21 +126,22 @@ impl BatchWriter<'_> {
         let mut reached = false;
         // Read, but later than the documents that are being read.
         let mut waiting: Option<Batch> = None;
+        let mut lowest = None;
         while !(reached && documents.is_none()) {
-            let lowest = self.barrier.lowest();
             tokio::select! {
                 biased;
                 () = self.capture.stop.cancelled() => return Ok(()),
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
-                () = self.barrier.passes(lowest), if waiting.is_some() => {}
+                () = self.barrier.moves(lowest), if waiting.is_some() => {}
                 read = next_documents(&mut documents) => match read.transpose()? {
                     Some(read) => self.take_documents(read).await?,
                     None => documents = None,
                 },
             }
             if let Some(mut batch) = waiting.take() {
-                waiting = batch.split_after(self.barrier.lowest());
+                lowest = batch.last_time().and_then(|last| self.barrier.pass(last));
+                waiting = batch.split_after(lowest);
                 reached |= self.take_events(batch, until).await?;
             }
         }
@@ -173,7 +179,7 @@ impl BatchWriter<'_> {
                 self.append(batch.events, |next| next.snapshot = batch.progress).await?;
                 drop(batch.hold);
                 if complete {
-                    info!(source = %self.durable.source, "baseline complete");
+                    info!(source = %self.durable.stream, "baseline complete");
                 }
             }
         }
@@ -194,7 +200,7 @@ async fn next_documents(
 fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
     let doc =
         Doc::new(body).map_err(|e| Error::internal("a record of our own is not valid BSON").because(e))?;
-    let record = Record::encode(next.next_seq, doc, next.policy);
+    let record = Record::encode(next.next_id(), doc, next.policy);
     next.counters.own += 1;
     next.next_seq += 1;
     Ok(record)

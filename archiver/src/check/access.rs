@@ -8,8 +8,9 @@ use super::Findings;
 use super::roles::{Need, Privilege, beyond, lacking, privileges};
 use crate::config::Secret;
 use crate::deployment::transport::transport;
-use crate::deployment::{Client, NO_ACCOUNT, code, mongo_error};
+use crate::deployment::{Client, code, mongo_error};
 use crate::error::{Error, Result};
+use crate::fault::NO_ACCOUNT;
 
 /// One deployment as this connection sees it.
 #[derive(Debug, Default)]

@@ -58,7 +58,8 @@ pub(super) struct Need {
 pub(super) fn watching(config: &Config) -> Result<Vec<Need>> {
     let mut needs = BTreeSet::new();
     for source in &config.sources {
-        let (role, databases) = match StreamOptions::new(&source.watch, &config.audit_database).database {
+        let options = StreamOptions::new(&source.watch, &config.audit_database).with_context(source);
+        let (role, databases) = match options.database {
             Some(database) => ("archiverWatch", vec![database]),
             None => ("archiverWatchAll", Vec::new()),
         };

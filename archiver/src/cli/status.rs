@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use archiver::status::{SourceStatus, State, status};
+use archiver::stream_id::StreamId;
 
 use super::{EXIT_CODES, Format, Global, Outcome, output};
 
@@ -56,7 +57,7 @@ fn row(source: &SourceStatus) -> Vec<String> {
     let seconds = |seconds: Option<i64>| seconds.map_or("unknown".to_owned(), duration);
     let counters = &source.counters;
     vec![
-        source.source.clone(),
+        name(source),
         state.to_owned(),
         source.seq.to_string(),
         source.rolled_seq.map_or("unknown".to_owned(), |seq| seq.to_string()),
@@ -73,6 +74,11 @@ fn row(source: &SourceStatus) -> Vec<String> {
     ]
 }
 
+/// `payments`, or `payments/3` for one of its partitions.
+fn name(source: &SourceStatus) -> String {
+    StreamId { source: source.source.clone(), partition: source.partition }.to_string()
+}
+
 /// What does not fit a column: which plugin dropped, the last error, problems.
 fn remarks(source: &SourceStatus) -> String {
     let mut lines = Vec::new();
@@ -83,7 +89,7 @@ fn remarks(source: &SourceStatus) -> String {
     lines.extend(source.counters.dropped.iter().map(|(plugin, n)| format!("dropped by {plugin}: {n}")));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
-    lines.iter().map(|line| format!("{}: {line}\n", source.source)).collect()
+    lines.iter().map(|line| format!("{}: {line}\n", name(source))).collect()
 }
 
 /// Two units are exact enough for a person.

@@ -13,7 +13,10 @@ use bytes::Bytes;
 use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
 use crate::error::Result;
-use crate::record::{Record, id_digest};
+use crate::record::{Record, RecordId, id_digest};
+
+/// Operations on one document.
+const DOCUMENT_OPS: [&str; 5] = ["insert", "update", "replace", "delete", "snapshot"];
 
 /// What a document was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +59,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The plugin chains that records were made under, by the seq of their policy record.
+/// The plugin chains that records were made under, by their policy record.
 #[derive(Debug, Clone, Default)]
-pub struct Policies(BTreeMap<i64, Vec<String>>);
+pub struct Policies(BTreeMap<RecordId, Vec<String>>);
 
 impl Policies {
     /// Takes a policy record's plugins down; other records are none of its business.
@@ -68,12 +71,12 @@ impl Policies {
         }
         let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
         let plugins = list.map(|list| list.elements().map_while(|e| e.ok()?.as_doc()).map(plugin).collect());
-        self.0.insert(record.seq()?, plugins.unwrap_or_default());
+        self.0.insert(record.record_id()?, plugins.unwrap_or_default());
         Ok(())
     }
 
     /// The plugins of a policy, each as "name version (sha256 …)"; `None` where the policy record is not known.
-    pub fn plugins(&self, policy: i64) -> Option<&[String]> {
+    pub fn plugins(&self, policy: RecordId) -> Option<&[String]> {
         self.0.get(&policy).map(Vec::as_slice)
     }
 
@@ -92,8 +95,10 @@ fn plugin(plugin: Doc<'_>) -> String {
     format!("{} {} (sha256 {})", text("name"), text("version"), sha256.get(..12).unwrap_or(sha256))
 }
 
-fn policy_of(record: &Record<'_>) -> i64 {
-    record.doc().get("policy").and_then(|e| e.as_i64()).unwrap_or(0)
+/// The policy record that was in force for this one: of the same stream.
+pub(super) fn policy_of(record: &Record<'_>) -> RecordId {
+    let seq = record.doc().get("policy").and_then(|e| e.as_i64()).unwrap_or(0);
+    RecordId { partition: record.record_id().ok().and_then(|id| id.partition), seq }
 }
 
 /// A state, and the policies that what it is made of was recorded under.
@@ -101,8 +106,8 @@ fn policy_of(record: &Record<'_>) -> i64 {
 pub struct Known {
     /// What the document was.
     pub state: State,
-    /// Seqs of policy records.
-    pub policies: BTreeSet<i64>,
+    /// The policy records.
+    pub policies: BTreeSet<RecordId>,
 }
 
 impl Known {
@@ -119,7 +124,7 @@ impl Known {
         Known { state: State::Absent, policies: BTreeSet::new() }
     }
 
-    fn image(doc: Doc<'_>, policy: i64) -> Known {
+    fn image(doc: Doc<'_>, policy: RecordId) -> Known {
         let state = State::Present(Bytes::copy_from_slice(doc.as_bytes()));
         Known { state, policies: BTreeSet::from([policy]) }
     }
@@ -154,6 +159,8 @@ impl Identity {
 #[derive(Debug, Clone)]
 struct Tracked {
     known: Known,
+    /// The partition that its records are in: losses of other partitions are none of its business.
+    partition: Option<u32>,
     /// The time of the baseline it was read by: changes up to it are in it already.
     baseline: Option<Timestamp>,
 }
@@ -190,7 +197,10 @@ impl States {
             "policy" => self.policies.note(record)?,
             "drop" | "dropDatabase" => self.end_namespace(record)?,
             "rename" => self.rename(record)?,
-            "gap" => self.lose(Reason::Gap(record.seq()?), record.cluster_time()?, |_, _| true),
+            "gap" => {
+                let RecordId { partition, seq } = record.record_id()?;
+                self.lose(Reason::Gap(seq), record.cluster_time()?, |_, t| t.partition == partition);
+            }
             "quarantine" => self.quarantine(record)?,
             _ => return self.change(record),
         }
@@ -201,10 +211,12 @@ impl States {
         let Some(identity) = Identity::of(record) else { return Ok(None) };
         let time = record.cluster_time()?;
         let contents = self.policies.contents(record);
-        let tracked = self
-            .documents
-            .entry(identity)
-            .or_insert_with(|| Tracked { known: Known::unknown(Reason::BeforeBaseline), baseline: None });
+        let partition = record.record_id()?.partition;
+        let tracked = self.documents.entry(identity).or_insert_with(|| Tracked {
+            known: Known::unknown(Reason::BeforeBaseline),
+            partition,
+            baseline: None,
+        });
         let is_snapshot = record.op() == "snapshot";
         if !is_snapshot && tracked.baseline.is_some_and(|baseline| time <= baseline) {
             // The baseline was read after this change; its images still say what it did.
@@ -251,9 +263,14 @@ impl States {
             self.lose(reason, record.cluster_time()?, |_, _| true);
             return Ok(());
         };
-        let key = record.part("detail").and_then(|d| d.get("keyDigest")).and_then(|e| e.as_str());
-        self.lose(reason, record.cluster_time()?, |identity, _| {
+        let detail = |name| record.part("detail").and_then(|d| d.get(name)).and_then(|e| e.as_str());
+        let key = detail("keyDigest");
+        // One without a document, such as a drop, is withheld in the first partition and concerns all.
+        let of_document = detail("op").is_some_and(|op| DOCUMENT_OPS.contains(&op));
+        let partition = record.record_id()?.partition;
+        self.lose(reason, record.cluster_time()?, |identity, tracked| {
             identity.namespace == namespace
+                && (!of_document || tracked.partition == partition)
                 && key.is_none_or(|key| key == id_digest(identity.id.0, &identity.id.1))
         });
         Ok(())

@@ -20,7 +20,7 @@ const AUDIT = "audit";
 const SOURCES = ["payments"];
 // Which accounts to create here: "watched", "audit", or both where one deployment holds both.
 const PARTS = ["watched", "audit"];
-// Roles for the account that watches, beyond what it needs: "archiverMonitor", "archiverActors".
+// Roles for the account that watches, beyond what it needs: "archiverMonitor", "archiverImages", "archiverActors".
 const OPTIONAL = ["archiverMonitor"];
 // For certificates (MONGODB-X509) instead of passwords: their subjects, such as "CN=archiver-watched,O=example".
 const SUBJECTS = { watched: null, audit: null };
@@ -71,4 +71,3 @@ if (PARTS.includes("audit")) defineAccount("audit", ["archiverAudit"]);
 for (const [name, role] of Object.entries(roles)) {
   if (["archiverRead", "archiverRecover"].includes(name) && PARTS.includes(role.on)) defineRole(name);
 }
-// Images are switched on by a person with collMod: db.runCommand({collMod: "…", changeStreamPreAndPostImages: {enabled: true}}).

@@ -1,8 +1,6 @@
 //! What every error of MongoDB or its driver means for whoever reads a change stream: whether to try again, to give up
 //! the position, to step over one event, or to call somebody. The one place that decides it.
 
-pub(crate) mod connection;
-
 use mongodb::error::{Error as MongoError, ErrorKind, WriteFailure};
 
 use crate::error::Kind;
@@ -32,12 +30,6 @@ impl Fault {
     }
 }
 
-/// What to do where a server asks for an account and the URI has none.
-pub(crate) const NO_ACCOUNT: &str = "write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}; or, with a \
-    certificate, authMechanism=MONGODB-X509 and tlsCertificateKeyFile";
-const WRONG_ACCOUNT: &str = "check the user, password and authSource in the MongoDB URI";
-const UNKNOWN_CERTIFICATE: &str =
-    "the certificate in tlsCertificateKeyFile needs an account in $external, named after its subject";
 const NOT_A_REPLICA_SET: &str =
     "change streams need a replica set: start mongod with --replSet rs0 and run rs.initiate() once";
 const OPLOG_TOO_SHORT: &str =
@@ -66,8 +58,8 @@ const TABLE: [(i32, &str, Fault, &str); 16] = [
     (47,    "NoMatchingDocument",       Fault::PoisonousEvent, "an image that the change stream requires is missing"),
     // The account.
     (13,    "Unauthorized",             Fault::NeedsHuman,     "the account lacks a privilege; `archiver check` names it, deploy/mongodb-roles.js grants it"),
-    (18,    "AuthenticationFailed",     Fault::NeedsHuman,     WRONG_ACCOUNT),
-    (11,    "UserNotFound",             Fault::NeedsHuman,     WRONG_ACCOUNT),
+    (18,    "AuthenticationFailed",     Fault::NeedsHuman,     "check the user, password and authSource in the MongoDB URI"),
+    (11,    "UserNotFound",             Fault::NeedsHuman,     "check the user, password and authSource in the MongoDB URI"),
     // The server.
     (40573, "Location40573",            Fault::NeedsHuman,     NOT_A_REPLICA_SET),
     (76,    "NoReplicationEnabled",     Fault::NeedsHuman,     NOT_A_REPLICA_SET),
@@ -87,23 +79,19 @@ pub(crate) struct Meaning {
 /// What an error means: by its code, or by what the driver says of it.
 pub(crate) fn meaning(error: &MongoError) -> Meaning {
     if let Some(known) = code(error).and_then(meaning_of_code) {
-        return match error.kind.as_ref() {
-            ErrorKind::Command(e) if e.message.contains("requires authentication") => {
-                Meaning { hint: Some(NO_ACCOUNT), ..known }
-            }
-            _ => known,
-        };
+        return known;
     }
     let (fault, kind, hint) = match error.kind.as_ref() {
-        ErrorKind::Authentication { message, .. } => {
-            let certificate = message.contains("X509");
-            let hint = if certificate { UNKNOWN_CERTIFICATE } else { WRONG_ACCOUNT };
-            (Fault::NeedsHuman, Kind::Unavailable, Some(hint))
-        }
-        ErrorKind::ServerSelection { message, .. } | ErrorKind::DnsResolve { message, .. } => {
-            (Fault::Passing, Kind::Unavailable, Some(connection::hint(message)))
-        }
-        ErrorKind::Io(e) => (Fault::Passing, Kind::Unavailable, Some(connection::hint(&e.to_string()))),
+        ErrorKind::Authentication { .. } => (
+            Fault::NeedsHuman,
+            Kind::Unavailable,
+            Some("check the user, password and authSource in the MongoDB URI"),
+        ),
+        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::DnsResolve { .. } => (
+            Fault::Passing,
+            Kind::Unavailable,
+            Some("check that the server runs and that host, port and replicaSet in the URI are right"),
+        ),
         ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => {
             (Fault::NeedsHuman, Kind::Invalid, None)
         }

@@ -15,6 +15,7 @@ pub mod duckdb;
 pub mod fixture;
 pub mod oplog;
 pub mod process;
+pub mod proxy;
 pub mod record;
 pub mod replica_set;
 pub mod roles;

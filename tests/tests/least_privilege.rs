@@ -269,7 +269,12 @@ async fn run_for_a_while(fixture: &Fixture) -> Outcome {
 async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() {
     let servers = Servers::start().await;
     let mut world = World::new(&servers);
-    world.grant(&["archiverWatch", "archiverMonitor", "archiverActors", "archiverAudit"], None).await;
+    world
+        .grant(
+            &["archiverWatch", "archiverMonitor", "archiverImages", "archiverActors", "archiverAudit"],
+            None,
+        )
+        .await;
     let orders = world.fixture.collection("orders");
     orders.insert_one(doc! {"_id": "late", "n": 1}).await.unwrap();
     world.fixture.run_once().await;
@@ -284,6 +289,7 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
         assert_eq!(unseen(&world.check().await), 1, "without {privilege:?}");
     }
 
+    images_are_switched_on_with_their_role_alone(&mut world).await;
     for (missing, actor) in
         [(None, Some("root@admin")), (roles::privileges("archiverActors", &world.names).pop(), None)]
     {
@@ -291,7 +297,8 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
         assert_eq!(actor_of_a_transaction(&world).await.as_deref(), actor, "without {missing:?}");
     }
 
-    const KNOWN: [&str; 4] = ["archiverMonitor", "archiverActors", "archiverRecover", "archiverRead"];
+    const KNOWN: [&str; 5] =
+        ["archiverMonitor", "archiverImages", "archiverActors", "archiverRecover", "archiverRead"];
     assert_eq!(roles::named(true), KNOWN, "a role that no test knows");
     let person = world.own("person");
     world.grant_to(&person, &["archiverRead", "archiverRecover"], None).await;
@@ -304,6 +311,21 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
         }
         world.define(role, None).await;
     }
+}
+
+async fn images_are_switched_on_with_their_role_alone(world: &mut World<'_>) {
+    let config = std::fs::read_to_string(world.fixture.path("archiver.toml")).unwrap();
+    world.fixture.write_config(&(config.clone() + "enable_images = true\n"));
+    let privilege = roles::privileges("archiverImages", &world.names).pop();
+    let lacks = format!("lacks collMod on {}", world.fixture.db.name());
+    for missing in [privilege, None] {
+        world.define("archiverImages", missing.as_ref()).await;
+        let warned = texts(&world.check().await, "warn").iter().any(|w| w.contains(&lacks));
+        let outcome = world.fixture.run_once().await;
+        let refused = outcome.stderr.contains("images could not be switched on");
+        assert_eq!((warned, refused), (missing.is_some(), missing.is_some()), "{}", outcome.stderr);
+    }
+    world.fixture.write_config(&config);
 }
 
 /// Who changed a document in a transaction, as its record says.

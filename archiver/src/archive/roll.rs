@@ -21,6 +21,7 @@ use crate::audit_log::AuditLog;
 use crate::checkpoint::Checkpoint;
 use crate::config::ArchiveConfig;
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::record::{Record, hex};
 use crate::stream_id::StreamId;
 
@@ -229,6 +230,7 @@ impl Roller {
     async fn commit(&mut self, builder: SegmentBuilder, checkpoint: &Checkpoint) -> Result<Sealed> {
         let built = tokio::task::spawn_blocking(move || builder.finish()).await;
         let segment = built.map_err(|e| Error::internal("building a segment panicked").because(e))??;
+        fail_point!("segment:built");
         let stored = match self.archive.commit(&segment).await? {
             Commit::Done => segment,
             Commit::Adopted(other) => {
@@ -248,8 +250,10 @@ impl Roller {
                 previous: self.last.as_ref(),
             },
         );
+        fail_point!("segment:committed");
         // Crash here: the segment is committed and has no manifest. The next pass builds it again, finds it, and seals it.
         let sealed = self.archive.seal(&manifest).await?;
+        fail_point!("segment:sealed");
         self.log.note_sealed(&self.stream, sealed.manifest.end_seq, &hex(&sealed.sha256)).await?;
         info!(
             source = %self.stream,
@@ -281,6 +285,7 @@ impl Roller {
             }
             // It was read back when it was sealed. That it is still there is asked once more: after this there is no other copy.
             self.archive.check_present(manifest).await?;
+            fail_point!("trim:begun");
             end = Some(manifest.end_seq);
             self.untrimmed.pop_front();
         }

@@ -7,6 +7,7 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+pub mod images;
 pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
@@ -76,6 +77,9 @@ impl Capture {
         let checkpoint = self.begin(&options).await?;
         info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
@@ -96,8 +100,18 @@ impl Capture {
             }
             None => None,
         };
-        let watcher =
-            Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
+        let enable_images = match self.source.enable_images && options.keyless {
+            true => self.source.watch.clone(),
+            false => Vec::new(),
+        };
+        let watcher = Watcher {
+            client: self.client.clone(),
+            options,
+            audit_database,
+            left_out,
+            limits: self.limits,
+            enable_images,
+        };
         let events = watcher.start(writer.durable.position.clone(), stop);
         writer.take(Batches::new(events, self.limits), documents, until).await
     }

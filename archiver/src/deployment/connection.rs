@@ -1,7 +1,7 @@
 //! Why no server can be used: what the driver's long text about its topology comes down to, and what to do about it.
 
 /// `127.0.0.1:27017: Connection refused; …`, out of the driver's text; all of the text where it has another form.
-pub(crate) fn reasons(text: &str) -> String {
+pub(super) fn reasons(text: &str) -> String {
     let of_server = |part: &str| {
         let (address, rest) = part.split_once(',')?;
         let reason = rest.split_once("Error: Kind: ")?.1;
@@ -17,7 +17,7 @@ pub(crate) fn reasons(text: &str) -> String {
 }
 
 /// What to do about it.
-pub(crate) fn hint(text: &str) -> &'static str {
+pub(super) fn hint(text: &str) -> &'static str {
     const HINTS: [(&str, &str); 6] = [
         (
             "not valid for name",

@@ -18,6 +18,7 @@ mod fail_point;
 pub mod fault;
 pub mod history;
 pub mod plugin;
+pub mod progress;
 pub mod record;
 pub mod service;
 pub mod sql;

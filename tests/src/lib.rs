@@ -13,6 +13,7 @@ pub mod canary;
 pub mod certificates;
 pub mod duckdb;
 pub mod fixture;
+pub mod mixed;
 pub mod oplog;
 pub mod process;
 pub mod proxy;

@@ -23,6 +23,7 @@ mod redaction;
 mod restart;
 mod rolling;
 mod segments;
+mod snapshots;
 mod sql;
 mod tidy;
 mod verify;

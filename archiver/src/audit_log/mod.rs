@@ -5,6 +5,7 @@
 //! checkpoint carries. Does not know what records mean, nor how they are rolled.
 
 mod overflow;
+mod plans;
 mod stored;
 
 use std::ops::Range;

@@ -68,31 +68,12 @@ pub async fn watched_databases(
     Ok(databases)
 }
 
-/// The watched collections that exist, sorted: ordinary ones only, neither views nor time series nor MongoDB's own.
-pub async fn watched_collections(
-    client: &Client,
-    watch: &[Watch],
-    audit_database: &str,
-    left_out: &HashSet<String>,
-) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for database in watched_databases(client, watch, audit_database).await? {
-        if left_out.contains(&database) {
-            continue;
-        }
-        let listing = client.database(&database).list_collections().await;
-        let listing = listing.map_err(|e| mongo_error("listing the collections", e))?;
-        let mut collections =
-            listing.try_collect::<Vec<_>>().await.map_err(|e| mongo_error("listing the collections", e))?;
-        collections
-            .retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
-        for collection in collections {
-            if watch.iter().any(|w| w.covers(&database, &collection.name)) {
-                found.push((database.clone(), collection.name));
-            }
-        }
-    }
-    found.sort();
+/// The ordinary collections of a database: neither views nor time series nor MongoDB's own.
+pub async fn ordinary_collections(client: &Client, database: &str) -> Result<Vec<CollectionSpecification>> {
+    let failed = |e| mongo_error(&format!("listing the collections of {database}"), e);
+    let listing = client.database(database).list_collections().await.map_err(failed)?;
+    let mut found = listing.try_collect::<Vec<_>>().await.map_err(failed)?;
+    found.retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
     Ok(found)
 }
 

@@ -115,6 +115,7 @@ async fn image_lifetime(client: &Client, findings: &mut Findings) {
                         expireAfterSeconds of the cluster parameter changeStreamOptions";
             findings.warn(ABOUT, what, hint);
         }
+        Lifetime::Unknown => findings.info(ABOUT, format!("{what}; role archiverMonitor allows it")),
         _ => findings.info(ABOUT, what),
     }
 }

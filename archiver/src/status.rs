@@ -1,9 +1,12 @@
 //! Where every source stands, gathered from its checkpoint, its lease and its manifests. Changes nothing, and says
 //! what it can where one of these can't be reached.
 
+mod instances;
+
 use bson::{DateTime, Document, Timestamp, doc};
 use serde::Serialize;
 
+pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
 use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
@@ -31,6 +34,8 @@ pub struct SourceStatus {
     pub epoch: Option<i64>,
     /// The process that holds the lease.
     pub holder: Option<String>,
+    /// How long it has held it.
+    pub lease_age_seconds: Option<i64>,
     /// Everything up to this time (RFC 3339, UTC) is in the audit log.
     pub captured_to: Option<String>,
     /// How far that is behind the source's present.
@@ -63,6 +68,8 @@ pub enum State {
     Running,
     /// Nobody holds its lease.
     Stopped,
+    /// Nobody holds its lease, because only a human can mend what stopped it: see the last error.
+    Halted,
 }
 
 /// How far the baseline has been read.
@@ -110,6 +117,8 @@ impl From<SnapshotProgress> for SnapshotStatus {
 pub struct LastError {
     /// When, RFC 3339 in UTC.
     pub at: String,
+    /// Its kind, as in the exit codes: `unavailable`, `plugin`, `historyLost`, …
+    pub kind: String,
     /// The error.
     pub message: String,
 }
@@ -153,11 +162,17 @@ pub async fn status(config: &Config, source: Option<&str>) -> Result<Vec<SourceS
 }
 
 impl Deployment {
-    async fn connect(config: &Config) -> Result<Self> {
+    /// The audit log and its server's clock.
+    async fn log(config: &Config) -> Result<(AuditLog, DateTime)> {
         let log = AuditLog::connect(config).await?;
         let hello = log.database().run_command(doc! {"hello": 1}).await;
         let hello = hello.map_err(|e| mongo_error("reaching the audit database", e))?;
         let now = hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now());
+        Ok((log, now))
+    }
+
+    async fn connect(config: &Config) -> Result<Self> {
+        let (log, now) = Deployment::log(config).await?;
         let client = connect(&config.mongodb_uri).await?;
         let present = operation_time(&client.database("admin")).await;
         let oldest = match &present {
@@ -196,15 +211,21 @@ impl Deployment {
         let Some(lease) = lease.map_err(|e| mongo_error("reading the lease", e))? else { return Ok(()) };
         status.epoch = lease.get_i64("epoch").ok();
         let held = lease.get_datetime("expires").is_ok_and(|expires| *expires > self.now);
-        status.state = State::Stopped;
+        status.state = match lease.contains_key("halted") {
+            true => State::Halted,
+            false => State::Stopped,
+        };
         if let Some(holder) = lease.get_str("holder").ok().filter(|_| held) {
             status.state = State::Running;
             status.holder = Some(holder.to_owned());
+            let since = lease.get_datetime("since").ok();
+            status.lease_age_seconds =
+                since.map(|since| (self.now.timestamp_millis() - since.timestamp_millis()).max(0) / 1000);
         }
         if let Ok(error) = lease.get_document("lastError") {
             let at = error.get_datetime("at").map(|at| rfc3339(at.timestamp_millis())).unwrap_or_default();
-            status.last_error =
-                error.get_str("message").ok().map(|message| LastError { at, message: message.to_owned() });
+            let text = |field| error.get_str(field).unwrap_or_default().to_owned();
+            status.last_error = Some(LastError { at, kind: text("kind"), message: text("message") });
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ pub mod fixture;
 pub mod mixed;
 pub mod oplog;
 pub mod process;
+pub mod proxy;
 pub mod record;
 pub mod replica_set;
 pub mod roles;

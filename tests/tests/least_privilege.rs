@@ -74,19 +74,27 @@ impl World<'_> {
         format!("{name}_{}", self.fixture.tag())
     }
 
-    /// Creates roles, all but one privilege of them, and an account on each side that has them.
+    /// Creates a role, or changes it, with all but one of its privileges.
+    async fn define(&self, role: &str, missing: Option<&Privilege>) {
+        let mut privileges = roles::privileges(role, &self.names);
+        privileges.retain(|p| Some(p) != missing);
+        roles::define(self.servers.of(role).client(), &self.own(role), &privileges).await;
+    }
+
     async fn grant(&mut self, granted: &[&str], missing: Option<&Privilege>) {
+        self.grant_to(&self.own("archiver"), granted, missing).await;
+    }
+
+    /// Creates an account on each side with these roles, all but one privilege of them, and connects as it.
+    async fn grant_to(&mut self, user: &str, granted: &[&str], missing: Option<&Privilege>) {
         for role in granted {
-            let mut privileges = roles::privileges(role, &self.names);
-            privileges.retain(|p| Some(p) != missing);
-            roles::define(self.servers.of(role).client(), &self.own(role), &privileges).await;
+            self.define(role, missing).await;
         }
-        let user = self.own("archiver");
         for server in [&self.servers.watched, &self.servers.audit] {
             let here = granted.iter().filter(|role| std::ptr::eq(self.servers.of(role), server));
             let here: Vec<String> = here.map(|role| self.own(role)).collect();
-            roles::account(server.client(), &user, "pass-w0rd", &here).await;
-            roles::certificate_account(server.client(), &subject(&user), &here).await;
+            roles::account(server.client(), user, "pass-w0rd", &here).await;
+            roles::certificate_account(server.client(), &subject(user), &here).await;
         }
         self.log_in(&format!("{user}:pass-w0rd"), "&authSource=admin");
     }
@@ -99,7 +107,10 @@ impl World<'_> {
 
     async fn check(&self) -> Vec<Value> {
         let outcome = self.fixture.archiver.run(&["check", "--format", "json"]).await;
-        outcome.json().as_array().unwrap().clone()
+        let findings = outcome.json().as_array().unwrap().clone();
+        let failed = findings.iter().any(|f| f["level"] == "fail");
+        outcome.expect_code(if failed { FINDINGS } else { 0 });
+        findings
     }
 }
 
@@ -175,21 +186,13 @@ async fn everything_works_under_the_deployed_roles_with_passwords_and_with_certi
     let account = format!("account {}@$external", subject(&user));
     assert!(texts(&world.check().await, "ok").iter().any(|f| f.contains(&account)));
 
-    let mut everything = World::new(&servers);
-    everything.watch("*");
-    everything.grant(&["archiverWatchAll", "archiverMonitor", "archiverAudit"], None).await;
-    everything
-        .fixture
-        .create_with_images("orders")
-        .await
-        .insert_one(doc! {"_id": "first", "n": 0})
-        .await
-        .unwrap();
-    everything_works(&everything).await;
-
-    let mut reader = World::new(&servers);
-    reader.grant(&["archiverRead"], None).await;
-    let _ = reader;
+    let mut all = World::new(&servers);
+    all.watch("*");
+    all.grant(&["archiverWatchAll", "archiverAudit"], None).await;
+    assert_eq!(texts(&all.check().await, "fail"), [""; 0]);
+    all.fixture.collection("orders").insert_one(doc! {"_id": "of all"}).await.unwrap();
+    all.fixture.run_once().await;
+    all.fixture.ok(&["history", "--source", "orders", "--id", "of all"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,14 +209,15 @@ async fn each_privilege_of_the_deployed_roles_is_needed_and_named_by_check() {
     }
     assert!(cases.len() > 15, "the roles are written in another way now");
     // Mostly they wait before they try again.
-    stream::iter(cases).buffer_unordered(6).collect::<Vec<()>>().await;
+    stream::iter(cases).buffer_unordered(8).collect::<Vec<()>>().await;
 }
 
 /// Captures, rolls and trims with all privileges but the n-th of this role, which must not work.
 async fn one_privilege_less(servers: &Servers, role: &str, n: usize) {
     let mut world = World::new(servers);
-    let watching = if role == "archiverWatchAll" { role } else { "archiverWatch" };
-    if watching == role && role == "archiverWatchAll" {
+    let mut watching = "archiverWatch";
+    if role == "archiverWatchAll" {
+        watching = role;
         world.watch("*");
     }
     let missing = roles::privileges(role, &world.names)[n].clone();
@@ -234,7 +238,6 @@ async fn one_privilege_less(servers: &Servers, role: &str, n: usize) {
     let lacks = format!("lacks {} on {resource}", missing.action);
     let named = |f: &String| f.contains(&lacks) && f.contains(role) && f.contains("deploy/mongodb-roles.js");
     assert!(findings.iter().any(named), "{lacks}\n{findings:#?}");
-    fixture.archiver.run(&["check"]).await.expect_code(FINDINGS);
 
     let outcome = fixture.archiver.run(&["run", "--once"]).await;
     assert!(
@@ -246,4 +249,51 @@ async fn one_privilege_less(servers: &Servers, role: &str, n: usize) {
     if !(large && missing.action == "remove") {
         outcome.expect_code(UNAVAILABLE).expect_message(&["`archiver check` names it"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() {
+    let servers = Servers::start().await;
+    let mut world = World::new(&servers);
+    world.grant(&["archiverWatch", "archiverAudit", "archiverMonitor"], None).await;
+    let orders = world.fixture.collection("orders");
+    orders.insert_one(doc! {"_id": "late", "n": 1}).await.unwrap();
+    world.fixture.run_once().await;
+    orders.delete_one(doc! {"_id": "late"}).await.unwrap();
+    world.fixture.run_once().await;
+    let unseen = |findings: &[Value]| {
+        texts(findings, "info").into_iter().filter(|f| f.contains("role archiverMonitor")).count()
+    };
+    assert_eq!(unseen(&world.check().await), 0);
+    for privilege in roles::privileges("archiverMonitor", &world.names) {
+        world.define("archiverMonitor", Some(&privilege)).await;
+        assert_eq!(unseen(&world.check().await), 1, "without {privilege:?}");
+    }
+
+    let mut names = roles::named(true);
+    names.retain(|name| !["archiverMonitor", "archiverRead", "archiverRecover"].contains(&name.as_str()));
+    assert_eq!(names, [""; 0], "a role that no test knows");
+    let person = world.own("person");
+    world.grant_to(&person, &["archiverRead", "archiverRecover"], None).await;
+    everything_can_be_looked_at(&world.fixture).await;
+    assert_eq!(recovery(&world).await, [Some(0), Some(0)]);
+    for role in ["archiverRead", "archiverRecover"] {
+        for privilege in roles::privileges(role, &world.names) {
+            world.define(role, Some(&privilege)).await;
+            assert!(recovery(&world).await.contains(&Some(UNAVAILABLE)), "without {privilege:?}");
+        }
+        world.define(role, None).await;
+    }
+}
+
+/// Brings a document back where there is none, and over another one.
+async fn recovery(world: &World<'_>) -> [Option<i32>; 2] {
+    let orders = world.fixture.collection("orders");
+    let to = format!("{}.orders", world.fixture.db.name());
+    let apply = ["recover", "--source", "orders", "--id", "late", "--to-namespace", &to, "--apply"];
+    orders.delete_many(doc! {}).await.unwrap();
+    let inserted = world.fixture.archiver.run(&apply).await;
+    orders.replace_one(doc! {"_id": "late"}, doc! {"n": 2}).upsert(true).await.unwrap();
+    let replaced = world.fixture.archiver.run(&[&apply[..], &["--overwrite"]].concat()).await;
+    [inserted.code, replaced.code]
 }

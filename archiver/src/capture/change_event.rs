@@ -26,10 +26,18 @@ const PLACED: [&str; 12] = [
 /// Binary data that is a UUID.
 const UUID_SUBTYPE: u8 = 4;
 
-/// Why images of a namespace are missing, as far as it can be known when the event is read.
+/// Why images are missing, as far as it can be known when the event is read.
 pub trait ImageSettings {
-    /// "disabled" where the collection does not keep pre- and post-images, else "expired".
-    fn why_missing(&self, db: &str, coll: &str) -> &'static str;
+    /// "disabled" where the collection did not keep images when it was changed, "expired" where it did, else "unknown".
+    fn why_missing(&self, change: Doc<'_>) -> &'static str;
+}
+
+/// Which images this change event should have and has not: that before, that after the change.
+pub fn missing_images(change: Doc<'_>) -> (bool, bool) {
+    let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
+    let before = matches!(op, "update" | "replace" | "delete")
+        && document(change, "fullDocumentBeforeChange").is_none();
+    (before, op == "update" && document(change, "fullDocument").is_none())
 }
 
 /// The event that this change event is, made in a session of `user`.
@@ -96,15 +104,11 @@ fn write_namespace(writer: &mut Writer<'_>, change: Doc<'_>) {
 }
 
 fn write_images(writer: &mut Writer<'_>, change: Doc<'_>, settings: &impl ImageSettings) {
-    let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
-    let before = matches!(op, "update" | "replace" | "delete")
-        && document(change, "fullDocumentBeforeChange").is_none();
-    let after = op == "update" && document(change, "fullDocument").is_none();
+    let (before, after) = missing_images(change);
     if !before && !after {
         return;
     }
-    let name = |part| change.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
-    let why = settings.why_missing(name("db"), name("coll"));
+    let why = settings.why_missing(change);
     let mut images = writer.begin_doc(b"images");
     if before {
         images.str("before", why);
@@ -201,7 +205,7 @@ mod tests {
 
     struct Disabled;
     impl ImageSettings for Disabled {
-        fn why_missing(&self, _: &str, _: &str) -> &'static str {
+        fn why_missing(&self, _: Doc<'_>) -> &'static str {
             "disabled"
         }
     }

@@ -7,6 +7,7 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+pub mod images;
 pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
@@ -78,6 +79,9 @@ impl Capture {
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let checkpoint = self.begin(&options, &left_out).await?;
         info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
@@ -93,8 +97,18 @@ impl Capture {
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
         let documents = self.baseline(&mut writer, &stop).await?;
-        let watcher =
-            Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
+        let enable_images = match self.source.enable_images && options.keyless {
+            true => self.source.watch.clone(),
+            false => Vec::new(),
+        };
+        let watcher = Watcher {
+            client: self.client.clone(),
+            options,
+            audit_database,
+            left_out,
+            limits: self.limits,
+            enable_images,
+        };
         let events = watcher.start(writer.durable.position.clone(), stop);
         writer.take(Batches::new(events, self.limits), documents, until).await
     }
@@ -104,6 +118,13 @@ impl Capture {
         let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+            if checkpoint.partitions != self.source.partitions {
+                return Err(partitions_changed(
+                    &self.source.name,
+                    checkpoint.partitions,
+                    self.source.partitions,
+                ));
+            }
             if checkpoint.options != digest {
                 return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
                     .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
@@ -164,4 +185,31 @@ impl Capture {
         };
         snapshot.start(progress, collections, stop.clone()).map(Some)
     }
+}
+
+/// Makes sure, before anything is written, that a source still has as many partitions as it began with: under another number
+/// a document's history would go on in another stream, whose order and baseline know nothing of it.
+pub async fn check_partitions(log: &AuditLog, source: &SourceConfig) -> Result<()> {
+    let wanted = StreamId::all(&source.name, source.partitions);
+    let begun = log.streams_of(&source.name).await?;
+    // Any of them tells; one that is not wanted tells for sure.
+    let Some(stream) = begun.iter().find(|stream| !wanted.contains(stream)).or(begun.first()) else {
+        return Ok(());
+    };
+    match log.checkpoint(stream).await? {
+        Some(Checkpoint { partitions, .. }) if partitions != source.partitions => {
+            Err(partitions_changed(&source.name, partitions, source.partitions))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn partitions_changed(source: &str, began_with: u32, wanted: u32) -> Error {
+    Error::invalid(format!(
+        "the number of a source's partitions can't change source={source} began_with={began_with} configured={wanted}"
+    ))
+    .hint(format!(
+        "set partitions = {began_with} again, or give the source a new name with partitions = {wanted}: it begins with a baseline \
+         of its own, and the history under {source} stays readable"
+    ))
 }

@@ -63,6 +63,7 @@ impl BatchWriter<'_> {
         let records = if events.is_empty() {
             Vec::new()
         } else {
+            debug!(source = %next.stream, events = events.len(), "to the plugins");
             let chain = Arc::clone(&self.capture.chain);
             let process = move || {
                 let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;

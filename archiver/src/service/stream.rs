@@ -15,8 +15,8 @@ use super::members::{POLL, Seat};
 use super::{STOP_GRACE, Service};
 use crate::archive::roll::{Extent, check_continues};
 use crate::backoff::Backoff;
-use crate::capture::Capture;
 use crate::capture::lease::Lease;
+use crate::capture::{Capture, check_partitions};
 use crate::config::SourceConfig;
 use crate::deployment::operation_time;
 use crate::error::{Error, Kind, Result};
@@ -129,6 +129,7 @@ impl StreamTask {
     /// Takes the lease, captures and archives under it, and gives it back. Ends without error when stopped, when another
     /// archiver is to have the stream, and with `once` when everything is done.
     async fn hold_and_run(&self) -> Result<()> {
+        check_partitions(&self.service.log, &self.source).await?;
         // Before the lease, so that a hand-over does not wait for it.
         self.service.log.prepare(&self.source.name).await?;
         let Some(lease) = self.wait_for_lease().await? else { return Ok(()) };

@@ -59,7 +59,7 @@ pub(super) fn instance_id(holder: &str) -> String {
 }
 
 /// Who announced itself under this `_id`; `None` where it is a stream's lease.
-pub(super) fn instance_of(id: &str) -> Option<&str> {
+pub fn instance_of(id: &str) -> Option<&str> {
     id.strip_prefix(INSTANCE).filter(|holder| holder.contains(':'))
 }
 

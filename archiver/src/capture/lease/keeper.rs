@@ -7,15 +7,15 @@ use bson::{Bson, doc};
 use futures_util::future::join_all;
 use tracing::warn;
 
+use super::Leases;
 use super::instances::instance_id;
 use super::term::Term;
-use super::{Lease, Leases};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::stream_id::StreamId;
 
 impl Leases {
     /// Renews the leases and the announcement of this process for as long as it is polled. What could not be renewed ends by
-    /// itself: see [`Lease::lost`].
+    /// itself: see [`Lease::lost`](super::Lease::lost).
     pub async fn keep(&self) {
         loop {
             // Three tries before a lease runs out, the last of them sooner after a failure.

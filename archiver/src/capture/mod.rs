@@ -77,11 +77,11 @@ impl Capture {
             .of(&self.stream, self.source.partitions)
             .with_context(&self.source);
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
-        let checkpoint = self.begin(&options, &left_out).await?;
-        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         if self.source.enable_images && options.keyless {
             images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
         }
+        let checkpoint = self.begin(&options, &left_out).await?;
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
@@ -171,7 +171,11 @@ impl Capture {
         writer: &mut BatchWriter<'_>,
         stop: &CancellationToken,
     ) -> Result<Option<mpsc::Receiver<Result<Documents>>>> {
-        let Some(progress) = &mut writer.durable.snapshot else { return Ok(None) };
+        let Some(progress) = &mut writer.durable.snapshot else {
+            // A crash may have left one behind that is read to its end, or was never begun.
+            self.log.forget_plans(&self.stream).await?;
+            return Ok(None);
+        };
         progress.resume(snapshot::now());
         let first = progress.first_left();
         let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;

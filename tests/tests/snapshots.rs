@@ -170,7 +170,7 @@ async fn collections_that_are_dropped_renamed_or_replaced_while_they_are_read() 
     assert_dense(&records);
     let snapshot = of(&records, &["snapshot"]);
     let about = |name: &str| -> Vec<&Document> {
-        snapshot.iter().copied().filter(|r| text(r, "after.of") == name).collect()
+        snapshot.iter().copied().filter(|r| at(r, "after.of") == Some(&name.into())).collect()
     };
     let renamed = about("renamed");
     let all: Vec<Document> = (0..EACH).map(|n| doc! {"key": {"_id": n}}).collect();

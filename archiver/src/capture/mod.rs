@@ -193,7 +193,11 @@ impl Capture {
         writer: &mut BatchWriter<'_>,
         stop: &CancellationToken,
     ) -> Result<Option<mpsc::Receiver<Result<Documents>>>> {
-        let Some(progress) = &mut writer.durable.snapshot else { return Ok(None) };
+        let Some(progress) = &mut writer.durable.snapshot else {
+            // A crash may have left one behind that is read to its end, or was never begun.
+            self.log.forget_plans(&self.stream).await?;
+            return Ok(None);
+        };
         progress.resume(snapshot::now());
         let first = progress.first_left();
         let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;

@@ -6,7 +6,7 @@ use super::Findings;
 use super::access::{Side, report_transport};
 use super::roles;
 use crate::capture::images::{Lifetime, lifetime};
-use crate::config::{Config, Watch};
+use crate::config::Config;
 use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Result};
 

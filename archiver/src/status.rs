@@ -9,6 +9,7 @@ use serde::Serialize;
 pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
+use crate::capture::headroom::Headroom;
 use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
@@ -43,6 +44,8 @@ pub struct SourceStatus {
     /// How much longer the source may stand still before history is lost: the age of what the oplog still holds
     /// before the checkpoint.
     pub oplog_headroom_seconds: Option<i64>,
+    /// The same as a share of all that the oplog holds, 0 to 100.
+    pub oplog_headroom_percent: Option<i64>,
     /// How far the baseline has been read, until it is complete.
     pub snapshot: Option<SnapshotStatus>,
     /// What was read, and what became of it.
@@ -247,13 +250,15 @@ impl Deployment {
         }
         match &self.oldest {
             Ok(Some(oldest)) => {
-                let headroom = seconds_between(*oldest, captured);
-                if headroom < 0 {
+                let newest = self.present.as_ref().copied().unwrap_or(captured);
+                let headroom = Headroom::new(*oldest, captured, newest);
+                if headroom.seconds < 0 {
                     status
                         .problems
                         .push("the oplog no longer holds the events after the checkpoint".to_owned());
                 }
-                status.oplog_headroom_seconds = Some(headroom.max(0));
+                status.oplog_headroom_seconds = Some(headroom.seconds.max(0));
+                status.oplog_headroom_percent = Some(headroom.percent());
             }
             Ok(None) => {}
             Err(error) => status.problems.push(format!("the oplog headroom is unknown: {}", error.explain())),

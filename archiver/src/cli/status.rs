@@ -88,7 +88,7 @@ fn row(source: &SourceStatus) -> Vec<String> {
         source.lease_age_seconds.map_or("-".to_owned(), duration),
         source.captured_to.clone().unwrap_or_else(|| "-".to_owned()),
         seconds(source.lag_seconds),
-        seconds(source.oplog_headroom_seconds),
+        headroom(source),
         counters.read.to_string(),
         counters.appended.to_string(),
         counters.dropped.values().sum::<i64>().to_string(),
@@ -100,6 +100,14 @@ fn row(source: &SourceStatus) -> Vec<String> {
 /// `payments`, or `payments/3` for one of its partitions.
 fn name(source: &SourceStatus) -> String {
     StreamId { source: source.source.clone(), partition: source.partition }.to_string()
+}
+
+/// `5h 3m, 80%`
+fn headroom(source: &SourceStatus) -> String {
+    match (source.oplog_headroom_seconds, source.oplog_headroom_percent) {
+        (Some(seconds), Some(percent)) => format!("{}, {percent}%", duration(seconds)),
+        _ => "unknown".to_owned(),
+    }
 }
 
 fn instance_row(instance: &InstanceStatus) -> Vec<String> {

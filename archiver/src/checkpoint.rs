@@ -6,6 +6,7 @@ use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Position;
+pub use crate::progress::SnapshotProgress;
 use crate::record::RecordId;
 use crate::stream_id::StreamId;
 
@@ -92,31 +93,6 @@ mod serde_bytes_vec {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
         Ok(Binary::deserialize(d)?.bytes)
-    }
-}
-
-/// How far the baseline has been read.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct SnapshotProgress {
-    /// Collections ("db.coll") completely read.
-    pub done: Vec<String>,
-    /// The collection being read.
-    pub current: Option<String>,
-    /// Its last document's `_id`, as the raw BSON of `{_id: …}`.
-    #[serde(with = "serde_bytes_option")]
-    pub last_id: Option<Vec<u8>>,
-}
-
-mod serde_bytes_option {
-    use bson::{Binary, spec::BinarySubtype};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
-        value.as_ref().map(|b| Binary { subtype: BinarySubtype::Generic, bytes: b.clone() }).serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
-        Ok(Option::<Binary>::deserialize(d)?.map(|b| b.bytes))
     }
 }
 

@@ -57,7 +57,7 @@ const TABLE: [(i32, &str, Fault, &str); 16] = [
     (13548, "BufBuilder",               Fault::PoisonousEvent, TOO_LARGE),
     (47,    "NoMatchingDocument",       Fault::PoisonousEvent, "an image that the change stream requires is missing"),
     // The account.
-    (13,    "Unauthorized",             Fault::NeedsHuman,     "the account lacks a privilege; deploy/mongodb-roles.js lists those needed"),
+    (13,    "Unauthorized",             Fault::NeedsHuman,     "the account lacks a privilege; `archiver check` names it, deploy/mongodb-roles.js grants it"),
     (18,    "AuthenticationFailed",     Fault::NeedsHuman,     "check the user, password and authSource in the MongoDB URI"),
     (11,    "UserNotFound",             Fault::NeedsHuman,     "check the user, password and authSource in the MongoDB URI"),
     // The server.

@@ -33,6 +33,12 @@ pub fn roles() -> Map<String, Value> {
     serde_json::from_str(&text).expect("the roles are JSON")
 }
 
+/// The names of the roles without which nothing is captured, or of the others.
+pub fn named(optional: bool) -> Vec<String> {
+    let is = |role: &Value| role["optional"].as_bool().unwrap_or(false) == optional;
+    roles().into_iter().filter(|(_, role)| is(role)).map(|(name, _)| name).collect()
+}
+
 /// What a role allows, one action at a time.
 pub fn privileges(role: &str, names: &Names) -> Vec<Privilege> {
     let roles = roles();
@@ -78,14 +84,14 @@ pub async fn define(admin: &Client, role: &str, privileges: &[Privilege]) {
 }
 
 /// Creates an account with a password and these roles.
-pub async fn account(admin: &Client, user: &str, password: &str, roles: &[&str]) {
-    let created = doc! {"createUser": user, "pwd": password, "roles": roles.to_vec()};
+pub async fn account(admin: &Client, user: &str, password: &str, roles: &[String]) {
+    let created = doc! {"createUser": user, "pwd": password, "roles": roles};
     admin.database("admin").run_command(created).await.expect("an account can be made");
 }
 
 /// Creates the account of a certificate with this subject and these roles.
-pub async fn certificate_account(admin: &Client, subject: &str, roles: &[&str]) {
-    let roles: Vec<Document> = roles.iter().map(|role| doc! {"role": *role, "db": "admin"}).collect();
+pub async fn certificate_account(admin: &Client, subject: &str, roles: &[String]) {
+    let roles: Vec<Document> = roles.iter().map(|role| doc! {"role": role, "db": "admin"}).collect();
     let created = doc! {"createUser": subject, "roles": roles};
     admin.database("$external").run_command(created).await.expect("an account can be made");
 }

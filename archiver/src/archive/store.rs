@@ -26,6 +26,7 @@ use super::paths::{self, Key};
 use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::record::hex;
 use crate::stream_id::StreamId;
 
@@ -152,11 +153,12 @@ impl Archive {
         reads.buffered(PARALLEL).try_collect().await
     }
 
-    /// The newest manifest of a stream: one listing, one read.
+    /// The newest manifest of a stream, or, where it has none yet, of another stream of its source: all of them are of one
+    /// audit log. One listing, one read.
     pub async fn last_manifest(&self, stream: &StreamId) -> Result<Option<Sealed>> {
         let listed = self.manifests_listed(&stream.source).await?;
-        match listed.into_iter().rfind(|(of, _)| of == stream) {
-            Some((stream, seq)) => self.read_manifest(&stream, seq).await.map(Some),
+        match listed.iter().rfind(|(of, _)| of == stream).or(listed.last()) {
+            Some((stream, seq)) => self.read_manifest(stream, *seq).await.map(Some),
             None => Ok(None),
         }
     }
@@ -295,6 +297,7 @@ impl Archive {
         for attempt in 1.. {
             let put =
                 self.store.put_opts(&path, PutPayload::from(bytes.clone()), PutMode::Create.into()).await;
+            fail_point!("object:put");
             // Read back before anybody trims anything: until here a crash leaves an object that the next start adopts.
             let failure = match (self.get(key).await, put) {
                 (Ok(Some(stored)), _) if sha256(&stored) == expected => return Ok(Stored::Same),

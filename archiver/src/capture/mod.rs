@@ -8,6 +8,7 @@ mod barrier;
 mod batch;
 pub mod change_event;
 pub mod headroom;
+pub mod images;
 pub mod lease;
 pub mod namespaces;
 pub mod snapshot;
@@ -16,12 +17,14 @@ pub mod users;
 pub mod watcher;
 mod writer;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use bson::Timestamp;
 use mongodb::Client;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -29,13 +32,13 @@ use self::barrier::Barrier;
 use self::batch::Batches;
 use self::headroom::Gauge;
 use self::lease::Lease;
-use self::namespaces::{archivers_databases, watched_collections};
-use self::snapshot::Snapshot;
+use self::namespaces::archivers_databases;
+use self::snapshot::{Report, Snapshot, plan};
 use self::stream::{StreamOptions, partition_filter};
 use self::watcher::Watcher;
-use self::writer::BatchWriter;
+use self::writer::{BatchWriter, Documents};
 use crate::audit_log::AuditLog;
-use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
+use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::{CaptureConfig, Snapshot as SnapshotMode, SourceConfig};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
@@ -77,32 +80,40 @@ impl Capture {
         let options = StreamOptions::new(&self.source.watch, &audit_database)
             .of(&self.stream, self.source.partitions)
             .with_context(&self.source);
-        let checkpoint = self.begin(&options).await?;
-        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
+        let checkpoint = self.begin(&options, &left_out).await?;
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
         self.headroom.note_stored(checkpoint.position.cluster_time);
-        let mut writer =
-            BatchWriter { capture: &self, session, durable: checkpoint, stored_at: Instant::now(), barrier };
+        let mut writer = BatchWriter {
+            capture: &self,
+            session,
+            durable: checkpoint,
+            stored_at: Instant::now(),
+            barrier,
+            report: Report::new(),
+        };
         writer.record_policy().await?;
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
-        let documents = match writer.durable.snapshot.clone() {
-            Some(progress) => {
-                let collections =
-                    watched_collections(&self.client, &self.source.watch, &audit_database, &left_out).await?;
-                let position = writer.durable.position.clone();
-                let snapshot =
-                    Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
-                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
-                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
-            }
-            None => None,
+        let documents = self.baseline(&mut writer, &stop).await?;
+        let enable_images = match self.source.enable_images && options.keyless {
+            true => self.source.watch.clone(),
+            false => Vec::new(),
         };
-        let watcher =
-            Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
+        let watcher = Watcher {
+            client: self.client.clone(),
+            options,
+            audit_database,
+            left_out,
+            limits: self.limits,
+            enable_images,
+        };
         let events = watcher.start(writer.durable.position.clone(), stop);
         tokio::select! {
             taken = writer.take(Batches::new(events, self.limits), documents, until) => taken,
@@ -111,10 +122,17 @@ impl Capture {
     }
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
-    async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
+    async fn begin(&self, options: &StreamOptions, left_out: &HashSet<String>) -> Result<Checkpoint> {
         let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+            if checkpoint.partitions != self.source.partitions {
+                return Err(partitions_changed(
+                    &self.source.name,
+                    checkpoint.partitions,
+                    self.source.partitions,
+                ));
+            }
             if checkpoint.options != digest {
                 return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
                     .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
@@ -127,13 +145,22 @@ impl Capture {
         }
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
+        let snapshot = match self.source.snapshot {
+            SnapshotMode::Never => None,
+            SnapshotMode::Initial => {
+                let audit_database = self.log.database().name();
+                let collections =
+                    plan::present(&self.client, &self.source.watch, audit_database, left_out).await?;
+                plan::plan(&self.log, &self.stream, self.source.partitions, None, collections).await?
+            }
+        };
         let checkpoint = Checkpoint {
             stream: name.clone(),
             partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },
-            snapshot: (self.source.snapshot == SnapshotMode::Initial).then(SnapshotProgress::default),
+            snapshot,
             policy: 0,
             policy_digest: String::new(),
             options: digest,
@@ -145,4 +172,52 @@ impl Capture {
         self.log.create_checkpoint(&checkpoint).await?;
         Ok(checkpoint)
     }
+
+    /// Starts reading what the checkpoint leaves of a baseline; `None` where there is none to read.
+    async fn baseline(
+        &self,
+        writer: &mut BatchWriter<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Option<mpsc::Receiver<Result<Documents>>>> {
+        let Some(progress) = &mut writer.durable.snapshot else { return Ok(None) };
+        progress.resume(snapshot::now());
+        let first = progress.first_left();
+        let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;
+        let snapshot = Snapshot {
+            client: self.client.clone(),
+            watch: self.source.watch.clone(),
+            limits: self.limits,
+            position: writer.durable.position.clone(),
+            filter: partition_filter(&self.stream, self.source.partitions, "$_id"),
+            barrier: writer.barrier.clone(),
+        };
+        snapshot.start(progress, collections, stop.clone()).map(Some)
+    }
+}
+
+/// Makes sure, before anything is written, that a source still has as many partitions as it began with: under another number
+/// a document's history would go on in another stream, whose order and baseline know nothing of it.
+pub async fn check_partitions(log: &AuditLog, source: &SourceConfig) -> Result<()> {
+    let wanted = StreamId::all(&source.name, source.partitions);
+    let begun = log.streams_of(&source.name).await?;
+    // Any of them tells; one that is not wanted tells for sure.
+    let Some(stream) = begun.iter().find(|stream| !wanted.contains(stream)).or(begun.first()) else {
+        return Ok(());
+    };
+    match log.checkpoint(stream).await? {
+        Some(Checkpoint { partitions, .. }) if partitions != source.partitions => {
+            Err(partitions_changed(&source.name, partitions, source.partitions))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn partitions_changed(source: &str, began_with: u32, wanted: u32) -> Error {
+    Error::invalid(format!(
+        "the number of a source's partitions can't change source={source} began_with={began_with} configured={wanted}"
+    ))
+    .hint(format!(
+        "set partitions = {began_with} again, or give the source a new name with partitions = {wanted}: it begins with a baseline \
+         of its own, and the history under {source} stays readable"
+    ))
 }

@@ -4,6 +4,7 @@
 use bson::{Document, doc};
 use sha2::{Digest, Sha256};
 
+use crate::audit_log::MARKER;
 use crate::config::{SourceConfig, Watch};
 use crate::record::hex;
 use crate::stream_id::StreamId;
@@ -18,8 +19,8 @@ pub struct StreamOptions {
     pub database: Option<String>,
     /// Selects the watched namespaces, on the server.
     pub pipeline: Vec<Document>,
-    /// Whether events without a document key are this stream's. Only an `invalidate` comes all the same where they are not:
-    /// it ends every stream.
+    /// Whether events without a document key (what happens to collections and databases) become records of this stream. They
+    /// are delivered all the same where they do not: settings change by them, and an `invalidate` ends every stream.
     pub keyless: bool,
 }
 
@@ -39,16 +40,12 @@ impl StreamOptions {
     pub fn of(mut self, stream: &StreamId, partitions: u32) -> Self {
         if let Some(of_partition) = partition_filter(stream, partitions, "$documentKey._id") {
             self.keyless = stream.partition == Some(0);
-            // A missing `_id` hashes like null: what has no key must be told apart before.
-            let other = doc! {"documentKey._id": {"$exists": false}};
-            let part = match self.keyless {
-                true => doc! {"$or": [other, of_partition]},
-                false => doc! {"$or": [
-                    {"operationType": "invalidate"},
-                    {"$and": [{"documentKey._id": {"$exists": true}}, of_partition]},
-                ]},
-            };
-            self.pipeline.push(doc! {"$match": part});
+            self.pipeline.push(doc! {"$match": {"$or": [
+                of_partition,
+                {"documentKey._id": {"$exists": false}},
+                // Every stream must learn of a database that another archiver makes its own.
+                {"operationType": "insert", "ns.coll": MARKER},
+            ]}});
         }
         self
     }

@@ -15,11 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::change_event::to_event;
-use super::namespaces::ImageCache;
+use super::images::Images;
 use super::stream::StreamOptions;
 use super::users::SessionUsers;
 use crate::audit_log::MARKER;
-use crate::config::CaptureConfig;
+use crate::config::{CaptureConfig, Watch};
 use crate::deployment::mongo_error;
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
@@ -41,7 +41,7 @@ pub enum Read {
 }
 
 /// Where and how to read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Watcher {
     /// The watched deployment.
     pub client: Client,
@@ -53,6 +53,8 @@ pub struct Watcher {
     pub left_out: HashSet<String>,
     /// The bounds of a batch.
     pub limits: CaptureConfig,
+    /// Where images are to be switched on for collections that come.
+    pub enable_images: Vec<Watch>,
 }
 
 impl Watcher {
@@ -64,7 +66,7 @@ impl Watcher {
             let read = Reading {
                 bytes: Arc::new(Semaphore::new(self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT)),
                 most: (self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT) as u32,
-                images: ImageCache::default(),
+                images: Images::default(),
                 users: SessionUsers::default(),
                 position: from,
                 watcher: self,
@@ -115,7 +117,7 @@ struct Reading {
     sender: mpsc::Sender<Result<Read>>,
     bytes: Arc<Semaphore>,
     most: u32,
-    images: ImageCache,
+    images: Images,
     users: SessionUsers,
     position: Position,
     stop: CancellationToken,
@@ -148,32 +150,23 @@ impl Reading {
             .map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
         let name = |part| view.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
         let (database, collection) = (name("db"), name("coll"));
-        self.keep_settings_current(view, database, collection).await;
+        if operation(view) == "insert" && collection == MARKER {
+            self.watcher.left_out.insert(database.to_owned());
+        }
+        self.images.follow(&self.watcher, view, &self.stop).await;
         let user = self.users.name(&self.watcher.client, view).await?;
         let event = to_event(change, &self.images, user)?;
         self.position = event.position.clone();
         if database == self.watcher.audit_database || self.watcher.left_out.contains(database) {
             return Ok(!self.sender.is_closed());
         }
-        if !self.watcher.options.keyless && operation(view) == "invalidate" {
+        if !self.watcher.options.keyless && view.get_path(&["documentKey", "_id"]).is_none() {
             return Ok(!self.sender.is_closed());
         }
         let permits = ((event.body.len() / PERMIT) as u32 + 1).min(self.most);
         let acquired = Arc::clone(&self.bytes).acquire_many_owned(permits).await;
         let permit = acquired.map_err(|e| Error::internal("the byte budget is gone").because(e))?;
         Ok(self.sender.send(Ok(Read::Event(event, permit))).await.is_ok())
-    }
-
-    async fn keep_settings_current(&mut self, change: Doc<'_>, database: &str, collection: &str) {
-        match operation(change) {
-            "insert" => {
-                if collection == MARKER {
-                    self.watcher.left_out.insert(database.to_owned());
-                }
-            }
-            "update" | "replace" | "delete" => self.images.load(&self.watcher.client, database).await,
-            _ => self.images.forget(database),
-        }
     }
 
     async fn pass_on_quiet(&mut self, token: Option<ResumeToken>) -> Result<bool> {
@@ -189,11 +182,12 @@ impl Reading {
     }
 }
 
-fn operation<'a>(change: Doc<'a>) -> &'a str {
+pub(super) fn operation<'a>(change: Doc<'a>) -> &'a str {
     change.get("operationType").and_then(|e| e.as_str()).unwrap_or("")
 }
 
-fn position_of(token: &ResumeToken) -> Result<Option<Position>> {
+/// Where the stream stands, as its token says; `None` for tokens of an unknown shape.
+pub(super) fn position_of(token: &ResumeToken) -> Result<Option<Position>> {
     let encoded = bson::serialize_to_vec(token);
     let encoded = encoded.map_err(|e| Error::internal("a resume token can't be encoded").because(e))?;
     Ok(token_time(&encoded).map(|cluster_time| Position { token: Some(encoded), cluster_time }))

@@ -15,7 +15,7 @@ use super::Capture;
 use super::assemble::{Identity, assemble};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
-use super::snapshot::SnapshotBatch;
+use super::snapshot::{Report, SnapshotBatch, now};
 use crate::checkpoint::Checkpoint;
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
@@ -43,6 +43,8 @@ pub(super) struct BatchWriter<'a> {
     pub(super) stored_at: Instant,
     /// Held by those who read documents.
     pub(super) barrier: Barrier,
+    /// How far the baseline is, now and then.
+    pub(super) report: Report,
 }
 
 impl BatchWriter<'_> {
@@ -136,9 +138,9 @@ impl BatchWriter<'_> {
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
                 () = self.barrier.moves(lowest), if waiting.is_some() => {}
-                read = next_documents(&mut documents) => match read.transpose()? {
-                    Some(read) => self.take_documents(read).await?,
-                    None => documents = None,
+                read = next_documents(&mut documents) => match (read.transpose()?, &mut documents) {
+                    (Some(read), Some(behind)) => self.take_documents(read, behind).await?,
+                    _ => documents = self.end_of_documents()?,
                 },
             }
             if let Some(mut batch) = waiting.take() {
@@ -174,16 +176,53 @@ impl BatchWriter<'_> {
         }
     }
 
-    async fn take_documents(&mut self, read: Documents) -> Result<()> {
-        match read {
-            Documents::Baseline(batch) => {
-                let complete = batch.progress.is_none();
-                self.append(batch.events, |next| next.snapshot = batch.progress).await?;
-                drop(batch.hold);
-                if complete {
-                    info!(source = %self.durable.stream, "baseline complete");
+    fn end_of_documents<T>(&self) -> Result<Option<T>> {
+        match self.durable.snapshot {
+            None => Ok(None),
+            Some(_) => Err(Error::internal("the baseline ended before it was complete")),
+        }
+    }
+
+    /// Appends documents, and small batches that wait behind them in one go.
+    async fn take_documents(
+        &mut self,
+        first: Documents,
+        behind: &mut mpsc::Receiver<Result<Documents>>,
+    ) -> Result<()> {
+        let mut next = Some(Ok(first));
+        while let Some(read) = next.take() {
+            match read? {
+                Documents::Baseline(mut batch) => {
+                    while next.is_none() && batch.events.len() * 2 < self.capture.limits.batch_max_events {
+                        match behind.try_recv() {
+                            Ok(Ok(Documents::Baseline(more))) => batch.add(more),
+                            Ok(other) => next = Some(other),
+                            Err(_) => break,
+                        }
+                    }
+                    self.take_baseline(batch).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    async fn take_baseline(&mut self, mut batch: SnapshotBatch) -> Result<()> {
+        let SnapshotBatch { events, steps, .. } = &mut batch;
+        let unasked = || Error::internal("documents of a baseline that nobody reads");
+        let mut progress = self.durable.snapshot.clone().ok_or_else(unasked)?;
+        for step in std::mem::take(steps) {
+            progress.advance(step, now())?;
+        }
+        self.report.note(&self.durable.stream, &progress);
+        let (complete, documents) = (progress.is_complete(), progress.documents);
+        let left = (!complete).then_some(progress);
+        self.append(std::mem::take(events), |next| next.snapshot = left).await?;
+        // With its holds: events after the times that were read may follow now.
+        drop(batch);
+        if complete {
+            info!(source = %self.durable.stream, documents, "baseline complete");
+            self.capture.log.forget_plans(&self.capture.stream).await?;
         }
         Ok(())
     }

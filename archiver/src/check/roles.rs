@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Actions that change, remove or cut off what is stored.
-const ALTERING: [&str; 9] = [
+const ALTERING: [&str; 8] = [
     "insert",
     "update",
     "remove",
@@ -20,7 +20,6 @@ const ALTERING: [&str; 9] = [
     "renameCollectionSameDB",
     "collMod",
     "convertToCapped",
-    "bypassDocumentValidation",
 ];
 /// Whoever may do this in the database of the accounts can give himself everything else.
 const GRANTING: (&str, &str) = ("admin", "grantRole");
@@ -158,7 +157,7 @@ pub(super) fn beyond(privileges: &[Privilege], needs: &[Need], databases: &BTree
     for database in databases {
         let whole = Resource::database(database);
         let parts: BTreeSet<&Resource> =
-            needs.iter().map(|n| &n.resource).filter(|r| r.db == *database).collect();
+            privileges.iter().map(|p| &p.resource).filter(|r| r.db == *database).collect();
         for action in ALTERING {
             let extra =
                 |resource: &Resource| allows(privileges, action, resource) && !needed(action, resource);

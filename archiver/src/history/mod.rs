@@ -12,6 +12,7 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod timeline;
+mod vanished;
 pub mod verify;
 
 use std::collections::BTreeMap;

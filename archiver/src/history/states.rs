@@ -42,6 +42,8 @@ pub enum Reason {
     Quarantined(i64),
     /// Another collection took this one's name.
     Renamed(i64),
+    /// This record changed a document of another collection of that name.
+    OtherCollection(i64),
     /// This record's delta could not be applied.
     Delta(i64, Unapplied),
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Reason {
             Reason::Gap(seq) => write!(f, "history is missing before seq={seq}"),
             Reason::Quarantined(seq) => write!(f, "a change was quarantined seq={seq}"),
             Reason::Renamed(seq) => write!(f, "another collection was renamed to this one seq={seq}"),
+            Reason::OtherCollection(seq) => write!(f, "the collection is another one of that name seq={seq}"),
             Reason::Delta(seq, why) => write!(f, "{why} seq={seq}"),
         }
     }
@@ -163,6 +166,23 @@ struct Tracked {
     partition: Option<u32>,
     /// The time of the baseline it was read by: changes up to it are in it already.
     baseline: Option<Timestamp>,
+    /// The UUID of the collection that it was in, where its last record says so.
+    collection: Option<Vec<u8>>,
+}
+
+impl Tracked {
+    /// Notes in which collection this record found the document. What was known is that of another document where the
+    /// collection is another one: a name can be used again, in a gap without a record of it.
+    fn be_in(&mut self, record: &Record<'_>) -> Result<()> {
+        let uuid = record.part("detail").and_then(|d| d.get("collectionUUID")).and_then(|e| e.as_binary());
+        let collection = uuid.map(|(_, uuid)| uuid.to_vec());
+        let another = self.collection.as_ref().zip(collection.as_ref()).is_some_and(|(was, is)| was != is);
+        if another && self.known.state != State::Absent {
+            self.known = Known::unknown(Reason::OtherCollection(record.seq()?));
+        }
+        self.collection = collection;
+        Ok(())
+    }
 }
 
 /// The states of the documents whose records were fed in.
@@ -216,6 +236,7 @@ impl States {
             known: Known::unknown(Reason::BeforeBaseline),
             partition,
             baseline: None,
+            collection: None,
         });
         let is_snapshot = record.op() == "snapshot";
         if !is_snapshot && tracked.baseline.is_some_and(|baseline| time <= baseline) {
@@ -223,6 +244,7 @@ impl States {
             let (before, after) = effect(record, &Known::unknown(Reason::BeforeBaseline), contents)?;
             return Ok(Some(Change { before, after }));
         }
+        tracked.be_in(record)?;
         let (before, after) = effect(record, &tracked.known, contents)?;
         tracked.known = after.clone();
         if is_snapshot {

@@ -214,6 +214,87 @@ async fn everything_deleted_since_a_time_comes_back_but_what_was_inserted_again(
 }
 
 #[tokio::test]
+async fn what_ended_with_its_collection_comes_back_unless_it_is_there_again() {
+    for documents in [5_i32, 90] {
+        let mut shop = Shop::with_plugins(&[]);
+        let of = |coll: &str, op: &str| doc! {"op": op, "ns": {"db": "shop", "coll": coll}};
+        let about = |coll: &str, op: &str, n: i32| {
+            doc! {"op": op, "ns": {"db": "shop", "coll": coll}, "key": {"_id": n}}
+        };
+        let moved =
+            |watched: bool| doc! {"detail": {"to": {"db": "shop", "coll": "b"}, "fromWatched": watched}};
+        // Dropped long ago, before what is asked for.
+        shop.push(about("b", "insert", -1), doc! {"after": {"_id": -1}});
+        shop.push(of("b", "drop"), doc! {});
+        for n in 0..documents {
+            shop.push(about("a", "insert", n), doc! {"after": {"_id": n, "x": 0}});
+            shop.push(about("b", "insert", 1_000 + n), doc! {"after": {"_id": 1_000 + n}});
+            shop.push(about("other", "insert", n), doc! {"after": {"_id": n}});
+        }
+        shop.push(about("b", "insert", 0), doc! {"after": {"_id": 0, "replaced": true}});
+        let since = shop.second;
+        // 1 is deleted by itself; the others go on as `b`, whose own documents end, but for 0, which is there again.
+        shop.push(about("a", "delete", 1), doc! {"before": {"_id": 1, "x": 0}});
+        shop.push(of("a", "rename"), moved(true));
+        shop.push(about("b", "update", 2), set(doc! {"x": 2}));
+        let over = shop.next_seq();
+        shop.push(of("b", "drop"), doc! {});
+        shop.push(about("b", "insert", 3), doc! {"after": {"_id": 3, "again": true}});
+        let history = history(&shop, &[over / 2, over]).await;
+        let mut given = Vec::new();
+        let give = async |r: Recovered| -> Result<()> {
+            given.push((r.namespace.coll.clone(), document(&r), r.seq));
+            Ok(())
+        };
+        let summary = deleted_since(&history, "shop", i64::from(since), None, give).await.unwrap();
+        given.sort_by_key(|(coll, d, _)| (coll.clone(), d.get_i32("_id").unwrap()));
+        let mut expected = vec![("a".to_owned(), doc! {"_id": 1, "x": 0}, over - 3)];
+        for n in [0].into_iter().chain(2..documents).filter(|n| *n != 3) {
+            expected.push(("b".to_owned(), doc! {"_id": n, "x": if n == 2 { 2 } else { 0 }}, over));
+        }
+        expected.extend((0..documents).map(|n| ("b".to_owned(), doc! {"_id": 1_000 + n}, over - 2)));
+        assert_eq!(given, expected);
+        assert_eq!((summary.recovered, summary.lost), (expected.len() as u64, Vec::new()));
+        assert_eq!(summary.renamed[0].1.coll, "b");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_never_applied_to_the_document_of_another_collection_of_that_name() {
+    let mut shop = Shop::with_plugins(&[]);
+    let uuid = |n: u8| doc! {"collectionUUID": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![n; 16] }};
+    let within = |mut fields: Document, n: u8| {
+        fields.insert("detail", uuid(n));
+        fields
+    };
+    shop.change("insert", 1, within(doc! {"after": {"_id": 1, "x": 1}}, 1));
+    shop.change("update", 1, within(set(doc! {"x": 2}), 1));
+    let other = shop.change("update", 1, within(set(doc! {"x": 3}), 2));
+    shop.change("insert", 2, within(doc! {"after": {"_id": 2, "x": 1}}, 1));
+    // Read again, the collection is not said; whatever it is, the change is one of it.
+    shop.change("snapshot", 2, doc! {"after": {"_id": 2, "x": 5}});
+    shop.change("update", 2, within(set(doc! {"y": 1}), 2));
+    let history = history(&shop, &[]).await;
+    let timeline = history.timeline("shop", &id("1"), None).await.unwrap();
+    let before = |n: usize| timeline.entries[n].before.state.clone();
+    assert!(matches!(before(1), State::Present(_)));
+    assert_eq!(before(2), State::Unknown(Reason::OtherCollection(other)));
+    let later = recovered(&history, "2", Some(i64::from(shop.second))).await.unwrap();
+    assert_eq!(later, doc! {"_id": 2, "x": 5, "y": 1});
+}
+
+#[tokio::test]
+async fn documents_of_a_collection_that_is_renamed_away_are_not_deleted() {
+    let mut shop = Shop::with_plugins(&[]);
+    let from = doc! {"op": "rename", "ns": {"db": "shop", "coll": "orders"}};
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.push(from, doc! {"detail": {"to": {"db": "elsewhere", "coll": "b"}, "fromWatched": true}});
+    let give = async |r: Recovered| -> Result<()> { panic!("{r:?}") };
+    let summary = deleted_since(&history(&shop, &[]).await, "shop", 0, None, give).await.unwrap();
+    assert_eq!((summary.recovered, summary.lost.len(), summary.renamed.len()), (0, 0, 1));
+}
+
+#[tokio::test]
 async fn unknown_sources_and_documents_are_not_found() {
     let mut shop = Shop::with_plugins(&[]);
     shop.change("insert", 1, doc! {"after": {"_id": 1}});

@@ -15,8 +15,8 @@ use super::members::{POLL, Seat};
 use super::{STOP_GRACE, Service};
 use crate::archive::roll::{Extent, check_continues};
 use crate::backoff::Backoff;
-use crate::capture::Capture;
 use crate::capture::lease::Lease;
+use crate::capture::{Capture, check_partitions};
 use crate::config::SourceConfig;
 use crate::deployment::operation_time;
 use crate::error::{Error, Kind, Result};
@@ -88,18 +88,22 @@ impl StreamTask {
                 self.seat.fails();
             }
             let delay = backoff.next_delay();
-            let retry_in_ms = delay.as_millis() as u64;
-            match error.fault() {
-                Some(Fault::NeedsHuman) => {
-                    error!(source = %self.stream(), error = error.explain(), hint = error.hint_text(), retry_in_ms, "this does not pass by itself; tried again until somebody has mended it");
-                }
-                _ => {
-                    warn!(source = %self.stream(), error = error.explain(), retry_in_ms, "starting over from the checkpoint")
-                }
-            }
+            self.say_again(&error, delay);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn say_again(&self, error: &Error, delay: Duration) {
+        let (source, retry_in_ms) = (self.stream(), delay.as_millis() as u64);
+        match error.fault() {
+            Some(Fault::NeedsHuman) => {
+                error!(%source, error = error.explain(), hint = error.hint_text(), retry_in_ms, "this does not pass by itself; tried again until somebody has mended it");
+            }
+            _ => {
+                warn!(%source, error = error.explain(), retry_in_ms, "starting over from the checkpoint");
             }
         }
     }
@@ -127,6 +131,7 @@ impl StreamTask {
     /// Takes the lease, captures and archives under it, and gives it back. Ends without error when stopped, when another
     /// archiver is to have the stream, and with `once` when everything is done.
     async fn hold_and_run(&self) -> Result<()> {
+        check_partitions(&self.service.log, &self.source).await?;
         // Before the lease, so that a hand-over does not wait for it.
         let prepared = tokio::time::timeout(PREPARE_LIMIT, self.service.log.prepare(&self.source.name)).await;
         prepared

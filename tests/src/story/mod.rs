@@ -194,6 +194,11 @@ impl Story {
         self.present.insert(to.to_owned(), documents);
     }
 
+    /// The events that a source delivers.
+    pub fn watched<'a>(&'a self, watched: Watched<'a>) -> impl Iterator<Item = &'a Event> {
+        self.events.iter().filter(move |event| watched.covers(event))
+    }
+
     /// What a document was at a time, that time's changes included.
     pub fn state_at(&self, collection: &str, id: &Bson, time: Timestamp) -> Option<&Document> {
         self.last_version(collection, id, |version| version.1 <= time)

@@ -1,6 +1,5 @@
 //! `kill -9` of the archiver at random moments.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use archiver_tests::application::{Application, prepare};
@@ -12,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use super::{ALL, assert_nothing_lost, configure, rounds, settings};
+use super::{ALL, KEEPING, assert_lanes, configure, rounds, settings};
 
 /// Archivers that are killed at the same time, each with an audit database of its own over the same application: a round
 /// takes as long as a lease needs to run out, so that one after the other would take minutes.
@@ -30,7 +29,7 @@ async fn kill_9_at_any_moment_loses_and_repeats_nothing() {
     let mut lanes = JoinSet::new();
     for lane in 0..LANES {
         let fixture = first.second(&server);
-        configure(&fixture);
+        configure(&fixture, KEEPING);
         let mut rng = StdRng::seed_from_u64(seed.rotate_left(8) ^ lane);
         let rounds = rounds(50).div_ceil(LANES as usize);
         // On every other lane the lease of a killed holder is ended by hand: its successor comes while the server may still be
@@ -45,13 +44,7 @@ async fn kill_9_at_any_moment_loses_and_repeats_nothing() {
     }
     let lanes = lanes.join_all().await;
     application.stop().await;
-    let story = Arc::new(Story::read(server.client(), first.db.name()).await);
-    let mut checks = JoinSet::new();
-    for fixture in lanes {
-        let story = Arc::clone(&story);
-        checks.spawn(async move { assert_nothing_lost(&story, &fixture).await });
-    }
-    checks.join_all().await;
+    assert_lanes(Story::read(server.client(), first.db.name()).await, lanes).await;
 }
 
 /// Starts an archiver and kills it: most often at work, sometimes while it starts.
@@ -65,12 +58,18 @@ async fn kill_once(fixture: &Fixture, rng: &mut StdRng, impatient: bool) {
     tokio::time::sleep(moment).await;
     archiver.kill().await;
     if impatient {
-        let leases = fixture.audit.collection::<Document>("archiver.leases");
-        leases.update_many(doc! {}, doc! {"$currentDate": {"expires": true}}).await.unwrap();
+        end_leases(fixture).await;
     }
 }
 
-async fn holds_a_lease(fixture: &Fixture, archiver: &Running) -> bool {
+/// Ends the leases of an archiver that is dead, as time would.
+pub(super) async fn end_leases(fixture: &Fixture) {
+    let leases = fixture.audit.collection::<Document>("archiver.leases");
+    leases.update_many(doc! {}, doc! {"$currentDate": {"expires": true}}).await.unwrap();
+}
+
+/// Whether this very process holds the lease of the source that watches everything.
+pub(super) async fn holds_a_lease(fixture: &Fixture, archiver: &Running) -> bool {
     let leases = fixture.audit.collection::<Document>("archiver.leases");
     let holder = doc! {"$regex": format!(":{}:", archiver.pid())};
     leases.find_one(doc! {"_id": ALL, "holder": holder}).await.unwrap().is_some()

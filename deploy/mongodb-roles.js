@@ -46,7 +46,7 @@ role("archiverWatch", WHOLE_DEPLOYMENT
 // every document in clear, so leave this role out where that matters more than knowing the headroom.
 role("archiverMonitor", [
   { resource: { db: "local", collection: "oplog.rs" }, actions: ["find"] },
-  { resource: { cluster: true }, actions: ["getParameter", "getClusterParameter"] },
+  { resource: { cluster: true }, actions: ["getParameter", "getClusterParameter", "replSetGetConfig"] },
 ]);
 
 // Appends records and trims those that are sealed in the archive: records are never updated. `remove` is for the trimming after

@@ -31,8 +31,10 @@ pub struct Checkpoint {
     pub policy: i64,
     /// The digest of the plugin chain and its configuration in force.
     pub policy_digest: String,
-    /// The digest of everything that determines what the stream delivers.
+    /// The digest of everything that determines what the stream delivers that the position is one of.
     pub options: String,
+    /// What is watched since the policy record in force, as configured.
+    pub watch: Vec<String>,
     /// The watched deployment when the position was stored: its version and feature compatibility version.
     pub server: Option<ServerVersion>,
     /// Who acts in the transaction that the position is in the middle of.
@@ -55,6 +57,9 @@ pub struct ServerVersion {
     pub version: String,
     /// The feature compatibility version, such as "6.0"; `None` where the account may not see it.
     pub feature: Option<String>,
+    /// Which deployment it is: the id of its replica set or of its cluster; `None` where the account may not see it.
+    #[serde(default)]
+    pub deployment: Option<String>,
 }
 
 /// A stretch of history that is missing, behind which the present is compared with what is known.
@@ -109,7 +114,7 @@ pub struct Counters {
     pub quarantined: i64,
     /// Records of the archiver's own doing: policy, gap, recovery.
     pub own: i64,
-    /// Of the archiver's own, how many say that history is missing.
+    /// How many say that history is missing: records of the archiver's own, and single events that were too large.
     #[serde(default)]
     pub gaps: i64,
 }

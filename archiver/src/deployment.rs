@@ -12,6 +12,7 @@ use mongodb::options::{
 };
 pub use mongodb::{Client, Database};
 
+use crate::checkpoint::ServerVersion;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 pub use crate::fault::code;
@@ -116,6 +117,26 @@ pub async fn server_version(database: &Database) -> Result<String> {
     Ok(reply.get_str("version").unwrap_or("unknown").to_owned())
 }
 
+/// Which deployment this is, and of which version, as far as the account may see it.
+pub async fn server(client: &Client) -> Result<ServerVersion> {
+    let admin = client.database("admin");
+    let asked = admin.run_command(doc! {"getParameter": 1, "featureCompatibilityVersion": 1}).await.ok();
+    let feature = asked.and_then(|reply| {
+        reply.get_document("featureCompatibilityVersion").ok()?.get_str("version").ok().map(str::to_owned)
+    });
+    Ok(ServerVersion { version: server_version(&admin).await?, feature, deployment: identity(client).await })
+}
+
+/// The id that a replica set got when it was initiated, or a sharded cluster when it was made.
+async fn identity(client: &Client) -> Option<String> {
+    if let Ok(reply) = client.database("admin").run_command(doc! {"replSetGetConfig": 1}).await {
+        let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+        return settings.get_object_id("replicaSetId").ok().map(|id| id.to_hex());
+    }
+    let version = client.database("config").collection::<Document>("version").find_one(doc! {}).await;
+    version.ok()??.get_object_id("clusterId").ok().map(|id| id.to_hex())
+}
+
 /// A cause that was made safe to show.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -183,14 +204,12 @@ fn harmless_text(error: &MongoError) -> String {
         ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
             format!("the server refused a write code={}", code(error).unwrap_or(0))
         }
-        ErrorKind::ServerSelection { message, .. } => connection::reasons(message),
+        ErrorKind::ServerSelection { message, .. } => connection::reasons(&without_responses(message)),
         ErrorKind::Authentication { message, .. }
         | ErrorKind::DnsResolve { message, .. }
         | ErrorKind::InvalidTlsConfig { message, .. }
         | ErrorKind::InvalidArgument { message, .. } => message.clone(),
-        ErrorKind::ServerSelection { message, .. } | ErrorKind::ConnectionPoolCleared { message, .. } => {
-            without_responses(message)
-        }
+        ErrorKind::ConnectionPoolCleared { message, .. } => without_responses(message),
         ErrorKind::Io(e) => format!("connection error: {e}"),
         ErrorKind::Transaction { message, .. } => message.clone(),
         other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or("error").to_owned(),

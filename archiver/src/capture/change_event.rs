@@ -108,13 +108,17 @@ fn write_images(writer: &mut Writer<'_>, change: Doc<'_>, settings: &impl ImageS
     if !before && !after {
         return;
     }
-    let why = settings.why_missing(change);
+    // Where the stream was asked to leave an image out, the reason stands in its place; see `portion`.
+    let why = |field| {
+        let told = change.get(field).and_then(|e| e.as_str());
+        told.unwrap_or_else(|| settings.why_missing(change))
+    };
     let mut images = writer.begin_doc(b"images");
     if before {
-        images.str("before", why);
+        images.str("before", why("fullDocumentBeforeChange"));
     }
     if after {
-        images.str("after", why);
+        images.str("after", why("fullDocument"));
     }
     images.end();
 }
@@ -234,6 +238,16 @@ mod tests {
             "images": {"before": "disabled", "after": "disabled"},
         };
         assert_eq!(convert(&change), expected);
+    }
+
+    #[test]
+    fn an_image_that_was_left_out_says_why_and_one_that_never_was_says_that() {
+        let change = doc! {
+            "_id": {"_data": "82"}, "operationType": "update", "clusterTime": time(),
+            "fullDocument": "too-large", "fullDocumentBeforeChange": null, "documentKey": {"_id": 1},
+        };
+        let images = doc! {"before": "disabled", "after": "too-large"};
+        assert_eq!(convert(&change).get_document("images").unwrap(), &images);
     }
 
     #[test]

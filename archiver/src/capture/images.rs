@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::change_event::{ImageSettings, missing_images};
 use super::namespaces::{Listed, list_collections, watched_databases};
+use super::portion::Portion;
 use super::watcher::{Watcher, operation, position_of};
 use crate::config::Watch;
 use crate::deployment::{code, mongo_error, operation_time};
@@ -121,7 +122,9 @@ impl Images {
         let mut watcher = watcher.clone();
         let settings = doc! {"$match": {"operationType": {"$in": ["modify", "invalidate"]}}};
         watcher.options.pipeline.insert(0, settings);
-        let mut changes = watcher.open(&Position { token: None, cluster_time: from }).await?;
+        let from = Position { token: None, cluster_time: from };
+        let batch = watcher.limits.batch_max_events as u32;
+        let mut changes = watcher.open(&from, Portion::Whole, batch).await?;
         let start = Instant::now();
         loop {
             let next = changes.next_if_any().await;

@@ -7,13 +7,18 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+mod fragments;
 pub mod headroom;
 pub mod images;
 pub mod lease;
 pub mod namespaces;
+pub mod portion;
+mod resume;
 pub mod snapshot;
 pub mod stream;
+mod token;
 pub mod users;
+mod watchdog;
 pub mod watcher;
 mod writer;
 
@@ -35,12 +40,12 @@ use self::lease::Lease;
 use self::namespaces::archivers_databases;
 use self::snapshot::{Report, Snapshot, plan};
 use self::stream::{StreamOptions, partition_filter};
-use self::watcher::Watcher;
+use self::watcher::{Start, Watcher};
 use self::writer::{BatchWriter, Documents};
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::{CaptureConfig, Snapshot as SnapshotMode, SourceConfig};
-use crate::deployment::operation_time;
+use crate::deployment::{operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::plugin::PluginChain;
@@ -79,7 +84,9 @@ impl Capture {
         let audit_database = self.log.database().name().to_owned();
         let options = StreamOptions::new(&self.source.watch, &audit_database)
             .of(&self.stream, self.source.partitions)
-            .with_context(&self.source);
+            .with_context(&self.source)
+            .probed(&self.client)
+            .await?;
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         if self.source.enable_images && options.keyless {
             images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
@@ -90,23 +97,34 @@ impl Capture {
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
         self.headroom.note_stored(checkpoint.position.cluster_time);
+        let digest = options.digest();
         let mut writer = BatchWriter {
             capture: &self,
             session,
+            options: digest.clone(),
             durable: checkpoint,
             stored_at: Instant::now(),
             barrier,
             report: Report::new(),
         };
-        writer.record_policy().await?;
+        writer.record_policy(&left_out).await?;
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
         let documents = self.baseline(&mut writer, &stop).await?;
+        let position = writer.durable.position.clone();
+        let start = match writer.durable.options == digest {
+            true => Start::After(position),
+            false => {
+                info!(source = %self.stream, "the stream has other options now; it is reopened at the checkpoint's time");
+                Start::Among(position)
+            }
+        };
         let enable_images = match self.source.enable_images && options.keyless {
             true => self.source.watch.clone(),
             false => Vec::new(),
         };
         let watcher = Watcher {
+            source: self.stream.to_string(),
             client: self.client.clone(),
             options,
             audit_database,
@@ -114,7 +132,7 @@ impl Capture {
             limits: self.limits,
             enable_images,
         };
-        let events = watcher.start(writer.durable.position.clone(), stop);
+        let events = watcher.start(start, stop);
         tokio::select! {
             taken = writer.take(Batches::new(events, self.limits), documents, until) => taken,
             never = self.headroom.watch(&self.client, &self.stream) => match never {},
@@ -124,8 +142,7 @@ impl Capture {
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions, left_out: &HashSet<String>) -> Result<Checkpoint> {
         let name = &self.stream;
-        let digest = options.digest();
-        if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+        if let Some(mut checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if checkpoint.partitions != self.source.partitions {
                 return Err(partitions_changed(
                     &self.source.name,
@@ -133,14 +150,10 @@ impl Capture {
                     self.source.partitions,
                 ));
             }
-            if checkpoint.options != digest {
-                return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
-                    .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
-                           or restore `watch` and the audit database's name"));
-            }
             if !checkpoint.counters.add_up() {
                 return Err(Error::corrupt(format!("the checkpoint's counters do not add up source={name}")));
             }
+            resume::identify(&self.client, &mut checkpoint).await?;
             return Ok(checkpoint);
         }
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
@@ -163,9 +176,10 @@ impl Capture {
             snapshot,
             policy: 0,
             policy_digest: String::new(),
-            options: digest,
+            options: options.digest(),
+            watch: Vec::new(),
             resyncs: Vec::new(),
-            server: None,
+            server: Some(server(&self.client).await?),
             context: None,
             counters: Counters::default(),
         };

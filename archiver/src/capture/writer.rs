@@ -1,6 +1,7 @@
 //! Makes batches durable, one after the other: through the plugins, into records, and into the log together with the
 //! checkpoint behind them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,9 +16,10 @@ use super::Capture;
 use super::assemble::{Identity, assemble};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
-use super::snapshot::{Report, SnapshotBatch, now};
+use super::snapshot::{Report, SnapshotBatch, now, plan};
+use super::token;
 use crate::checkpoint::Checkpoint;
-use crate::deployment::operation_time;
+use crate::config::{Snapshot as SnapshotMode, Watch};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::record::Record;
@@ -38,6 +40,8 @@ pub(super) struct BatchWriter<'a> {
     pub(super) capture: &'a Capture,
     /// The one that the lease names.
     pub(super) session: ClientSession,
+    /// The digest of the stream's options, which every position that comes from it is one of.
+    pub(super) options: String,
     /// The stored checkpoint.
     pub(super) durable: Checkpoint,
     pub(super) stored_at: Instant,
@@ -84,6 +88,9 @@ impl BatchWriter<'_> {
     }
 
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
+        if token::goes_back(&self.durable.position, &next.position) {
+            return Err(Error::internal(format!("the position would go back source={}", next.stream)));
+        }
         let bytes: usize = records.iter().map(Vec::len).sum();
         let withheld = next.counters.quarantined - self.durable.counters.quarantined;
         if withheld > 0 {
@@ -99,22 +106,33 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Appends a policy record where the plugins or their configuration are not those of the last one.
-    pub(super) async fn record_policy(&mut self) -> Result<()> {
-        let chain = &self.capture.chain;
-        if self.durable.policy_digest == chain.digest() && self.durable.policy != 0 {
+    /// Appends a policy record where the plugins, their configuration or what is watched are not those of the last one. It is in
+    /// force from the position on, and has its time. Collections that are watched only now get a baseline with it.
+    pub(super) async fn record_policy(&mut self, left_out: &HashSet<String>) -> Result<()> {
+        let (chain, source) = (&self.capture.chain, &self.capture.source);
+        let mut watch: Vec<String> = source.watch.iter().map(ToString::to_string).collect();
+        watch.sort();
+        let first = self.durable.policy == 0;
+        let rewatched = self.durable.watch != watch;
+        if !first && !rewatched && self.durable.policy_digest == chain.digest() {
             return Ok(());
         }
-        let time = operation_time(&self.capture.client.database("admin")).await?;
-        let detail = chain.policy();
-        let body = Writer::build(|writer| {
-            writer.str("op", "policy");
-            writer.timestamp("clusterTime", time.time, time.increment);
-            writer.doc("detail", &detail);
-        });
         let mut next = self.durable.clone();
+        if rewatched && !first && source.snapshot == SnapshotMode::Initial {
+            let before: Vec<Watch> = next.watch.iter().filter_map(|text| Watch::parse(text)).collect();
+            let audit_database = self.capture.log.database().name();
+            let mut new =
+                plan::present(&self.capture.client, &source.watch, audit_database, left_out).await?;
+            new.retain(|c| !before.iter().any(|watch| watch.covers(&c.db, &c.coll)));
+            if !new.is_empty() {
+                let (log, running) = (&self.capture.log, next.snapshot.as_ref());
+                next.snapshot = plan::plan(log, &next.stream, source.partitions, running, new).await?;
+            }
+        }
+        let body = policy_body(next.position.cluster_time, &chain.policy(), &watch);
         next.policy = next.next_seq;
         next.policy_digest = chain.digest().to_owned();
+        next.watch = watch;
         let record = own_record(&body, &mut next)?;
         self.store(vec![record], next).await
     }
@@ -161,7 +179,9 @@ impl BatchWriter<'_> {
             let due =
                 !batch.events.is_empty() || (moved && (done || self.stored_at.elapsed() >= IDLE_ADVANCE));
             if due {
-                self.append(batch.events, |next| next.position = position).await?;
+                let options = self.options.clone();
+                let advance = |next: &mut Checkpoint| (next.position, next.options) = (position, options);
+                self.append(batch.events, advance).await?;
             }
         }
         if let Some(time) = complete_to {
@@ -235,6 +255,23 @@ async fn next_documents(
         Some(documents) => documents.recv().await,
         None => std::future::pending().await,
     }
+}
+
+fn policy_body(time: Timestamp, plugins: &[u8], watch: &[String]) -> Vec<u8> {
+    Writer::build(|writer| {
+        writer.str("op", "policy");
+        writer.timestamp("clusterTime", time.time, time.increment);
+        let mut detail = writer.begin_doc(b"detail");
+        for element in Doc::new(plugins).unwrap_or(Doc::EMPTY).elements().map_while(std::result::Result::ok) {
+            detail.append(&element);
+        }
+        let mut list = detail.begin_array(b"watch");
+        for (n, entry) in watch.iter().enumerate() {
+            list.str(&n.to_string(), entry);
+        }
+        list.end();
+        detail.end();
+    })
 }
 
 /// A record of the archiver's own doing, counted in `next` and given its seq.

@@ -8,6 +8,7 @@ use bson::{Document, doc};
 use super::Findings;
 use crate::capture::images::{Lifetime, lifetime};
 use crate::capture::namespaces::{Listed, archivers_databases, list_collections, watched_databases};
+use crate::capture::portion::Portion;
 use crate::capture::stream::StreamOptions;
 use crate::capture::users::list_users;
 use crate::capture::watcher::Watcher;
@@ -87,15 +88,20 @@ async fn check_source(
 
 async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) -> Result<()> {
     let watcher = Watcher {
+        source: source.name.clone(),
         client: client.clone(),
-        options: StreamOptions::new(&source.watch, &config.audit_database).with_context(source),
+        options: StreamOptions::new(&source.watch, &config.audit_database)
+            .with_context(source)
+            .probed(client)
+            .await?,
         audit_database: config.audit_database.clone(),
         left_out: HashSet::new(),
         limits: config.capture,
         enable_images: Vec::new(),
     };
     let cluster_time = operation_time(&client.database("admin")).await?;
-    watcher.open(&Position { token: None, cluster_time }).await.map(|_| ())
+    let from = Position { token: None, cluster_time };
+    watcher.open(&from, Portion::Whole, 1).await.map(|_| ())
 }
 
 /// Whether the collection is named by an entry of its own.

@@ -14,6 +14,7 @@ mod testing;
 pub mod timeline;
 mod vanished;
 pub mod verify;
+mod watched;
 
 use std::collections::BTreeMap;
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
+use super::watched::Watched;
 use crate::error::Result;
 use crate::record::{Record, RecordId, id_digest};
 
@@ -40,6 +41,8 @@ pub enum Reason {
     Gap(i64),
     /// The contents of this change were withheld because a plugin failed on it.
     Quarantined(i64),
+    /// It is not watched since this record.
+    Unwatched(i64),
     /// Another collection took this one's name.
     Renamed(i64),
     /// This record changed a document of another collection of that name.
@@ -55,6 +58,7 @@ impl fmt::Display for Reason {
             Reason::NoImage(seq) => write!(f, "the document is missing in its record seq={seq}"),
             Reason::Gap(seq) => write!(f, "history is missing before seq={seq}"),
             Reason::Quarantined(seq) => write!(f, "a change was quarantined seq={seq}"),
+            Reason::Unwatched(seq) => write!(f, "it is no longer watched since seq={seq}"),
             Reason::Renamed(seq) => write!(f, "another collection was renamed to this one seq={seq}"),
             Reason::OtherCollection(seq) => write!(f, "the collection is another one of that name seq={seq}"),
             Reason::Delta(seq, why) => write!(f, "{why} seq={seq}"),
@@ -190,12 +194,14 @@ impl Tracked {
 pub struct States {
     policies: Policies,
     documents: HashMap<Identity, Tracked>,
+    /// As the last policy record of each partition says.
+    watched: BTreeMap<Option<u32>, Watched>,
 }
 
 impl States {
     /// None yet. Policy records that are fed in later are noted too.
     pub fn new(policies: Policies) -> States {
-        States { policies, documents: HashMap::new() }
+        States { policies, ..States::default() }
     }
 
     /// The policies known so far.
@@ -214,9 +220,14 @@ impl States {
     /// Takes the next record in. Returns what it did to its document; `None` for records that are not about one.
     pub fn advance(&mut self, record: &Record<'_>) -> Result<Option<Change>> {
         match record.op() {
-            "policy" => self.policies.note(record)?,
+            "policy" => {
+                self.policies.note(record)?;
+                self.note_watched(record)?;
+            }
             "drop" | "dropDatabase" => self.end_namespace(record)?,
             "rename" => self.rename(record)?,
+            // One change of one document is missing; else all may have changed.
+            "gap" if record.id().is_some() => return self.change(record),
             "gap" => {
                 let RecordId { partition, seq } = record.record_id()?;
                 self.lose(Reason::Gap(seq), record.cluster_time()?, |_, t| t.partition == partition);
@@ -232,6 +243,7 @@ impl States {
         let time = record.cluster_time()?;
         let contents = self.policies.contents(record);
         let partition = record.record_id()?.partition;
+        let namespace = identity.namespace.clone();
         let tracked = self.documents.entry(identity).or_insert_with(|| Tracked {
             known: Known::unknown(Reason::BeforeBaseline),
             partition,
@@ -245,12 +257,34 @@ impl States {
             return Ok(Some(Change { before, after }));
         }
         tracked.be_in(record)?;
-        let (before, after) = effect(record, &tracked.known, contents)?;
+        let (before, mut after) = effect(record, &tracked.known, contents)?;
+        if let Some(watched) = self.watched.get(&partition)
+            && watched.ends(&namespace, record.seq()?)
+        {
+            after = Known::unknown(Reason::Unwatched(watched.seq));
+        }
         tracked.known = after.clone();
         if is_snapshot {
             tracked.baseline = Some(time);
         }
         Ok(Some(Change { before, after }))
+    }
+
+    /// Nobody sees any more what becomes of documents that are left out, whenever they were read; of those that are watched
+    /// again, nothing is known yet.
+    fn note_watched(&mut self, record: &Record<'_>) -> Result<()> {
+        let Some(watched) = Watched::of(record)? else { return Ok(()) };
+        let partition = record.record_id()?.partition;
+        for (identity, tracked) in self.documents.iter_mut().filter(|(_, t)| t.partition == partition) {
+            let was_left_out = matches!(tracked.known.state, State::Unknown(Reason::Unwatched(_)));
+            match watched.covers(&identity.namespace) {
+                false if !was_left_out => tracked.known = Known::unknown(Reason::Unwatched(watched.seq)),
+                true if was_left_out => tracked.known = Known::unrecorded(),
+                _ => {}
+            }
+        }
+        self.watched.insert(partition, watched);
+        Ok(())
     }
 
     fn end_namespace(&mut self, record: &Record<'_>) -> Result<()> {
@@ -328,6 +362,7 @@ fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> Result<(Kno
     };
     let after = match record.op() {
         "delete" => Known::absent(),
+        "gap" => Known::unknown(Reason::Gap(seq)),
         "update" => image("after").unwrap_or_else(|| updated(record, seq, &before, contents)),
         "insert" | "replace" | "snapshot" => {
             image("after").unwrap_or_else(|| Known::unknown(Reason::NoImage(seq)))

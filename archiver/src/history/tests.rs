@@ -328,3 +328,92 @@ async fn changes_say_from_what_to_what() {
     assert_eq!(shown(&timeline.entries[1]), expected);
     assert_eq!(shown(&timeline.entries[2]), [r#"a {"b":"y"} 1"#, "l [1] -", "new 5 -"]);
 }
+
+#[tokio::test]
+async fn a_change_that_was_too_large_makes_its_document_unknown_and_no_other() {
+    let mut shop = Shop::with_plugins(&[]);
+    for id in ["a", "b"] {
+        shop.change("insert", id, doc! {"after": {"_id": id}});
+    }
+    let gap = shop.change("gap", "a", doc! {"detail": {"reason": "event too large", "op": "update"}});
+    let then = i64::from(shop.second);
+    shop.change("replace", "a", doc! {"after": {"_id": "a", "n": 2}});
+    let history = history(&shop, &[3]).await;
+    let timeline = history.timeline("shop", &id("a"), None).await.unwrap();
+    assert_eq!(timeline.entries[1].after.state, State::Unknown(Reason::Gap(gap)));
+    assert_eq!(recovered(&history, "a", Some(then)).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(recovered(&history, "a", Some(then + 1)).await.unwrap(), doc! {"_id": "a", "n": 2});
+    assert_eq!(recovered(&history, "b", Some(then)).await.unwrap(), doc! {"_id": "b"});
+    assert_eq!(history.timeline("shop", &id("b"), None).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_document_does_not_stand_still_while_it_is_not_watched() {
+    let mut shop = Shop::with_plugins(&[]);
+    let watch = |shop: &mut Shop, list: &[&str]| {
+        shop.push(doc! {"op": "policy"}, doc! {"detail": {"plugins": [], "watch": list}})
+    };
+    watch(&mut shop, &["shop.*"]);
+    shop.change("insert", "a", doc! {"after": {"_id": "a"}});
+    let watched = i64::from(shop.second);
+    let left_out = watch(&mut shop, &["shop.others"]);
+    let meanwhile = i64::from(shop.second) + 5;
+    shop.second += 10;
+    watch(&mut shop, &["shop.orders"]);
+    shop.change("update", "a", doc! {"before": {"_id": "a", "n": 1}, "after": {"_id": "a", "n": 2}});
+    let again = i64::from(shop.second);
+    let history = history(&shop, &[]).await;
+    assert_eq!(recovered(&history, "a", Some(watched)).await.unwrap(), doc! {"_id": "a"});
+    let error = recovered(&history, "a", Some(meanwhile)).await.unwrap_err();
+    assert!(
+        error.explain().contains(&format!("no longer watched since seq={left_out}")),
+        "{}",
+        error.explain()
+    );
+    assert_eq!(recovered(&history, "a", Some(again)).await.unwrap(), doc! {"_id": "a", "n": 2});
+}
+
+#[tokio::test]
+async fn what_a_baseline_read_of_a_namespace_before_it_was_left_out_is_no_present_either() {
+    let mut shop = Shop::with_plugins(&[]);
+    // Read later than the position at which the new list is in force.
+    let policy = shop.second;
+    shop.second += 3;
+    shop.change("snapshot", "a", doc! {"after": {"_id": "a"}});
+    let later = i64::from(shop.second) + 1;
+    shop.second = policy;
+    shop.push(doc! {"op": "policy"}, doc! {"detail": {"plugins": [], "watch": ["shop.others"]}});
+    let history = history(&shop, &[]).await;
+    let error = recovered(&history, "a", Some(later)).await.unwrap_err();
+    assert!(error.explain().contains("no longer watched"), "{}", error.explain());
+}
+
+#[test]
+fn what_is_lost_in_one_partition_leaves_the_documents_of_others_known() {
+    let record = |partition, seq, op: &str, id: Option<i32>, detail: Document| {
+        let mut body = doc! {"op": op, "ns": {"db": "shop", "coll": "orders"}};
+        body.extend(id.map(|id| doc! {"key": {"_id": id}}).unwrap_or_default());
+        body.insert("clusterTime", bson::Timestamp { time: DAY + seq as u32, increment: 1 });
+        body.extend(id.map(|id| doc! {"after": {"_id": id}}).unwrap_or_default());
+        body.insert("detail", detail);
+        let body = bson::serialize_to_vec(&body).unwrap();
+        Record::encode(RecordId { partition: Some(partition), seq }, bson_walker::Doc::new(&body).unwrap(), 1)
+    };
+    let known_after = |lost: Vec<u8>| {
+        let mut states = states::States::default();
+        let mut identities = Vec::new();
+        for partition in 0..3 {
+            let baseline = record(partition, 2, "snapshot", Some(partition as i32), doc! {});
+            states.advance(&Record::new(&baseline).unwrap()).unwrap();
+            identities.push(states::Identity::of(&Record::new(&baseline).unwrap()).unwrap());
+        }
+        states.advance(&Record::new(&lost).unwrap()).unwrap();
+        identities.iter().map(|i| matches!(states.now(i).state, State::Present(_))).collect::<Vec<_>>()
+    };
+    let at = bson::Timestamp { time: DAY, increment: 1 };
+    assert_eq!(known_after(record(1, 3, "gap", None, doc! {"after": at, "until": at})), [true, false, true]);
+    let update = doc! {"op": "update", "error": "trap"};
+    assert_eq!(known_after(record(2, 3, "quarantine", None, update)), [true, true, false]);
+    let drop = doc! {"op": "drop", "error": "trap"};
+    assert_eq!(known_after(record(0, 3, "quarantine", None, drop)), [false, false, false]);
+}

@@ -69,7 +69,9 @@ impl History {
         let mut states = States::new(policies(wide)?);
         let mut identities: Vec<Identity> = Vec::new();
         let mut entries = Vec::new();
-        for bytes in in_order(own.into_iter().chain(wide.iter().cloned()).collect())? {
+        // A gap record of one lost change is about its document alone.
+        let wide = wide.iter().filter(|bytes| Record::new(bytes).is_ok_and(|record| record.id().is_none()));
+        for bytes in in_order(own.into_iter().chain(wide.cloned()).collect())? {
             let record = Record::new(&bytes)?;
             match Identity::of(&record) {
                 Some(identity) => {

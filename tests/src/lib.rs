@@ -22,6 +22,7 @@ pub mod replica_set;
 pub mod roles;
 pub mod server;
 pub mod story;
+pub mod three_nodes;
 pub mod tools;
 pub mod truth;
 pub mod wait;

@@ -21,6 +21,9 @@ use crate::tools;
 /// How long a server may take to start; this is generous because many may start at once.
 const START: Duration = Duration::from_secs(90);
 
+/// An oplog of fewer megabytes is made to be rolled over.
+const TINY_OPLOG: u32 = 16;
+
 /// How a server is started.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -66,16 +69,20 @@ pub struct Mongod {
 impl Mongod {
     /// Starts a server and waits until it takes writes.
     pub async fn start(settings: Settings) -> Result<Mongod> {
+        let server = Mongod::member(settings).await?;
+        server.initiate().await.with_context(|| server.log_tail())?;
+        Ok(server)
+    }
+
+    /// Starts a server that is to become a member of a set.
+    pub async fn member(settings: Settings) -> Result<Mongod> {
         let folder = TempDir::with_prefix("archiver-mongod-")?;
         let mut last = None;
         // Another process can take the free port before mongod does.
         for _ in 0..5 {
-            match Mongod::launch(&folder, &settings).await {
-                Ok((child, port)) => {
-                    let server = Mongod { child, folder, port, settings };
-                    server.initiate().await.with_context(|| server.log_tail())?;
-                    return Ok(server);
-                }
+            let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+            match Mongod::launch(&folder, &settings, port).await {
+                Ok(child) => return Ok(Mongod { child, folder, port, settings }),
                 Err(e) => last = Some(e),
             }
         }
@@ -111,8 +118,15 @@ impl Mongod {
         self.child.id()
     }
 
-    async fn launch(folder: &TempDir, settings: &Settings) -> Result<(Child, u16)> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    /// Kills it, and starts it again on its port with its data.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = Mongod::launch(&self.folder, &self.settings, self.port).await?;
+        Ok(())
+    }
+
+    async fn launch(folder: &TempDir, settings: &Settings, port: u16) -> Result<Child> {
         let mongod = tools::mongod();
         let mut command = Command::new(&mongod);
         let cache = f64::from(settings.cache_megabytes) / 1024.0;
@@ -135,6 +149,10 @@ impl Mongod {
         command.arg("--dbpath").arg(folder.path());
         if settings.replica_set {
             command.args(["--replSet", "rs0", "--oplogSize", &settings.oplog_megabytes.to_string()]);
+        }
+        if settings.oplog_megabytes < TINY_OPLOG {
+            // What a checkpoint of the storage may need is not cut off the oplog, however full it is.
+            command.args(["--syncdelay", "1"]);
         }
         if settings.auth {
             command.arg("--auth").arg("--keyFile").arg(key_file(folder)?);
@@ -165,7 +183,7 @@ impl Mongod {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok((child, port))
+        Ok(child)
     }
 
     async fn initiate(&self) -> Result<()> {

@@ -88,10 +88,10 @@ async fn images_that_are_switched_on_and_off_while_the_archiver_runs_are_followe
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);
     fixture.configure(&Fixture::source("shop", &["a"]));
-    fixture.db.create_collection("a").await.unwrap();
     fixture.run_once().await;
     let running = fixture.start();
-    for (n, enabled) in [false, true, false, true].into_iter().enumerate() {
+    fixture.create_with_images("a").await;
+    for (n, enabled) in [true, false, true, false].into_iter().enumerate() {
         switch(&fixture, "a", enabled).await;
         let id = n.to_string();
         update(&fixture, "a", &id).await;
@@ -134,12 +134,14 @@ async fn enable_images_switches_them_on_for_what_is_watched_now_and_later() {
 
     let running = fixture.start();
     update(&fixture, "late", "first").await;
+    let on = async |count| (with_images(&fixture).await.len() == count).then_some(());
+    wait_until("images of a new collection", SOON, async || on(2).await).await;
     let rename = doc! {
         "renameCollection": format!("{}.other", fixture.db.name()),
         "to": format!("{}.renamed", fixture.db.name()),
     };
     server.client().database("admin").run_command(rename).await.unwrap();
-    wait_until("images", SOON, async || (with_images(&fixture).await.len() == 3).then_some(())).await;
+    wait_until("images of a renamed collection", SOON, async || on(3).await).await;
     assert_eq!(with_images(&fixture).await, ["early", "late", "renamed"]);
     update(&fixture, "late", "second").await;
     running.terminate().await.expect_code(0);

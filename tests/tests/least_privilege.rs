@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use archiver_tests::certificates::{Authority, Validity, subject};
+use archiver_tests::process::Outcome;
 use archiver_tests::replica_set::Settings;
 use archiver_tests::roles::{self, Names, Privilege};
 use archiver_tests::{Fixture, Server, wait_until};
@@ -135,7 +136,7 @@ async fn everything_works(world: &World<'_>) {
     orders.update_one(doc! {"_id": "first"}, doc! {"$inc": {"n": 1}}).session(&mut session).await.unwrap();
     session.commit_transaction().await.unwrap();
     let last = fixture.checkpoint("orders").await.unwrap().get_i64("nextSeq").unwrap();
-    let running = fixture.start();
+    let running = fixture.archiver.start(&["run", "--log-level", "debug"]);
     wait_until("the transaction is captured", LIMIT, || async {
         let checkpoint = fixture.checkpoint("orders").await?;
         (checkpoint.get_i64("nextSeq").ok()? >= last + 2).then_some(())
@@ -150,13 +151,14 @@ async fn everything_works(world: &World<'_>) {
     everything_can_be_looked_at(fixture).await;
     orders.delete_one(doc! {"_id": "first"}).await.unwrap();
     orders.insert_one(doc! {"_id": "first", "n": 0}).await.unwrap();
-    let running = fixture.start();
+    let running = fixture.archiver.start(&["run", "--log-level", "debug"]);
     wait_until("the changes are captured and rolled", LIMIT, || async {
         let rolled = fixture.archiver.run(&["roll"]).await.expect_code(0);
         rolled.stdout.contains("orders").then_some(())
     })
     .await;
-    running.terminate().await.expect_code(0);
+    let ended = running.terminate().await.expect_code(0);
+    assert!(!ended.stderr.contains("not authorized"), "{}", ended.stderr);
 }
 
 /// What reads the history and writes nothing.
@@ -239,23 +241,40 @@ async fn one_privilege_less(servers: &Servers, role: &str, n: usize) {
     let named = |f: &String| f.contains(&lacks) && f.contains(role) && f.contains("deploy/mongodb-roles.js");
     assert!(findings.iter().any(named), "{lacks}\n{findings:#?}");
 
-    let outcome = fixture.archiver.run(&["run", "--once"]).await;
+    // Only a service tells others that it lives, and takes that back when it ends.
+    let announcing = missing.action == "remove" && resource.ends_with("archiver.leases");
+    let outcome = match announcing {
+        true => run_for_a_while(fixture).await,
+        false => fixture.archiver.run(&["run", "--once"]).await,
+    };
     assert!(
         outcome.stderr.contains("not authorized on"),
         "{role} works without {missing:?}\n{}",
         outcome.stderr
     );
-    // Chunks that could not be trimmed stay for the next trimming, and the second attempt has nothing else to do.
-    if !(large && missing.action == "remove") {
+    // What can't be tidied up is said, and stops nothing: the second attempt finds the rest done.
+    if missing.action != "remove" {
         outcome.expect_code(UNAVAILABLE).expect_message(&["`archiver check` names it"]);
     }
+}
+
+/// `run` until it holds the lease, then a clean stop.
+async fn run_for_a_while(fixture: &Fixture) -> Outcome {
+    let running = fixture.archiver.start(&["run", "--log-level", "debug"]);
+    wait_until("the source runs", LIMIT, || async { fixture.checkpoint("orders").await.map(drop) }).await;
+    running.terminate().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() {
     let servers = Servers::start().await;
     let mut world = World::new(&servers);
-    world.grant(&["archiverWatch", "archiverAudit", "archiverMonitor"], None).await;
+    world
+        .grant(
+            &["archiverWatch", "archiverMonitor", "archiverImages", "archiverActors", "archiverAudit"],
+            None,
+        )
+        .await;
     let orders = world.fixture.collection("orders");
     orders.insert_one(doc! {"_id": "late", "n": 1}).await.unwrap();
     world.fixture.run_once().await;
@@ -270,9 +289,17 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
         assert_eq!(unseen(&world.check().await), 1, "without {privilege:?}");
     }
 
-    let mut names = roles::named(true);
-    names.retain(|name| !["archiverMonitor", "archiverRead", "archiverRecover"].contains(&name.as_str()));
-    assert_eq!(names, [""; 0], "a role that no test knows");
+    images_are_switched_on_with_their_role_alone(&mut world).await;
+    for (missing, actor) in
+        [(None, Some("root@admin")), (roles::privileges("archiverActors", &world.names).pop(), None)]
+    {
+        world.define("archiverActors", missing.as_ref()).await;
+        assert_eq!(actor_of_a_transaction(&world).await.as_deref(), actor, "without {missing:?}");
+    }
+
+    const KNOWN: [&str; 5] =
+        ["archiverMonitor", "archiverImages", "archiverActors", "archiverRecover", "archiverRead"];
+    assert_eq!(roles::named(true), KNOWN, "a role that no test knows");
     let person = world.own("person");
     world.grant_to(&person, &["archiverRead", "archiverRecover"], None).await;
     everything_can_be_looked_at(&world.fixture).await;
@@ -284,6 +311,36 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
         }
         world.define(role, None).await;
     }
+}
+
+async fn images_are_switched_on_with_their_role_alone(world: &mut World<'_>) {
+    let config = std::fs::read_to_string(world.fixture.path("archiver.toml")).unwrap();
+    world.fixture.write_config(&(config.clone() + "enable_images = true\n"));
+    let privilege = roles::privileges("archiverImages", &world.names).pop();
+    let lacks = format!("lacks collMod on {}", world.fixture.db.name());
+    for missing in [privilege, None] {
+        world.define("archiverImages", missing.as_ref()).await;
+        let warned = texts(&world.check().await, "warn").iter().any(|w| w.contains(&lacks));
+        let outcome = world.fixture.run_once().await;
+        let refused = outcome.stderr.contains("images could not be switched on");
+        assert_eq!((warned, refused), (missing.is_some(), missing.is_some()), "{}", outcome.stderr);
+    }
+    world.fixture.write_config(&config);
+}
+
+/// Who changed a document in a transaction, as its record says.
+async fn actor_of_a_transaction(world: &World<'_>) -> Option<String> {
+    let mut session = world.servers.watched.client().start_session().await.unwrap();
+    let orders = world.fixture.collection("orders");
+    session.start_transaction().await.unwrap();
+    let id = bson::oid::ObjectId::new();
+    orders.insert_one(doc! {"_id": id}).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    world.fixture.run_once().await;
+    let history =
+        world.fixture.ok(&["history", "--source", "orders", "--id", &id.to_hex(), "--format", "json"]).await;
+    let record: Value = serde_json::from_str(history.lines().next().unwrap()).unwrap();
+    record["actor"]["id"].as_str().map(str::to_owned)
 }
 
 /// Brings a document back where there is none, and over another one.

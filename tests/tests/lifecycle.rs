@@ -63,6 +63,8 @@ async fn everything_that_happens_to_collections_is_a_record_in_the_oplogs_order(
         fixture.collection(coll).insert_one(doc! {"_id": id}).await.unwrap();
     });
     insert("a", "1").await;
+    let as_it_is = doc! {"$set": {"_id": "1"}};
+    db.collection::<Document>("a").update_one(doc! {"_id": "1"}, as_it_is).await.unwrap();
     db.collection::<Document>("a")
         .create_index(IndexModel::builder().keys(doc! {"n": 1}).build())
         .await
@@ -104,6 +106,7 @@ async fn everything_that_happens_to_collections_is_a_record_in_the_oplogs_order(
     };
     let found: Vec<_> = records.iter().filter(own).map(told).collect();
     assert_eq!(found, in_oplog(&server, db.name()).await);
+    assert!(of(&records, &["update"]).is_empty(), "an update that changes nothing is no event");
     let evicted = of(&records, &["delete"]);
     assert_eq!(evicted.len(), 1, "an eviction from a capped collection is an ordinary delete");
     assert_eq!(must(evicted[0], "key._id"), &Bson::from("1"));

@@ -96,8 +96,8 @@ impl Capture {
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let barrier = Barrier::new(checkpoint.position.cluster_time);
-        self.headroom.note_stored(checkpoint.position.cluster_time);
         let digest = options.digest();
+        self.headroom.note_stored(checkpoint.position.cluster_time);
         let mut writer = BatchWriter {
             capture: &self,
             session,
@@ -193,7 +193,11 @@ impl Capture {
         writer: &mut BatchWriter<'_>,
         stop: &CancellationToken,
     ) -> Result<Option<mpsc::Receiver<Result<Documents>>>> {
-        let Some(progress) = &mut writer.durable.snapshot else { return Ok(None) };
+        let Some(progress) = &mut writer.durable.snapshot else {
+            // A crash may have left one behind that is read to its end, or was never begun.
+            self.log.forget_plans(&self.stream).await?;
+            return Ok(None);
+        };
         progress.resume(snapshot::now());
         let first = progress.first_left();
         let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;

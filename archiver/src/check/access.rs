@@ -56,8 +56,8 @@ impl Side {
         !self.hosts.is_empty() && self.hosts == other.hosts
     }
 
-    /// Says who the account is and what it lacks of the needs.
-    pub(super) fn report(&self, about: &str, needs: &[Need], findings: &mut Findings) {
+    /// Says who the account is and what it lacks of the needs, and of what would only be good to have.
+    pub(super) fn report(&self, about: &str, needs: &[Need], wishes: &[Need], findings: &mut Findings) {
         let Some(account) = &self.account else {
             let hint = "run mongod with --auth, and create the accounts of deploy/mongodb-roles.js";
             findings.warn(
@@ -67,16 +67,20 @@ impl Side {
             );
             return;
         };
-        let lacking = lacking(&account.privileges, needs);
-        if lacking.is_empty() {
+        let missing = lacking(&account.privileges, needs);
+        if missing.is_empty() {
             let Account { name, roles, .. } = account;
             findings.ok(about, format!("account {name} may do what is needed, roles {}", roles.join(", ")));
         }
-        for (role, what) in lacking {
-            let error = Error::unavailable(format!("the account {} lacks {what}", account.name));
-            let hint =
-                format!("grant it role {role}, as deploy/mongodb-roles.js defines it for this configuration");
-            findings.fail(about, &error.hint(hint));
+        let lacks = |what: &str| format!("the account {} lacks {what}", account.name);
+        let grant = |role: &str| {
+            format!("grant it role {role}, as deploy/mongodb-roles.js defines it for this configuration")
+        };
+        for (role, what) in missing {
+            findings.fail(about, &Error::unavailable(lacks(&what)).hint(grant(role)));
+        }
+        for (role, what) in lacking(&account.privileges, wishes) {
+            findings.warn(about, lacks(&what), &grant(role));
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) async fn check(config: &Config, watched: &Side, findings: &mut Findin
 fn access(config: &Config, watched: &Side, side: &Side, findings: &mut Findings) -> Result<()> {
     let needs = roles::auditing(config)?;
     let database = BTreeSet::from([config.audit_database.as_str()]);
-    side.report(ABOUT, &needs, findings);
+    side.report(ABOUT, &needs, &[], findings);
     side.report_beyond(ABOUT, &needs, &database, findings);
     if !side.is(watched) {
         findings.ok(ABOUT, "it lies on another deployment than the watched one");

@@ -7,7 +7,7 @@ use bson::Bson;
 use serde::Deserialize;
 
 use crate::capture::stream::StreamOptions;
-use crate::config::Config;
+use crate::config::{Config, Watch};
 use crate::error::{Error, Result};
 
 /// Actions that change, remove or cut off what is stored.
@@ -58,13 +58,29 @@ pub(super) struct Need {
 pub(super) fn watching(config: &Config) -> Result<Vec<Need>> {
     let mut needs = BTreeSet::new();
     for source in &config.sources {
-        let (role, databases) = match StreamOptions::new(&source.watch, &config.audit_database).database {
+        let options = StreamOptions::new(&source.watch, &config.audit_database).with_context(source);
+        let (role, databases) = match options.database {
             Some(database) => ("archiverWatch", vec![database]),
             None => ("archiverWatchAll", Vec::new()),
         };
         needs.extend(expand(role, &databases, config)?);
     }
     Ok(needs.into_iter().collect())
+}
+
+/// What the account of the watched deployment needs where images are to be switched on.
+pub(super) fn imaging(config: &Config) -> Result<Vec<Need>> {
+    let wanted = config.sources.iter().filter(|s| s.enable_images).flat_map(|s| &s.watch);
+    let databases: BTreeSet<String> = wanted.map(|w| database_of(w).to_owned()).collect();
+    expand("archiverImages", &Vec::from_iter(databases), config)
+}
+
+/// The database that an entry is in; empty: all.
+pub(super) fn database_of(watch: &Watch) -> &str {
+    match watch {
+        Watch::Collection(db, _) | Watch::Database(db) => db,
+        Watch::Everything => "",
+    }
 }
 
 /// What the account of the audit database needs.

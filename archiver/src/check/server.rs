@@ -6,7 +6,7 @@ use super::Findings;
 use super::access::{Side, report_transport};
 use super::roles;
 use crate::capture::images::{Lifetime, lifetime};
-use crate::config::{Config, Watch};
+use crate::config::Config;
 use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Result};
 
@@ -82,19 +82,11 @@ async fn compatibility(admin: &Database, findings: &mut Findings) {
     }
 }
 
-/// The database that an entry is in; empty: all.
-fn database_of(watch: &Watch) -> &str {
-    match watch {
-        Watch::Collection(db, _) | Watch::Database(db) => db,
-        Watch::Everything => "",
-    }
-}
-
 fn access(side: &Side, config: &Config, findings: &mut Findings) -> Result<()> {
-    let needs = roles::watching(config)?;
-    side.report(ABOUT, &needs, findings);
-    let watched = config.sources.iter().flat_map(|s| &s.watch).map(database_of).collect();
-    side.report_beyond(ABOUT, &needs, &watched, findings);
+    let (needs, images) = (roles::watching(config)?, roles::imaging(config)?);
+    side.report(ABOUT, &needs, &images, findings);
+    let watched = config.sources.iter().flat_map(|s| &s.watch).map(roles::database_of).collect();
+    side.report_beyond(ABOUT, &[needs, images].concat(), &watched, findings);
     Ok(())
 }
 
@@ -123,6 +115,7 @@ async fn image_lifetime(client: &Client, findings: &mut Findings) {
                         expireAfterSeconds of the cluster parameter changeStreamOptions";
             findings.warn(ABOUT, what, hint);
         }
+        Lifetime::Unknown => findings.info(ABOUT, format!("{what}; role archiverMonitor allows it")),
         _ => findings.info(ABOUT, what),
     }
 }

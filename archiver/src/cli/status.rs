@@ -97,17 +97,17 @@ fn row(source: &SourceStatus) -> Vec<String> {
     ]
 }
 
+/// `payments`, or `payments/3` for one of its partitions.
+fn name(source: &SourceStatus) -> String {
+    StreamId { source: source.source.clone(), partition: source.partition }.to_string()
+}
+
 /// `5h 3m, 80%`
 fn headroom(source: &SourceStatus) -> String {
     match (source.oplog_headroom_seconds, source.oplog_headroom_percent) {
         (Some(seconds), Some(percent)) => format!("{}, {percent}%", duration(seconds)),
         _ => "unknown".to_owned(),
     }
-}
-
-/// `payments`, or `payments/3` for one of its partitions.
-fn name(source: &SourceStatus) -> String {
-    StreamId { source: source.source.clone(), partition: source.partition }.to_string()
 }
 
 fn instance_row(instance: &InstanceStatus) -> Vec<String> {

@@ -158,7 +158,9 @@ fn follow_names(documents: &mut Documents, from: &str, record: &Document) {
         .collect();
     documents.retain(|(name, _), _| name != from && Some(name.as_str()) != to);
     if let Some(to) = to {
-        documents.extend(moved.into_iter().map(|(id, known)| ((to.to_owned(), id), known)));
+        // Under its new name the baseline may read it again.
+        let again = |known| Known { in_baseline: false, ..known };
+        documents.extend(moved.into_iter().map(|(id, known)| ((to.to_owned(), id), again(known))));
     }
 }
 

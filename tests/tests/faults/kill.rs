@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use archiver_tests::application::{Application, prepare};
+use archiver_tests::application::{Application, STEADY, prepare};
 use archiver_tests::story::Story;
 use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Running, Server, wait_until};
@@ -38,6 +38,42 @@ async fn kill_9_at_any_moment_loses_and_repeats_nothing() {
         lanes.spawn(async move {
             for _ in 0..rounds {
                 kill_once(&fixture, &mut rng, impatient).await;
+            }
+            fixture
+        });
+    }
+    let lanes = lanes.join_all().await;
+    application.stop().await;
+    assert_lanes(Story::read(server.client(), first.db.name()).await, lanes).await;
+}
+
+/// Documents that are there before: so many that no archiver lives to read them all.
+const DOCUMENTS: i32 = 1_500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_in_the_middle_of_a_baseline_reads_every_document_once() {
+    let server = Server::own(settings()).await;
+    let first = Fixture::new(&server);
+    prepare(&first.db).await;
+    for name in STEADY {
+        let documents = (0..DOCUMENTS).map(|n| doc! {"_id": 1_000 + n, "flags": 99, "n": n});
+        first.collection(name).insert_many(documents).await.unwrap();
+    }
+    let seed = seed();
+    let application = Application::start(server.client(), first.db.name(), seed, 2).await;
+    let mut lanes = JoinSet::new();
+    for lane in 0..3 {
+        let fixture = first.second(&server);
+        configure(&fixture, KEEPING);
+        let mut rng = StdRng::seed_from_u64(seed.rotate_left(8) ^ lane);
+        lanes.spawn(async move {
+            for round in 0..rounds(4) {
+                kill_once(&fixture, &mut rng, true).await;
+                let read = fixture.checkpoint(ALL).await.is_some_and(|c| !c.contains_key("snapshot"));
+                println!(
+                    "lane {lane}, kill {round}: {}",
+                    if read { "behind the baseline" } else { "within it" }
+                );
             }
             fixture
         });

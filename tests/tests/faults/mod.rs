@@ -2,6 +2,7 @@
 //!
 //! `ARCHIVER_FAULT_ROUNDS` runs them longer, `ARCHIVER_TEST_SEED` again; see CONTRIBUTING.md.
 
+mod failover;
 mod kill;
 mod network;
 mod points;
@@ -49,9 +50,17 @@ fn configure(fixture: &Fixture, archive: &str) {
     fixture.configure(&format!("[archive]\nurl = \"{{archive}}\"\n{archive}\n\n{SOURCES}"));
 }
 
+/// Catches up, under a lease that a busy machine does not lose.
+async fn catch_up(fixture: &Fixture) {
+    let file = fixture.path("archiver.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("lease_time = \"2s\"", "lease_time = \"60s\"")).unwrap();
+    fixture.run_once().await;
+}
+
 /// Catches up, and compares both sources, hot and cold, with what happened.
 async fn assert_nothing_lost(story: &Story, fixture: &Fixture) {
-    fixture.run_once().await;
+    catch_up(fixture).await;
     let mut logged = Vec::new();
     for (source, watched) in [(ALL, Watched::Everything), (SOME, Watched::Collections(&STEADY[..2]))] {
         let records = fixture.records(source).await;

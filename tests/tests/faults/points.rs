@@ -10,7 +10,7 @@ use archiver_tests::{Fixture, Server, tools, wait_until};
 use tokio::task::JoinSet;
 
 use super::kill::{end_leases, holds_a_lease};
-use super::{ALL, assert_lanes, assert_rolled_tells, configure, settings};
+use super::{ALL, assert_lanes, assert_rolled_tells, catch_up, configure, settings};
 
 /// Audit databases over which the points are spread, to be gone through at the same time.
 const LANES: usize = 5;
@@ -105,7 +105,7 @@ async fn an_end_at_any_ordered_write_loses_and_repeats_nothing() {
     let lanes = lanes.join_all().await;
     application.stop().await;
     let story = Story::read(server.client(), first.db.name()).await;
-    trimmed.run_once().await;
+    catch_up(&trimmed).await;
     assert_eq!(trimmed.count(ALL).await, 0, "nothing was trimmed");
     assert_rolled_tells(&story, &trimmed);
     assert_lanes(story, lanes).await;

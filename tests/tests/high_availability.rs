@@ -298,6 +298,10 @@ async fn a_lease_and_an_announcement_of_a_dead_archiver_are_outlived() {
         (instances(&fixture).await.len() == 1).then_some(())
     })
     .await;
+    wait_until("it runs", LIMIT, || async {
+        of(&fixture.records("ash").await, &["policy"]).first().map(|_| ())
+    })
+    .await;
     fixture.collection("ash").insert_one(doc! {"_id": 1}).await.unwrap();
     wait_until("it captures", LIMIT, || async {
         (of(&fixture.records("ash").await, &["insert"]).len() == 1).then_some(())

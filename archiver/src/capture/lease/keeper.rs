@@ -7,9 +7,9 @@ use bson::{Bson, doc};
 use futures_util::future::join_all;
 use tracing::warn;
 
-use super::Leases;
 use super::instances::instance_id;
 use super::term::Term;
+use super::{Leases, too_slow};
 use crate::error::Result;
 use crate::stream_id::StreamId;
 
@@ -48,7 +48,12 @@ impl Leases {
             .collection
             .update_many(doc! {"_id": {"$in": ids}, "holder": &self.0.holder}, longer)
             .into_future();
-        let renewed = self.within("renewing the leases", renewed).await?;
+        // Short enough for more than one try.
+        let renewed =
+            match tokio::time::timeout(self.0.time / 4, self.within("renewing the leases", renewed)).await {
+                Ok(renewed) => renewed?,
+                Err(_) => return Err(too_slow("renewing the leases")),
+            };
         if renewed.matched_count == expected {
             terms.iter().for_each(|(_, term)| term.extend(asked + self.0.time));
             return Ok(());

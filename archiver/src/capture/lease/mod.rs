@@ -31,8 +31,10 @@ use crate::fail_point::fail_point;
 use crate::stream_id::StreamId;
 
 const DUPLICATE_KEY: i32 = 11000;
-/// The most that one operation on a lease may take.
+/// The most that one operation on a lease may take …
 const LONGEST: Duration = Duration::from_secs(5);
+/// … and what it may take however short leases are: releasing one late is better than letting it run out.
+const SHORTEST: Duration = Duration::from_secs(2);
 
 /// The leases of the audit database, as one process sees and holds them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -237,9 +239,9 @@ impl Lease {
     }
 }
 
-/// How long one operation on leases that hold for `time` may take: short enough for more than one try.
+/// How long one operation on leases that hold for `time` may take.
 fn limit(time: Duration) -> Duration {
-    (time / 4).min(LONGEST)
+    (time / 2).clamp(SHORTEST, LONGEST)
 }
 
 fn too_slow(doing: &str) -> Error {

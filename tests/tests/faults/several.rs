@@ -79,7 +79,11 @@ async fn three_archivers_that_come_and_go_write_one_log() {
             if rng.random_bool(0.7) { holder(&fixture, &archivers).await } else { rng.random_range(0..3) };
         match rng.random_range(0..3) {
             0 => drop(archivers.swap_remove(one).kill().await),
-            1 => assert_eq!(archivers.swap_remove(one).terminate().await.code, Some(0)),
+            1 => {
+                let code = archivers.swap_remove(one).terminate().await.code;
+                // One that has hardly begun has not asked for signals yet, and just ends by it.
+                assert!(matches!(code, Some(0) | None), "{code:?}");
+            }
             _ => {
                 tools::signal(archivers[one].pid(), "STOP");
                 tokio::time::sleep(Duration::from_millis(rng.random_range(0..3_000))).await;

@@ -300,6 +300,7 @@ impl Service {
             limits: self.config.capture,
             client: self.client.clone(),
             log: self.log.clone(),
+            archive: self.archive.clone(),
             chain: Arc::clone(chain),
             lease: lease.clone(),
             appended_bytes: Arc::clone(&appended_bytes),

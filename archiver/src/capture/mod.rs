@@ -7,7 +7,9 @@ mod barrier;
 mod batch;
 pub mod change_event;
 pub mod lease;
+mod lifecycle;
 pub mod namespaces;
+mod resync;
 pub mod snapshot;
 pub mod stream;
 pub mod watcher;
@@ -30,11 +32,12 @@ use self::snapshot::Snapshot;
 use self::stream::StreamOptions;
 use self::watcher::Watcher;
 use self::writer::BatchWriter;
+use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
-use crate::config::{CaptureConfig, Snapshot as SnapshotMode, SourceConfig};
+use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
 use crate::deployment::operation_time;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::event::Position;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
@@ -52,6 +55,8 @@ pub struct Capture {
     pub client: Client,
     /// Where records go.
     pub log: AuditLog,
+    /// Where they go from there: asked what is known, when history is lost.
+    pub archive: Archive,
     /// The source's plugins.
     pub chain: Arc<PluginChain>,
     /// The stream's lease, held.
@@ -63,7 +68,8 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Captures until stopped, or until everything up to `until` is appended.
+    /// Captures until stopped, or until everything up to `until` is appended. Where history is lost, says so in the log and
+    /// goes on behind the gap, unless the source is to halt.
     ///
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
@@ -74,26 +80,67 @@ impl Capture {
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
-        let barrier = Barrier::new(checkpoint.position.cluster_time);
-        let mut writer =
-            BatchWriter { capture: &self, session, durable: checkpoint, stored_at: Instant::now(), barrier };
+        let mut writer = BatchWriter {
+            capture: &self,
+            session,
+            barrier: Barrier::new(checkpoint.position.cluster_time),
+            durable: checkpoint,
+            stored_at: Instant::now(),
+            left_out,
+            stop_reading: self.stop.child_token(),
+        };
         writer.record_policy().await?;
+        let mut behind_gap = None;
+        loop {
+            let Err(error) = self.read(&mut writer, &options, until).await else { return Ok(()) };
+            // Lost again before anything was read: rather than one gap after the other, start over, with backoff.
+            let again = behind_gap.as_ref() == Some(&writer.durable.position);
+            match error.kind() {
+                Kind::HistoryLost if self.source.on_history_lost == OnHistoryLost::Halt => return Err(error),
+                Kind::HistoryLost if again => {
+                    return Err(Error::unavailable("history was lost again before the stream could go on")
+                        .hint("the oplog is too short for what the deployment writes; enlarge it")
+                        .because(error));
+                }
+                Kind::HistoryLost => writer.open_gap(error).await?,
+                _ => return Err(error),
+            }
+            behind_gap = Some(writer.durable.position.clone());
+        }
+    }
+
+    /// Reads the stream, and documents beside it, from the checkpoint on.
+    async fn read(
+        &self,
+        writer: &mut BatchWriter<'_>,
+        options: &StreamOptions,
+        until: Option<Timestamp>,
+    ) -> Result<()> {
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
+        let position = writer.durable.position.clone();
+        writer.barrier = Barrier::new(position.cluster_time);
+        writer.stop_reading = stop.clone();
+        let audit_database = self.log.database().name().to_owned();
         let documents = match writer.durable.snapshot.clone() {
             Some(progress) => {
                 let collections =
-                    watched_collections(&self.client, &self.source.watch, &audit_database, &left_out).await?;
-                let position = writer.durable.position.clone();
+                    watched_collections(&self.client, &self.source.watch, &audit_database, &writer.left_out)
+                        .await?;
                 let snapshot =
-                    Snapshot::new(self.client.clone(), collections, progress, position, self.limits);
+                    Snapshot::new(self.client.clone(), collections, progress, position.clone(), self.limits);
                 Some(snapshot.start(stop.clone()))
             }
             None => None,
         };
-        let watcher =
-            Watcher { client: self.client.clone(), options, audit_database, left_out, limits: self.limits };
-        let events = watcher.start(writer.durable.position.clone(), stop);
+        let watcher = Watcher {
+            client: self.client.clone(),
+            options: options.clone(),
+            audit_database,
+            left_out: writer.left_out.clone(),
+            limits: self.limits,
+        };
+        let events = watcher.start(position, stop);
         writer.take(Batches::new(events, self.limits), documents, until).await
     }
 

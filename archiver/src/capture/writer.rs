@@ -1,6 +1,7 @@
 //! Makes batches durable, one after the other: through the plugins, into records, and into the log together with the
 //! checkpoint behind them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,17 +10,21 @@ use bson::Timestamp;
 use bson_walker::{Doc, Writer};
 use mongodb::ClientSession;
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 
 use super::Capture;
-use super::assemble::{Identity, assemble};
+use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
+use super::lifecycle::{self, Part};
+use super::resync::{Compared, Comparison, opening};
 use super::snapshot::SnapshotBatch;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Resync};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::{Event, Position};
+use crate::history::History;
 use crate::record::Record;
 
 /// How often a source on which nothing happens stores how far it has looked, so that its position never ages out of
@@ -31,6 +36,8 @@ const IDLE_ADVANCE: Duration = Duration::from_secs(5);
 pub(super) enum Documents {
     /// Of the baseline.
     Baseline(SnapshotBatch),
+    /// Compared with what is known from before a gap.
+    Compared(Compared),
 }
 
 /// Makes batches durable, one after the other.
@@ -43,6 +50,10 @@ pub(super) struct BatchWriter<'a> {
     pub(super) stored_at: Instant,
     /// Held by those who read documents.
     pub(super) barrier: Barrier,
+    /// Databases of other archivers.
+    pub(super) left_out: HashSet<String>,
+    /// Ends those who read.
+    pub(super) stop_reading: CancellationToken,
 }
 
 impl BatchWriter<'_> {
@@ -55,25 +66,77 @@ impl BatchWriter<'_> {
     ) -> Result<()> {
         let mut next = self.durable.clone();
         advance(&mut next);
-        let source = &self.capture.source;
-        let records = if events.is_empty() {
-            Vec::new()
-        } else {
-            let chain = Arc::clone(&self.capture.chain);
-            let process = move || {
-                let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
-                let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
-                if identities.len() != outcomes.len() {
-                    return Err(Error::internal("the plugin chain lost count of its events"));
-                }
-                Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
-            };
-            let outcomes = tokio::task::spawn_blocking(process).await;
-            let outcomes =
-                outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
-            assemble(outcomes, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?
-        };
+        let records = self.records_of(events, &mut next).await?;
         self.store(records, next).await
+    }
+
+    /// Passes events through the plugins; what comes out is counted in `next`.
+    async fn records_of(&self, events: Vec<Event>, next: &mut Checkpoint) -> Result<Vec<Vec<u8>>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let source = &self.capture.source;
+        let chain = Arc::clone(&self.capture.chain);
+        let process = move || {
+            let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
+            let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
+            if identities.len() != outcomes.len() {
+                return Err(Error::internal("the plugin chain lost count of its events"));
+            }
+            Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
+        };
+        let outcomes = tokio::task::spawn_blocking(process).await;
+        let outcomes = outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
+        let id_is_kept = ids_are_kept(&outcomes);
+        assemble(outcomes, id_is_kept, source.actor_field.as_deref(), source.on_plugin_error, next)
+    }
+
+    /// Appends events, and behind each with which an unknown collection took a watched name, that history is missing.
+    async fn append_events(&mut self, events: Vec<Event>, position: Position) -> Result<()> {
+        let mut parts = lifecycle::split(events, &self.capture.source.watch)?;
+        let last = parts.pop().unwrap_or_default();
+        for Part { events, replaced } in parts {
+            let mut next = self.durable.clone();
+            if let Some(event) = events.last() {
+                next.position = event.position.clone();
+            }
+            let mut records = self.records_of(events, &mut next).await?;
+            let time = next.position.cluster_time;
+            let resync = Resync { gap: next.next_seq, namespace: replaced, after: time, until: time };
+            records.push(own_record(&opening(&resync, "renamed-into", None), &mut next)?);
+            next.counters.gaps += 1;
+            next.resyncs.push(resync);
+            self.store(records, next).await?;
+            warn!(source = %self.durable.source, gap = self.durable.next_seq - 1, "a collection that is not watched took a watched name: its documents are compared with what is known");
+        }
+        self.append(last.events, |next| next.position = position).await
+    }
+
+    /// Records that everything between the checkpoint and the present is missing, and goes on from the present.
+    ///
+    /// The stream is opened at that very time, inclusive. So what happened then is delivered, and nothing before it; nothing of
+    /// it is in the log, which ends at the checkpoint. The documents are read later still, and compared with what the stream
+    /// has delivered by then.
+    pub(super) async fn open_gap(&mut self, lost: Error) -> Result<()> {
+        let after = self.durable.position.cluster_time;
+        let until = operation_time(&self.capture.client.database("admin")).await?;
+        if until <= after {
+            return Err(lost);
+        }
+        let mut next = self.durable.clone();
+        let resync = Resync { gap: next.next_seq, namespace: None, after, until };
+        let reason = "the oplog no longer holds the events after the checkpoint";
+        let record = own_record(&opening(&resync, reason, Some(&lost)), &mut next)?;
+        next.position = Position { token: None, cluster_time: until };
+        next.context = None;
+        next.counters.gaps += 1;
+        next.resyncs.push(resync);
+        self.store(vec![record], next).await?;
+        error!(
+            source = %self.durable.source, gap = self.durable.next_seq - 1, after = after.time, until = until.time,
+            error = lost.explain(), "history is lost: what happened in between is missing; going on behind the gap, and comparing what is there with what is known"
+        );
+        Ok(())
     }
 
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
@@ -121,7 +184,15 @@ impl BatchWriter<'_> {
         let mut reached = false;
         // Read, but later than the documents that are being read.
         let mut waiting: Option<Batch> = None;
-        while !(reached && documents.is_none()) {
+        let mut compared = 0;
+        while !(reached && documents.is_none() && self.durable.resyncs.is_empty()) {
+            if let (None, Some(resync)) = (&documents, self.durable.resyncs.first().cloned()) {
+                // One comparison after the other, and none before the baseline is complete.
+                if std::mem::replace(&mut compared, resync.gap) == resync.gap {
+                    return Err(Error::internal("the comparison ended by itself"));
+                }
+                documents = Some(self.comparison(resync).start(self.stop_reading.clone()));
+            }
             let lowest = self.barrier.lowest();
             tokio::select! {
                 biased;
@@ -135,8 +206,13 @@ impl BatchWriter<'_> {
                 },
             }
             if let Some(mut batch) = waiting.take() {
-                waiting = batch.split_after(self.barrier.lowest());
+                let lowest = self.barrier.lowest();
+                waiting = batch.split_after(lowest);
                 reached |= self.take_events(batch, until).await?;
+                if let (Some(time), Some(_)) = (lowest, &waiting) {
+                    // Something later is here already, so nothing up to this time is to come.
+                    self.barrier.note_appended(time);
+                }
             }
         }
         Ok(())
@@ -151,7 +227,7 @@ impl BatchWriter<'_> {
             let due =
                 !batch.events.is_empty() || (moved && (done || self.stored_at.elapsed() >= IDLE_ADVANCE));
             if due {
-                self.append(batch.events, |next| next.position = position).await?;
+                self.append_events(batch.events, position).await?;
             }
         }
         if let Some(time) = complete_to {
@@ -175,8 +251,44 @@ impl BatchWriter<'_> {
                     info!(source = %self.durable.source, "baseline complete");
                 }
             }
+            Documents::Compared(compared) => self.append_compared(compared).await?,
         }
         Ok(())
+    }
+
+    async fn append_compared(&mut self, compared: Compared) -> Result<()> {
+        let mut next = self.durable.clone();
+        let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
+        let source = &self.capture.source;
+        let mut records =
+            assemble(outcomes, ids_are_kept, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?;
+        for body in &own {
+            records.push(own_record(body, &mut next)?);
+        }
+        next.resyncs.retain(|resync| Some(resync.gap) != closes);
+        if !records.is_empty() {
+            self.store(records, next).await?;
+        }
+        drop(hold);
+        Ok(())
+    }
+
+    /// The comparison behind a gap, with everything as it is now.
+    fn comparison(&self, resync: Resync) -> Comparison {
+        let capture = self.capture;
+        Comparison {
+            client: capture.client.clone(),
+            log: capture.log.clone(),
+            history: History::new(Some(capture.log.clone()), capture.archive.clone()),
+            source: capture.source.clone(),
+            chain: Arc::clone(&capture.chain),
+            limits: capture.limits,
+            left_out: self.left_out.clone(),
+            barrier: self.barrier.clone(),
+            resync,
+            policy: self.durable.policy,
+            position: self.durable.position.clone(),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Records {
     manifests: Vec<Sealed>,
     cold: VecDeque<Vec<u8>>,
     hot: Option<Hot>,
+    /// The log had the last record: it will have the next one, and the manifests need not be listed to know.
+    in_log: bool,
 }
 
 impl History {
@@ -37,11 +39,17 @@ impl History {
             manifests: Vec::new(),
             cold: VecDeque::new(),
             hot: None,
+            in_log: false,
         }
     }
 }
 
 impl Records {
+    /// The seq of the next record.
+    pub fn next_seq(&self) -> i64 {
+        self.next_seq
+    }
+
     /// The next record's canonical bytes; `None` at the end. Fails as corrupt where a record is in neither tier.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         if let Some(record) = self.cold.pop_front() {
@@ -51,7 +59,7 @@ impl Records {
         if let Some(record) = self.next_hot().await? {
             return Ok(Some(record));
         }
-        if !self.load_segment().await? {
+        if self.in_log || !self.load_segment().await? {
             return self.open_log().await;
         }
         let record = self.cold.pop_front();
@@ -85,6 +93,7 @@ impl Records {
         let records =
             records.map_err(|e| Error::internal("reading a segment was cut short").because(e))??;
         let skip = usize::try_from(wanted - sealed.manifest.first_seq).unwrap_or(usize::MAX);
+        self.in_log = false;
         self.cold = records.iter().skip(skip).map(<[u8]>::to_vec).collect();
         match self.cold.is_empty() {
             true => Err(Error::corrupt(format!(
@@ -107,6 +116,7 @@ impl Records {
         let seq = Record::new(&record)?.seq()?;
         if seq == self.next_seq {
             self.hot = Some(hot);
+            self.in_log = true;
             self.next_seq += 1;
             return Ok(Some(record));
         }

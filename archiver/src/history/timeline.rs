@@ -2,6 +2,7 @@
 
 use bson_walker::{Doc, Element};
 
+use super::gaps::Found;
 use super::id::DocumentId;
 use super::states::{Change, Identity, Known, State, States, target};
 use super::{History, Namespace, in_order, policies};
@@ -69,11 +70,17 @@ impl History {
         let mut states = States::new(policies(wide)?);
         let mut identities: Vec<Identity> = Vec::new();
         let mut entries = Vec::new();
-        for bytes in in_order(own.into_iter().chain(wide.iter().cloned()).collect())? {
+        // A gap record of one lost change is about its document alone.
+        let wide = wide.iter().filter(|bytes| Record::new(bytes).is_ok_and(|record| record.id().is_none()));
+        for bytes in in_order(own.into_iter().chain(wide.cloned()).collect())? {
             let record = Record::new(&bytes)?;
             match Identity::of(&record) {
                 Some(identity) => {
+                    let doubt = states.doubt(&identity);
                     if let Some(Change { before, after }) = states.advance(&record)? {
+                        if Found::of(&record).is_some() {
+                            resolve(&mut entries, &identity, doubt, &after)?;
+                        }
                         entries.push(Entry {
                             record: bytes.clone(),
                             identity: identity.clone(),
@@ -106,11 +113,16 @@ fn wide_entries(
     entries: &mut Vec<Entry>,
 ) -> Result<()> {
     let record = Record::new(bytes)?;
-    let before: Vec<Known> = identities.iter().map(|identity| states.now(identity)).collect();
+    let told = |identity: &Identity| (states.now(identity), states.doubt(identity));
+    let before: Vec<(Known, Option<i64>)> = identities.iter().map(told).collect();
     states.advance(&record)?;
-    for (identity, before) in identities.iter().zip(before) {
+    for (identity, (mut before, doubt)) in identities.iter().zip(before) {
         let after = states.now(identity);
         if before.state != after.state {
+            if record.op() == "gap" && states.doubt(identity).is_none() {
+                resolve(entries, identity, doubt, &after)?;
+                before = after.clone();
+            }
             entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
         }
     }
@@ -124,6 +136,17 @@ fn wide_entries(
             entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
             identities.push(identity);
         }
+    }
+    Ok(())
+}
+
+/// Says what a document was since its last record behind a gap, once that is known: nothing has happened to it in between.
+fn resolve(entries: &mut [Entry], identity: &Identity, doubt: Option<i64>, known: &Known) -> Result<()> {
+    let Some(doubt) = doubt else { return Ok(()) };
+    if let Some(last) = entries.iter_mut().rev().find(|entry| entry.identity == *identity)
+        && Record::new(&last.record)?.seq()? >= doubt
+    {
+        last.after = known.clone();
     }
     Ok(())
 }
@@ -145,14 +168,14 @@ fn unknown_document(source: &str, id: &DocumentId, wanted: Option<&Namespace>, f
 }
 
 impl Entry {
-    /// What became of the fields: for updates as MongoDB reported them, for replacements the top-level fields that
-    /// differ; nothing for records that begin or end a document.
+    /// What became of the fields: for updates as MongoDB reported them, for replacements and documents that a comparison found
+    /// changed the top-level fields that differ; nothing for records that begin or end a document.
     pub fn changes(&self) -> Result<Vec<FieldChange>> {
         let record = Record::new(&self.record)?;
         let before = present(&self.before);
         Ok(match (record.op(), record.part("delta")) {
             (_, Some(delta)) => delta_changes(before, delta),
-            ("replace", None) => match (before, present(&self.after)) {
+            ("replace" | "snapshot", None) => match (before, present(&self.after)) {
                 (Some(before), Some(after)) => differences(before, after),
                 _ => Vec::new(),
             },

@@ -19,6 +19,9 @@ use crate::tools;
 /// How long a server may take to start; this is generous because many may start at once.
 const START: Duration = Duration::from_secs(90);
 
+/// An oplog of fewer megabytes is made to be rolled over.
+const TINY_OPLOG: u32 = 16;
+
 /// How a server is started.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -112,6 +115,10 @@ impl Mongod {
         command.arg("--dbpath").arg(folder.path());
         if settings.replica_set {
             command.args(["--replSet", "rs0", "--oplogSize", &settings.oplog_megabytes.to_string()]);
+        }
+        if settings.oplog_megabytes < TINY_OPLOG {
+            // What a checkpoint of the storage may need is not cut off the oplog, however full it is.
+            command.args(["--syncdelay", "1"]);
         }
         if settings.auth {
             command.arg("--auth").arg("--keyFile").arg(key_file(folder)?);

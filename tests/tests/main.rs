@@ -8,6 +8,7 @@ mod capture;
 mod document_from_deltas;
 mod harness;
 mod history;
+mod lost_history;
 mod operating;
 mod plugins;
 mod recover;

@@ -62,6 +62,26 @@ impl Judge {
         if self.ids_are_kept() { Vec::new() } else { self.withheld.iter().cloned().collect() }
     }
 
+    /// Whether something is to be recorded, going by what is known so far.
+    pub(super) fn may_differ(&self, recorded: &Recorded, outcomes: &[Outcome]) -> Result<bool> {
+        for outcome in outcomes {
+            let Outcome::Keep(body) = outcome else {
+                if matches!(outcome, Outcome::Failed(_)) {
+                    return Ok(true);
+                }
+                continue;
+            };
+            let record = Record::new(body)?;
+            if let (Some(identity), Some(after)) = (Identity::of(&record), record.part("after"))
+                && recorded.slice.has(identity.id.0, &identity.id.1)
+                && self.finding(recorded, &identity, after.as_bytes()).is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What is to be recorded of a document that was read; `None` where nothing.
     pub(super) fn judge(
         &mut self,

@@ -6,8 +6,8 @@ use bson::{Bson, Document, Timestamp, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 
-use crate::wait::wait_until;
 use crate::record::{must, of, text, time};
+use crate::wait::wait_until;
 
 /// The operations on documents, as records name them.
 pub const DOCUMENT_OPS: [&str; 4] = ["insert", "update", "replace", "delete"];
@@ -86,7 +86,8 @@ fn change(time: Timestamp, entry: &Document, prefix: &str) -> Option<Change> {
 /// Writes into a database that nobody watches until the server's oplog, made tiny for it, no longer holds what it holds now.
 pub async fn roll_over(client: &Client) {
     let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let last = oplog.find_one(doc! {}).sort(doc! {"$natural": -1}).await.expect("readable").expect("an entry");
+    let last =
+        oplog.find_one(doc! {}).sort(doc! {"$natural": -1}).await.expect("readable").expect("an entry");
     let last = last.get_timestamp("ts").expect("an oplog entry has a time");
     let filler = client.database("filler").collection::<Document>("filler");
     wait_until("the oplog rolls over", Duration::from_secs(60), async || {

@@ -13,6 +13,7 @@ mod operating;
 mod plugins;
 mod recover;
 mod redaction;
+mod renamed_into;
 mod restart;
 mod rolling;
 mod segments;

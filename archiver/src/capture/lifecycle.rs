@@ -94,15 +94,31 @@ mod tests {
 
     #[test]
     fn a_batch_ends_where_an_unknown_collection_takes_a_watched_name_and_known_ones_are_marked() {
-        let watch = [Watch::Collection("shop".into(), "a".into()), Watch::Collection("shop".into(), "b".into())];
+        let watch =
+            [Watch::Collection("shop".into(), "a".into()), Watch::Collection("shop".into(), "b".into())];
         let insert = || event(doc! {"op": "insert", "ns": {"db": "shop", "coll": "a"}});
-        let events = vec![insert(), rename("tmp", "a"), insert(), rename("a", "b"), rename("a", "away"), rename("x", "y")];
+        let events = vec![
+            insert(),
+            rename("tmp", "a"),
+            insert(),
+            rename("a", "b"),
+            rename("a", "away"),
+            rename("x", "y"),
+        ];
         let parts = split(events, &watch).unwrap();
         assert_eq!(parts.len(), 2);
-        assert_eq!(parts[0], Part { events: vec![insert(), rename("tmp", "a")], replaced: Some(("shop".into(), "a".into())) });
+        assert_eq!(
+            parts[0],
+            Part { events: vec![insert(), rename("tmp", "a")], replaced: Some(("shop".into(), "a".into())) }
+        );
         assert_eq!(parts[1].replaced, None);
-        let mark = |event: &Event| event.doc().unwrap().get_path(&["detail", "fromWatched"]).and_then(|e| e.as_bool());
-        assert_eq!(parts[1].events.iter().map(mark).collect::<Vec<_>>(), [None, Some(true), Some(true), None]);
+        let mark = |event: &Event| {
+            event.doc().unwrap().get_path(&["detail", "fromWatched"]).and_then(|e| e.as_bool())
+        };
+        assert_eq!(
+            parts[1].events.iter().map(mark).collect::<Vec<_>>(),
+            [None, Some(true), Some(true), None]
+        );
         let kept = parts[1].events[1].doc().unwrap().get_path(&["detail", "x"]).and_then(|e| e.as_i32());
         assert_eq!(kept, Some(1));
     }

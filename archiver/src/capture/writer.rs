@@ -260,8 +260,13 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
         let source = &self.capture.source;
-        let mut records =
-            assemble(outcomes, ids_are_kept, source.actor_field.as_deref(), source.on_plugin_error, &mut next)?;
+        let mut records = assemble(
+            outcomes,
+            ids_are_kept,
+            source.actor_field.as_deref(),
+            source.on_plugin_error,
+            &mut next,
+        )?;
         for body in &own {
             records.push(own_record(body, &mut next)?);
         }

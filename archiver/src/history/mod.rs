@@ -200,4 +200,6 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
 }
 
 #[cfg(test)]
+mod gap_tests;
+#[cfg(test)]
 mod tests;

@@ -440,7 +440,8 @@ impl States {
         let moved: Vec<Identity> = self.documents.keys().filter(|i| i.namespace == from).cloned().collect();
         for identity in moved {
             let Some(tracked) = self.documents.get_mut(&identity) else { continue };
-            let gone = Tracked { known: Known::absent(), doubts: BTreeSet::new(), baseline: tracked.baseline };
+            let gone =
+                Tracked { known: Known::absent(), doubts: BTreeSet::new(), baseline: tracked.baseline };
             let tracked = std::mem::replace(tracked, gone);
             self.documents.insert(Identity { namespace: to.clone(), id: identity.id }, tracked);
         }

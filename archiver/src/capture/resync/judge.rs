@@ -102,7 +102,8 @@ impl Judge {
             }
             failed @ Outcome::Failed(_) => return Ok(self.failed(recorded, before, failed)),
         };
-        let doc = Doc::new(&body).map_err(|e| Error::internal("an event's body is not one BSON document").because(e))?;
+        let doc = Doc::new(&body)
+            .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))?;
         let record = Record::new(&body)?;
         let (Some(identity), Some(after)) = (Identity::of(&record), record.part("after")) else {
             self.nameless += 1;

@@ -101,7 +101,8 @@ impl Comparison {
     async fn run(&self, found: &mpsc::Sender<Result<Documents>>) -> Result<()> {
         info!(source = %self.source.name, gap = self.resync.gap, "comparing the present documents with what is known from before a gap");
         for _ in 0..ATTEMPTS {
-            let mut judge = Judge::new(self.resync.gap, self.policy, self.source.snapshot == Snapshot::Initial);
+            let mut judge =
+                Judge::new(self.resync.gap, self.policy, self.source.snapshot == Snapshot::Initial);
             if self.compare(&mut judge, found).await? {
                 info!(
                     source = %self.source.name, gap = self.resync.gap, compared = judge.compared, found = judge.found,
@@ -119,8 +120,7 @@ impl Comparison {
         let budget = self.limits.batch_max_bytes * BATCHES_KNOWN;
         let mut slices = vec![Slice::ALL];
         while let Some(slice) = slices.pop() {
-            let mut recorded =
-                Recorded::new(&self.history, &self.source.name, &self.resync, slice, budget);
+            let mut recorded = Recorded::new(&self.history, &self.source.name, &self.resync, slice, budget);
             if !recorded.read_to(self.end().await?).await? {
                 slices.extend(slice.halves());
                 continue;
@@ -140,7 +140,8 @@ impl Comparison {
             if slices.is_empty() {
                 let own = vec![bodies::closing(&self.resync, hold.time, &judge.undecided())];
                 let closes = Some(self.resync.gap);
-                self.send(found, Compared { outcomes: Vec::new(), ids_are_kept: false, own, closes, hold }).await;
+                self.send(found, Compared { outcomes: Vec::new(), ids_are_kept: false, own, closes, hold })
+                    .await;
             }
         }
         Ok(true)
@@ -263,7 +264,8 @@ impl Comparison {
         let mut collections =
             watched_collections(&self.client, &self.source.watch, audit_database, &self.left_out).await?;
         if let Some(scope) = scope {
-            collections.retain(|(db, coll)| scope.contains(&Namespace { db: db.clone(), coll: coll.clone() }));
+            collections
+                .retain(|(db, coll)| scope.contains(&Namespace { db: db.clone(), coll: coll.clone() }));
         }
         Ok(collections)
     }

@@ -1,4 +1,4 @@
-//! A checkpoint: where a source's capture stands. Written in the same transaction as the records before it.
+//! A checkpoint: where a stream's capture stands. Written in the same transaction as the records before it.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,16 @@ use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Position;
+use crate::record::RecordId;
+use crate::stream_id::StreamId;
 
-/// Where one source's capture stands.
+/// Where one stream's capture stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// The source's name.
-    pub source: String,
+    /// Which stream.
+    pub stream: StreamId,
+    /// How many streams its source is split into.
+    pub partitions: u32,
     /// The writer's number; only the holder of the highest one can advance the checkpoint.
     pub epoch: i64,
     /// The seq that the next record gets; the log holds `..next_seq`.
@@ -34,6 +38,13 @@ pub struct Checkpoint {
     pub context: Option<ActorContext>,
     /// What was read, and what became of it.
     pub counters: Counters,
+}
+
+impl Checkpoint {
+    /// The `_id` of the next record.
+    pub fn next_id(&self) -> RecordId {
+        RecordId::new(&self.stream, self.next_seq)
+    }
 }
 
 /// The watched deployment's version, on which the form of its resume tokens depends.

@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::fault::Fault;
+
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -40,6 +42,25 @@ impl Kind {
             Kind::NotFound => 16,
         }
     }
+
+    /// Its name in stored documents and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Internal => "internal",
+            Kind::Invalid => "invalid",
+            Kind::Unavailable => "unavailable",
+            Kind::HistoryLost => "historyLost",
+            Kind::Fenced => "fenced",
+            Kind::Plugin => "plugin",
+            Kind::Corrupt => "corrupt",
+            Kind::NotFound => "notFound",
+        }
+    }
+
+    /// Whether trying again can't help: the stream stops until somebody acts.
+    pub fn needs_a_human(self) -> bool {
+        !matches!(self, Kind::Unavailable | Kind::Fenced | Kind::Internal)
+    }
 }
 
 /// An error with its kind, a sentence, optionally a hint what to do next, and the cause underneath.
@@ -48,6 +69,7 @@ impl Kind {
 pub struct Error {
     kind: Kind,
     what: String,
+    fault: Option<Fault>,
     hint: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -57,13 +79,18 @@ macro_rules! constructors {
         $(
             #[doc = concat!("An error of kind [`Kind::", stringify!($kind), "`].")]
             pub fn $name(what: impl Into<String>) -> Self {
-                Error { kind: Kind::$kind, what: what.into(), hint: None, source: None }
+                Error::new(Kind::$kind, what)
             }
         )*
     };
 }
 
 impl Error {
+    /// An error of this kind.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Error { kind, what: what.into(), fault: None, hint: None, source: None }
+    }
+
     constructors! {
         invalid => Invalid,
         unavailable => Unavailable,
@@ -83,11 +110,23 @@ impl Error {
     }
 
     /// Adds the cause. Its text is shown, so it must not hold document contents; for MongoDB's errors use
-    /// [`Error::mongo`].
+    /// [`mongo_error`](crate::deployment::mongo_error).
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Says what it means for whoever reads a change stream.
+    #[must_use]
+    pub fn with_fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// What it means for whoever reads a change stream; `None` where it is not MongoDB's.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
     }
 
     /// Who must act.

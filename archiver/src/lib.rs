@@ -14,6 +14,7 @@ pub mod config;
 pub mod deployment;
 pub mod error;
 pub mod event;
+pub mod fault;
 pub mod history;
 pub mod plugin;
 pub mod record;

@@ -1,14 +1,73 @@
 //! A record: what is kept of one event, or of one thing the archiver did. Its bytes are one BSON document,
-//! `{_id: seq, …the event's fields in order…, policy}`; they are the canonical form that digests are made of.
+//! `{_id: seq, …the event's fields in order…, policy}`; they are the canonical form that digests are made of. Records of a
+//! partitioned source have `{_id: {p: partition, s: seq}, …}`.
 
-use bson::Timestamp;
-use bson_walker::{Doc, Element, Writer};
+use std::fmt;
+
+use bson::{Bson, Timestamp, doc};
+use bson_walker::{Doc, Element, Writer, kind};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::stream_id::StreamId;
 
 /// A SHA-256 digest.
 pub type Sha = [u8; 32];
+
+/// What numbers a record in its source: its `_id`. Ordered by stream, then seq; its text is `17`, or `3/17` in partition 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// The partition whose stream it is of; `None` where the source has only one.
+    pub partition: Option<u32>,
+    /// Its number in its stream.
+    pub seq: i64,
+}
+
+impl RecordId {
+    /// The id of the record of this seq in a stream.
+    pub fn new(stream: &StreamId, seq: i64) -> RecordId {
+        RecordId { partition: stream.partition, seq }
+    }
+
+    /// Reads an `_id`; `None` where it is no record's.
+    pub fn read(id: &Element<'_>) -> Option<RecordId> {
+        if let Some(seq) = id.as_i64() {
+            return Some(RecordId { partition: None, seq });
+        }
+        let doc = id.as_doc().filter(|_| id.kind() == kind::DOCUMENT)?;
+        let mut parts = doc.elements();
+        let (p, s) = (parts.next()?.ok()?, parts.next()?.ok()?);
+        let partition = u32::try_from(p.as_i32()?).ok()?;
+        let exact = p.name() == b"p" && s.name() == b"s" && parts.next().is_none();
+        exact.then_some(RecordId { partition: Some(partition), seq: s.as_i64()? })
+    }
+
+    /// Writes it as `_id`.
+    pub fn write(self, writer: &mut Writer<'_>) {
+        let Some(partition) = self.partition else { return writer.i64("_id", self.seq) };
+        let mut id = writer.begin_doc(b"_id");
+        id.i32("p", partition as i32);
+        id.i64("s", self.seq);
+        id.end();
+    }
+
+    /// The value of the `_id`, for queries.
+    pub fn to_bson(self) -> Bson {
+        match self.partition {
+            None => self.seq.into(),
+            Some(partition) => doc! {"p": partition as i32, "s": self.seq}.into(),
+        }
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.partition {
+            None => write!(f, "{}", self.seq),
+            Some(partition) => write!(f, "{partition}/{}", self.seq),
+        }
+    }
+}
 
 /// A view of one record's canonical bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +75,10 @@ pub struct Record<'a>(Doc<'a>);
 
 impl<'a> Record<'a> {
     /// Builds a record's bytes from an event's body.
-    pub fn encode(seq: i64, body: Doc<'_>, policy: i64) -> Vec<u8> {
+    pub fn encode(id: RecordId, body: Doc<'_>, policy: i64) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(body.as_bytes().len() + 32);
         let mut writer = Writer::begin(&mut bytes);
-        writer.i64("_id", seq);
+        id.write(&mut writer);
         for element in body.elements().map_while(Result::ok) {
             writer.append(&element);
         }
@@ -45,9 +104,15 @@ impl<'a> Record<'a> {
         self.0.as_bytes()
     }
 
-    /// The record's number in its source.
+    /// What numbers the record in its source.
+    pub fn record_id(&self) -> Result<RecordId> {
+        let id = self.0.get("_id").and_then(|e| RecordId::read(&e));
+        id.ok_or_else(|| Error::corrupt("a record has an _id that is no seq"))
+    }
+
+    /// The record's number in its stream.
     pub fn seq(&self) -> Result<i64> {
-        self.0.get("_id").and_then(|e| e.as_i64()).ok_or_else(|| Error::corrupt("a record has no Int64 _id"))
+        Ok(self.record_id()?.seq)
     }
 
     /// The operation.
@@ -107,4 +172,35 @@ pub fn id_digest(kind: u8, value: &[u8]) -> String {
     hash.update([kind]);
     hash.update(value);
     hex(&hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(record: bson::Document) -> Result<RecordId> {
+        Record::new(&bson::serialize_to_vec(&record).unwrap()).unwrap().record_id()
+    }
+
+    #[test]
+    fn an_id_is_read_back_and_anything_else_is_not_taken_for_one() {
+        for stream in StreamId::all("s", 1).iter().chain(&StreamId::all("s", 2)) {
+            let id = RecordId::new(stream, i64::MAX);
+            assert_eq!(id_of(doc! {"_id": id.to_bson()}).unwrap(), id);
+            let record = Record::encode(id, Doc::EMPTY, 1);
+            assert_eq!(record, bson::serialize_to_vec(&doc! {"_id": id.to_bson(), "policy": 1_i64}).unwrap());
+        }
+        for odd in [
+            doc! {"_id": 5},
+            doc! {"_id": {"p": 1_i64, "s": 5_i64}},
+            doc! {"_id": {"p": 1, "s": 5}},
+            doc! {"_id": {"s": 5_i64, "p": 1}},
+            doc! {"_id": {"p": 1, "s": 5_i64, "x": 1}},
+            doc! {"_id": {"p": -1, "s": 5_i64}},
+            doc! {"_id": [1, 5_i64]},
+            doc! {},
+        ] {
+            assert!(id_of(odd.clone()).is_err(), "{odd}");
+        }
+    }
 }

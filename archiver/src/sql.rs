@@ -30,8 +30,8 @@ pub fn statements(url: &str, options: &[(String, Secret)], sources: &[String]) -
 
 fn view(name: &str, files: &str) -> String {
     format!(
-        "CREATE OR REPLACE VIEW \"{name}\" AS SELECT * FROM read_parquet(\n  {},\n  hive_partitioning = true, \
-         hive_types = {{'source': VARCHAR, 'date': DATE}});\n",
+        "CREATE OR REPLACE VIEW \"{name}\" AS SELECT *, CAST(extra->>'$.partition' AS INTEGER) AS partition\n\
+         FROM read_parquet(\n  {},\n  hive_partitioning = true, hive_types = {{'source': VARCHAR, 'date': DATE}});\n",
         literal(files)
     )
 }
@@ -130,7 +130,7 @@ const INTRODUCTION: &str = "\
 --   archiver sql > archive.sql && duckdb -init archive.sql
 -- before, after, delta, images, detail and doc_key are Extended JSON: after->>'$.status', after->>'$.card.pan'.
 -- doc_id is the _id: hex for an ObjectId, plain for a string, else relaxed Extended JSON.
--- One document's history is ordered by cluster_time, cluster_inc, seq. All times are UTC (Python needs pytz for them).
+-- One document's history is ordered by cluster_time, cluster_inc, seq (seq counts within a partition, where a source has several). All times are UTC (Python needs pytz for them).
 SET TimeZone = 'UTC';
 
 ";
@@ -142,7 +142,7 @@ const MACROS: &str = r#"
 CREATE OR REPLACE MACRO changes_of(in_source, in_id) AS TABLE
   SELECT * FROM all_changes
   WHERE source = in_source AND doc_id = in_id
-  ORDER BY cluster_time, cluster_inc, seq;
+  ORDER BY cluster_time, cluster_inc, partition, seq;
 
 -- A document at a time, one row for each collection that had this _id, from stored images only: the image after the last
 -- change up to then, else the image before the next one. state: present, deleted, not yet, or unknown (images
@@ -153,7 +153,7 @@ CREATE OR REPLACE MACRO doc_at(in_source, in_id, in_time) AS TABLE
   WITH ordered AS (
     SELECT db, coll, op, before, after, cluster_time, cluster_inc, seq,
       cluster_time <= CAST(in_time AS TIMESTAMPTZ) AS happened,
-      row_number() OVER (ORDER BY cluster_time, cluster_inc, seq) AS place
+      row_number() OVER (ORDER BY cluster_time, cluster_inc, partition, seq) AS place
     FROM all_changes
     WHERE source = in_source AND doc_id = in_id
       AND op IN ('insert', 'update', 'replace', 'delete', 'snapshot', 'quarantine')
@@ -187,7 +187,7 @@ CREATE OR REPLACE MACRO deleted_between(in_source, in_from, in_to) AS TABLE
     AND cluster_time >= CAST(in_from AS TIMESTAMPTZ) AND cluster_time < CAST(in_to AS TIMESTAMPTZ)
     AND date >= CAST(timezone('UTC', CAST(in_from AS TIMESTAMPTZ)) AS DATE)
     AND date <= CAST(timezone('UTC', CAST(in_to AS TIMESTAMPTZ)) AS DATE)
-  ORDER BY cluster_time, cluster_inc, seq;
+  ORDER BY cluster_time, cluster_inc, partition, seq;
 
 -- Every change of one field: who, when, from what, to what. The path is dotted, array elements by number: 'items.0.sku'.
 -- exact is false where images are missing or withheld: the field may have changed then, and the values are not known.
@@ -196,7 +196,7 @@ CREATE OR REPLACE MACRO field_changes(in_source, in_path) AS TABLE
   WITH pointed AS (
     SELECT '/' || replace(replace(replace(in_path, '~', '~0'), '/', '~1'), '.', '/') AS pointer
   ), compared AS (
-    SELECT cluster_time, cluster_inc, seq, op, db, coll, doc_id, actor, changed,
+    SELECT cluster_time, cluster_inc, partition, seq, op, db, coll, doc_id, actor, changed,
       json_extract(before, pointer) AS old_value, json_extract(after, pointer) AS new_value,
       CASE op
         WHEN 'insert' THEN after IS NOT NULL
@@ -214,7 +214,7 @@ CREATE OR REPLACE MACRO field_changes(in_source, in_path) AS TABLE
     WHEN op = 'update' THEN coalesce(list_contains(changed, split_part(in_path, '.', 1)), true)
     ELSE true
   END
-  ORDER BY cluster_time, cluster_inc, seq;
+  ORDER BY cluster_time, cluster_inc, partition, seq;
 "#;
 
 #[cfg(test)]

@@ -1,22 +1,29 @@
 //! Where every source stands, gathered from its checkpoint, its lease and its manifests. Changes nothing, and says
 //! what it can where one of these can't be reached.
 
+mod instances;
+
 use bson::{DateTime, Document, Timestamp, doc};
 use serde::Serialize;
 
+pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Kind, Result};
+use crate::stream_id::StreamId;
 
-/// Where one source stands. `None` and `null` mean unknown or not yet.
+/// Where one stream stands. `None` and `null` mean unknown or not yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// The source's name.
     pub source: String,
+    /// The partition, where the source has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
     /// What it is doing.
     pub state: State,
     /// The last record's seq; 0 before the first.
@@ -27,6 +34,8 @@ pub struct SourceStatus {
     pub epoch: Option<i64>,
     /// The process that holds the lease.
     pub holder: Option<String>,
+    /// How long it has held it.
+    pub lease_age_seconds: Option<i64>,
     /// Everything up to this time (RFC 3339, UTC) is in the audit log.
     pub captured_to: Option<String>,
     /// How far that is behind the source's present.
@@ -59,6 +68,8 @@ pub enum State {
     Running,
     /// Nobody holds its lease.
     Stopped,
+    /// Nobody holds its lease, because only a human can mend what stopped it: see the last error.
+    Halted,
 }
 
 /// How far the baseline has been read.
@@ -76,6 +87,8 @@ pub struct SnapshotStatus {
 pub struct LastError {
     /// When, RFC 3339 in UTC.
     pub at: String,
+    /// Its kind, as in the exit codes: `unavailable`, `plugin`, `historyLost`, …
+    pub kind: String,
     /// The error.
     pub message: String,
 }
@@ -92,37 +105,44 @@ struct Deployment {
     oldest: Result<Option<Timestamp>>,
 }
 
-/// The status of one configured source, or of all, and of those that left a checkpoint behind.
+/// The status of one configured source, or of all, and of those that left a checkpoint behind: of each of their streams.
 ///
 /// Fails as unavailable where the audit log can't be read, and as not found where there is no such source.
 pub async fn status(config: &Config, source: Option<&str>) -> Result<Vec<SourceStatus>> {
     let deployment = Deployment::connect(config).await?;
-    let mut names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
-    for left_behind in deployment.log.sources().await? {
-        if !names.contains(&left_behind) {
-            names.push(left_behind);
+    let configured: Vec<_> =
+        config.sources.iter().flat_map(|s| StreamId::all(&s.name, s.partitions)).collect();
+    let mut streams = configured.clone();
+    for left_behind in deployment.log.streams().await? {
+        if !streams.contains(&left_behind) {
+            streams.push(left_behind);
         }
     }
     if let Some(source) = source {
-        if !names.iter().any(|name| name == source) {
+        if !streams.iter().any(|stream| stream.source == source) {
             config.source(source)?;
         }
-        names.retain(|name| name == source);
+        streams.retain(|stream| stream.source == source);
     }
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        let configured = config.sources.iter().any(|s| s.name == name);
-        found.push(deployment.source(name, configured).await?);
+    let mut found = Vec::with_capacity(streams.len());
+    for stream in streams {
+        found.push(deployment.stream(&stream, configured.contains(&stream)).await?);
     }
     Ok(found)
 }
 
 impl Deployment {
-    async fn connect(config: &Config) -> Result<Self> {
+    /// The audit log and its server's clock.
+    async fn log(config: &Config) -> Result<(AuditLog, DateTime)> {
         let log = AuditLog::connect(config).await?;
         let hello = log.database().run_command(doc! {"hello": 1}).await;
         let hello = hello.map_err(|e| mongo_error("reaching the audit database", e))?;
         let now = hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now());
+        Ok((log, now))
+    }
+
+    async fn connect(config: &Config) -> Result<Self> {
+        let (log, now) = Deployment::log(config).await?;
         let client = connect(&config.mongodb_uri).await?;
         let present = operation_time(&client.database("admin")).await;
         let oldest = match &present {
@@ -136,39 +156,46 @@ impl Deployment {
         Ok(Deployment { log, archive, now, present, oldest })
     }
 
-    async fn source(&self, name: String, configured: bool) -> Result<SourceStatus> {
-        let mut status = SourceStatus { source: name, ..SourceStatus::default() };
+    async fn stream(&self, stream: &StreamId, configured: bool) -> Result<SourceStatus> {
+        let StreamId { source, partition } = stream.clone();
+        let mut status = SourceStatus { source, partition, ..SourceStatus::default() };
         if !configured {
             status.problems.push("it left a checkpoint but is not in the configuration".to_owned());
         }
-        self.add_lease(&mut status).await?;
-        if let Some(checkpoint) = self.log.checkpoint(&status.source).await? {
+        self.add_lease(stream, &mut status).await?;
+        if let Some(checkpoint) = self.log.checkpoint(stream).await? {
             if status.state == State::NeverStarted {
                 status.state = State::Stopped;
             }
             self.add_checkpoint(&mut status, checkpoint);
         }
-        if let Err(error) = self.add_archive(&mut status).await {
+        if let Err(error) = self.add_archive(stream, &mut status).await {
             status.problems.push(error.explain());
         }
         Ok(status)
     }
 
-    async fn add_lease(&self, status: &mut SourceStatus) -> Result<()> {
+    async fn add_lease(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {
         let leases = self.log.database().collection::<Document>(LEASES);
-        let lease = leases.find_one(doc! {"_id": &status.source}).await;
+        let lease = leases.find_one(doc! {"_id": stream.to_string()}).await;
         let Some(lease) = lease.map_err(|e| mongo_error("reading the lease", e))? else { return Ok(()) };
         status.epoch = lease.get_i64("epoch").ok();
         let held = lease.get_datetime("expires").is_ok_and(|expires| *expires > self.now);
-        status.state = State::Stopped;
+        status.state = match lease.contains_key("halted") {
+            true => State::Halted,
+            false => State::Stopped,
+        };
         if let Some(holder) = lease.get_str("holder").ok().filter(|_| held) {
             status.state = State::Running;
             status.holder = Some(holder.to_owned());
+            let since = lease.get_datetime("since").ok();
+            status.lease_age_seconds =
+                since.map(|since| (self.now.timestamp_millis() - since.timestamp_millis()).max(0) / 1000);
         }
         if let Ok(error) = lease.get_document("lastError") {
             let at = error.get_datetime("at").map(|at| rfc3339(at.timestamp_millis())).unwrap_or_default();
-            status.last_error =
-                error.get_str("message").ok().map(|message| LastError { at, message: message.to_owned() });
+            let text = |field| error.get_str(field).unwrap_or_default().to_owned();
+            status.last_error = Some(LastError { at, kind: text("kind"), message: text("message") });
         }
         Ok(())
     }
@@ -204,12 +231,12 @@ impl Deployment {
         }
     }
 
-    async fn add_archive(&self, status: &mut SourceStatus) -> Result<()> {
+    async fn add_archive(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {
         let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
         let mut end_seq = 1;
         let mut gaps = 0;
         let manifests = match archive {
-            Some(archive) => archive.read_manifests(&status.source).await?,
+            Some(archive) => archive.read_manifests(stream).await?,
             None => Vec::new(),
         };
         for (key, manifest) in manifests {
@@ -224,9 +251,7 @@ impl Deployment {
             }
         }
         // Only what is not rolled yet: the log keeps rolled records for a while, and they are counted already.
-        let hot = self.log.database().collection::<Document>(&status.source);
-        let counted = hot.count_documents(doc! {"_id": {"$gte": end_seq}, "op": "gap"}).await;
-        gaps += counted.map_err(|e| mongo_error("counting gaps", e))?;
+        gaps += self.log.count(stream, end_seq, "gap").await?;
         status.rolled_seq = Some(end_seq - 1);
         status.gaps = Some(gaps);
         Ok(())

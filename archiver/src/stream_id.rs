@@ -13,6 +13,11 @@ pub struct StreamId {
 }
 
 impl StreamId {
+    /// The one stream of a source that has no partitions.
+    pub fn whole(source: &str) -> StreamId {
+        StreamId { source: source.to_owned(), partition: None }
+    }
+
     /// The streams of a source with this many partitions.
     pub fn all(source: &str, partitions: u32) -> Vec<StreamId> {
         let stream = |partition| StreamId { source: source.to_owned(), partition };

@@ -16,6 +16,8 @@ use crate::{Server, duckdb, tools};
 #[derive(Debug)]
 pub struct Fixture {
     uri: String,
+    /// Where the audit database lies on another deployment than the watched one.
+    audit_uri: Option<String>,
     tag: String,
     folder: TempDir,
     /// The watched database.
@@ -34,6 +36,7 @@ impl Fixture {
         let mut archiver = Archiver::new(Some(&folder.path().join("archiver.toml")));
         archiver.env("ARCHIVER_TEST_URI", server.uri());
         Fixture {
+            audit_uri: None,
             uri: server.uri().to_owned(),
             db: server.client().database(&format!("shop_{tag}")),
             audit: server.client().database(&format!("audit_{tag}")),
@@ -41,6 +44,22 @@ impl Fixture {
             folder,
             archiver,
         }
+    }
+
+    /// Fresh names, with the audit database on another server.
+    pub fn across(watched: &Server, audit: &Server) -> Fixture {
+        let mut fixture = Fixture::new(watched);
+        fixture.audit = audit.client().database(fixture.audit.name());
+        fixture.connect(watched.uri(), audit.uri());
+        fixture
+    }
+
+    /// Makes the binary use these connection strings from now on.
+    pub fn connect(&mut self, watched: &str, audit: &str) {
+        self.uri = watched.to_owned();
+        self.audit_uri = Some(audit.to_owned());
+        self.archiver.env("ARCHIVER_TEST_URI", watched);
+        self.archiver.env("ARCHIVER_TEST_AUDIT_URI", audit);
     }
 
     /// Another fixture on the same watched database, with its own audit database, archive and configuration.
@@ -89,7 +108,8 @@ impl Fixture {
             config.push_str("[mongodb]\nuri = \"${ARCHIVER_TEST_URI}\"\n\n");
         }
         if !text.contains("[audit]") {
-            config.push_str("[audit]\ndatabase = \"{audit}\"\n\n");
+            let uri = self.audit_uri.as_ref().map_or("", |_| "uri = \"${ARCHIVER_TEST_AUDIT_URI}\"\n");
+            config.push_str(&format!("[audit]\n{uri}database = \"{{audit}}\"\n\n"));
         }
         if !text.contains("[archive]") {
             config.push_str("[archive]\nurl = \"{archive}\"\n\n");

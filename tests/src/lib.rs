@@ -7,15 +7,19 @@
 // A harness ends in panics and prints what it sees: that is its job.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod application;
 pub mod bytes;
 pub mod canary;
+pub mod certificates;
 pub mod duckdb;
 pub mod fixture;
 pub mod oplog;
 pub mod process;
 pub mod record;
 pub mod replica_set;
+pub mod roles;
 pub mod server;
+pub mod story;
 pub mod tools;
 pub mod truth;
 pub mod wait;

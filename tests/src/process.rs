@@ -36,7 +36,13 @@ impl Outcome {
             self.stdout,
             self.stderr
         );
+        self.assert_no_panic();
         self
+    }
+
+    #[track_caller]
+    fn assert_no_panic(&self) {
+        assert!(!self.stderr.contains("panicked"), "a panic:\n{}", self.stderr);
     }
 
     /// Panics unless standard error holds all of these words.
@@ -45,7 +51,7 @@ impl Outcome {
         for word in words {
             assert!(self.stderr.contains(word), "the message lacks {word:?}:\n{}", self.stderr);
         }
-        assert!(!self.stderr.contains("panicked"), "a panic:\n{}", self.stderr);
+        self.assert_no_panic();
         self
     }
 
@@ -150,7 +156,7 @@ impl Archiver {
         Archiver { config: config.map(Path::to_path_buf), environment: Vec::new() }
     }
 
-    /// Sets an environment variable.
+    /// Sets an environment variable; the last value counts.
     pub fn env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,7 @@ use mongodb::Client;
 use mongodb::options::{ClientOptions, Credential};
 use tempfile::TempDir;
 
+use crate::certificates::Authority;
 use crate::tools;
 
 /// How long a server may take to start; this is generous because many may start at once.
@@ -29,10 +31,14 @@ pub struct Settings {
     pub replica_set: bool,
     /// With user `root` and password `secret`.
     pub auth: bool,
+    /// With TLS required, under certificates of this authority; clients may go without one of their own.
+    pub tls: Option<Arc<Authority>>,
     /// Oplog size in megabytes.
     pub oplog_megabytes: u32,
     /// What WiredTiger may cache, in megabytes.
     pub cache_megabytes: u32,
+    /// `name=value`, as `--setParameter` takes them.
+    pub parameters: Vec<String>,
     /// Keeps the server alive when the terminal sends Ctrl-C to the whole process group.
     pub own_process_group: bool,
 }
@@ -42,8 +48,10 @@ impl Default for Settings {
         Settings {
             replica_set: true,
             auth: false,
+            tls: None,
             oplog_megabytes: 256,
             cache_megabytes: 512,
+            parameters: Vec::new(),
             own_process_group: false,
         }
     }
@@ -79,9 +87,21 @@ impl Mongod {
 
     /// The connection string, with credentials where the server asks for them.
     pub fn uri(&self) -> String {
-        let user = if self.settings.auth { "root:secret@" } else { "" };
+        self.uri_of(if self.settings.auth { "root:secret" } else { "" }, "")
+    }
+
+    /// The connection string of another account: `user:password`, or none, and further options such as
+    /// `&authMechanism=MONGODB-X509`.
+    pub fn uri_of(&self, account: &str, further: &str) -> String {
+        let at = if account.is_empty() { "" } else { "@" };
         let options = if self.settings.replica_set { "?replicaSet=rs0" } else { "?directConnection=true" };
-        format!("mongodb://{user}127.0.0.1:{}/{options}", self.port)
+        format!("mongodb://{account}{at}127.0.0.1:{}/{options}{}{further}", self.port, self.tls_options())
+    }
+
+    fn tls_options(&self) -> String {
+        let tls =
+            |authority: &Arc<Authority>| format!("&tls=true&tlsCAFile={}", authority.ca_file().display());
+        self.settings.tls.as_ref().map(tls).unwrap_or_default()
     }
 
     /// `127.0.0.1:port`.
@@ -112,6 +132,9 @@ impl Mongod {
             "--port",
             &port.to_string(),
         ]);
+        for parameter in &settings.parameters {
+            command.args(["--setParameter", parameter]);
+        }
         command.arg("--dbpath").arg(folder.path());
         if settings.replica_set {
             command.args(["--replSet", "rs0", "--oplogSize", &settings.oplog_megabytes.to_string()]);
@@ -122,6 +145,11 @@ impl Mongod {
         }
         if settings.auth {
             command.arg("--auth").arg("--keyFile").arg(key_file(folder)?);
+        }
+        if let Some(authority) = &settings.tls {
+            command.args(["--tlsMode", "requireTLS", "--tlsAllowConnectionsWithoutCertificates"]);
+            command.arg("--tlsCertificateKeyFile").arg(authority.server());
+            command.arg("--tlsCAFile").arg(authority.ca_file());
         }
         if settings.own_process_group {
             command.process_group(0);
@@ -151,8 +179,8 @@ impl Mongod {
         if !self.settings.replica_set {
             return Ok(());
         }
-        let mut options =
-            ClientOptions::parse(format!("mongodb://{}/?directConnection=true", self.address())).await?;
+        let uri = format!("mongodb://{}/?directConnection=true{}", self.address(), self.tls_options());
+        let mut options = ClientOptions::parse(uri).await?;
         let admin = Client::with_options(options.clone())?.database("admin");
         let member = doc! {"_id": 0, "host": self.address()};
         admin.run_command(doc! {"replSetInitiate": {"_id": "rs0", "members": [member]}}).await?;

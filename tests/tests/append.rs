@@ -7,6 +7,7 @@ use archiver::checkpoint::{Checkpoint, Counters};
 use archiver::config::Config;
 use archiver::event::Position;
 use archiver::record::Record;
+use archiver::stream_id::StreamId;
 use archiver::{Kind, Result};
 use archiver_tests::{Fixture, Server};
 use bson::{RawDocumentBuf, Timestamp, rawdoc};
@@ -25,7 +26,8 @@ async fn log(fixture: &Fixture) -> AuditLog {
 
 fn first(epoch: i64) -> Checkpoint {
     Checkpoint {
-        source: "orders".to_owned(),
+        stream: StreamId::whole("orders"),
+        partitions: 1,
         epoch,
         next_seq: 1,
         position: Position { token: None, cluster_time: Timestamp { time: 1, increment: 1 } },
@@ -56,14 +58,14 @@ async fn a_fenced_writer_appends_nothing() {
     let log = log(&fixture).await;
     log.create_checkpoint(&first(1)).await.unwrap();
     let old = append(&log, &first(1), &[1, 2]).await.unwrap();
-    let new = log.fence("orders", 2).await.unwrap().unwrap();
+    let new = log.fence(&StreamId::whole("orders"), 2).await.unwrap().unwrap();
     assert_eq!((new.epoch, new.next_seq), (2, 3));
     assert_eq!(append(&log, &old, &[3]).await.unwrap_err().kind(), Kind::Fenced);
     assert_eq!(fixture.count("orders").await, 2);
     append(&log, &new, &[3]).await.unwrap();
     assert_eq!(fixture.count("orders").await, 3);
     // And an epoch never goes back.
-    assert_eq!(log.fence("orders", 1).await.unwrap_err().kind(), Kind::Fenced);
+    assert_eq!(log.fence(&StreamId::whole("orders"), 1).await.unwrap_err().kind(), Kind::Fenced);
 }
 
 #[tokio::test]
@@ -73,10 +75,12 @@ async fn a_batch_that_fails_leaves_neither_records_nor_a_checkpoint() {
     let log = log(&fixture).await;
     log.create_checkpoint(&first(1)).await.unwrap();
     let second = append(&log, &first(1), &[1, 2]).await.unwrap();
-    // Seq 2 is there already: the whole batch fails, its first record and the checkpoint with it.
-    assert_eq!(append(&log, &second, &[3, 2]).await.unwrap_err().kind(), Kind::Corrupt);
-    assert_eq!(fixture.count("orders").await, 2);
-    assert_eq!(log.checkpoint("orders").await.unwrap().unwrap().next_seq, 3);
+    assert_eq!(append(&log, &second, &[3, 2]).await.unwrap_err().kind(), Kind::Internal, "not the next one");
+    // Seq 4 is there already: the whole batch fails, its first record and the checkpoint with it.
+    fixture.audit.collection("orders").insert_one(doc! {"_id": 4_i64}).await.unwrap();
+    assert_eq!(append(&log, &second, &[3, 4]).await.unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(fixture.count("orders").await, 3);
+    assert_eq!(log.checkpoint(&StreamId::whole("orders")).await.unwrap().unwrap().next_seq, 3);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use archiver_tests::workload::{Workload, seed};
-use archiver_tests::{Fixture, Server};
+use archiver_tests::{Fixture, Server, wait_until};
 use bson::{Document, doc};
 use futures_util::future::join_all;
 
@@ -19,8 +19,10 @@ async fn captured(server: &Server, changes: u64) -> Fixture {
     let fixture = Fixture::new(server);
     fixture.configure(&(archive("") + SOURCE));
     let running = fixture.start();
+    // Before the first change: a baseline of what is left of them would be of fewer records.
+    wait_until("the stream has a beginning", LIMIT, || fixture.checkpoint("orders")).await;
     Workload::new(server.client(), fixture.collection("orders"), seed()).run(changes).await;
-    archiver_tests::wait_until("the changes are in the log", LIMIT, || async {
+    wait_until("the changes are in the log", LIMIT, || async {
         (fixture.count("orders").await > changes / 2).then_some(())
     })
     .await;

@@ -30,7 +30,7 @@ const LAYERS: [(&[&str], &[&str], &str); 5] = [
     (&["parquet::", "arrow::"], &["archive/"], "only archive knows the file format"),
     (
         &["mongodb::"],
-        &["capture/", "audit_log/", "deployment.rs", "service.rs", "history/restore.rs"],
+        &["capture/", "audit_log/", "deployment", "fault.rs", "history/restore.rs"],
         "the driver is for watching, for the log, and for writing recovered documents",
     ),
     (&[".watch("], &["capture/"], "only capture watches"),

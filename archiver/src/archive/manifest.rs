@@ -11,6 +11,7 @@ use crate::checkpoint::Counters;
 use crate::error::{Error, Result};
 use crate::record::Sha;
 use crate::record::hex;
+use crate::stream_id::StreamId;
 
 /// The version of the stored format that this code writes.
 pub const FORMAT: u32 = 1;
@@ -23,6 +24,9 @@ pub struct Manifest {
     pub format: u32,
     /// The source's name.
     pub source: String,
+    /// The partition, where the source has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
     /// Which audit log the records are from: the `id` of its database's marker.
     pub log: String,
     /// The segment's key, relative to the archive's root.
@@ -47,7 +51,7 @@ pub struct Manifest {
     pub ops: BTreeMap<String, u64>,
     /// The RFC 6962 Merkle root of the records' leaves in seq order, in hex.
     pub merkle_root: String,
-    /// The source's counters when the manifest was written; `None` when it was rebuilt from the segment.
+    /// The stream's counters when the manifest was written; `None` when it was rebuilt from the segment.
     pub counters: Option<Counters>,
     /// The digest of the plugin chain and configuration in force when it was written.
     pub policy_digest: String,
@@ -57,7 +61,7 @@ pub struct Manifest {
     pub archiver: String,
     /// When it was written, RFC 3339 in UTC.
     pub created: String,
-    /// The SHA-256 of the manifest file before this one, in hex; `None` for a source's first.
+    /// The SHA-256 of the manifest file before this one, in hex; `None` for a stream's first.
     pub previous: Option<String>,
 }
 
@@ -75,7 +79,7 @@ pub struct Sealed {
 pub struct Context<'a> {
     /// Which audit log the records are from.
     pub log: &'a str,
-    /// The source's counters; `None` when the manifest is rebuilt.
+    /// The stream's counters; `None` when the manifest is rebuilt.
     pub counters: Option<Counters>,
     /// The digest of the plugin chain and configuration in force.
     pub policy_digest: &'a str,
@@ -83,7 +87,7 @@ pub struct Context<'a> {
     pub server: &'a str,
     /// The time, RFC 3339 in UTC.
     pub created: String,
-    /// The manifest before this one; `None` for a source's first.
+    /// The manifest before this one; `None` for a stream's first.
     pub previous: Option<&'a Sealed>,
 }
 
@@ -93,7 +97,8 @@ impl Manifest {
         let summary = &segment.summary;
         Manifest {
             format: FORMAT,
-            source: summary.source.clone(),
+            source: summary.stream.source.clone(),
+            partition: summary.stream.partition,
             log: context.log.to_owned(),
             segment: segment.key.clone(),
             sha256: hex(&segment.sha256),
@@ -113,6 +118,11 @@ impl Manifest {
             created: context.created,
             previous: context.previous.map(|sealed| hex(&sealed.sha256)),
         }
+    }
+
+    /// The stream in whose chain it is.
+    pub fn stream(&self) -> StreamId {
+        StreamId { source: self.source.clone(), partition: self.partition }
     }
 
     /// The bytes of its file: JSON, indented, with a newline at the end. Equal manifests give equal bytes. The last field,
@@ -154,12 +164,12 @@ impl Manifest {
 
     /// What does not fit together in it.
     fn problem(&self) -> Option<&'static str> {
-        let Some(Key::Segment { source, first_seq, .. }) = paths::parse(&self.segment) else {
+        let Some(Key::Segment { stream, first_seq, .. }) = paths::parse(&self.segment) else {
             return Some("segment is not a segment's key");
         };
         let is_digest =
             |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if source != self.source || first_seq != self.first_seq {
+        if stream != self.stream() || first_seq != self.first_seq {
             Some("segment is another's key")
         } else if self.first_seq < 1
             || self.end_seq.checked_sub(self.first_seq) != i64::try_from(self.rows).ok()

@@ -1,6 +1,7 @@
 //! Formats and parses every object key; nothing else names one.
 
 use super::day::Day;
+use crate::stream_id::StreamId;
 
 /// The folder of the manifests. Begins with an underscore so that readers of the documented glob never see it.
 const MANIFESTS: &str = "_manifests";
@@ -13,37 +14,37 @@ const CHECKS: &str = "_checks";
 pub enum Key {
     /// `source=<name>/date=<YYYY-MM-DD>/seg-[p<partition>-]<first seq, 20 digits>.parquet`
     Segment {
-        /// The source's name.
-        source: String,
-        /// The partition, for partitioned sources.
-        partition: Option<u32>,
+        /// The stream whose records it holds.
+        stream: StreamId,
         /// The UTC day of the cluster time of all its records.
         day: Day,
         /// Its first record's seq.
         first_seq: i64,
     },
-    /// `_manifests/source=<name>/<first seq, 20 digits>.json`
+    /// `_manifests/source=<name>/[p<partition>-]<first seq, 20 digits>.json`
     Manifest {
-        /// The source's name.
-        source: String,
+        /// The stream in whose chain it is.
+        stream: StreamId,
         /// The first seq of the segment it seals.
         first_seq: i64,
     },
 }
 
-/// The key of the segment that begins with this seq, relative to the archive's root.
-pub fn segment_key(source: &str, day: Day, first_seq: i64) -> String {
-    format!("{}date={day}/seg-{first_seq:020}.parquet", segments_prefix(source))
+/// The key of a stream's segment that begins with this seq, relative to the archive's root.
+pub fn segment_key(stream: &StreamId, day: Day, first_seq: i64) -> String {
+    let place = place(stream.partition, first_seq);
+    format!("{}date={day}/seg-{place}.parquet", segments_prefix(&stream.source))
 }
 
-/// The key of the segment of one partition of a partitioned source.
-pub fn partitioned_segment_key(source: &str, partition: u32, day: Day, first_seq: i64) -> String {
-    format!("{}date={day}/seg-p{partition}-{first_seq:020}.parquet", segments_prefix(source))
+/// The key of the manifest that seals a stream's segment beginning with this seq.
+pub fn manifest_key(stream: &StreamId, first_seq: i64) -> String {
+    format!("{}{}.json", manifests_prefix(&stream.source), place(stream.partition, first_seq))
 }
 
-/// The key of the manifest that seals the segment beginning with this seq.
-pub fn manifest_key(source: &str, first_seq: i64) -> String {
-    format!("{}{first_seq:020}.json", manifests_prefix(source))
+/// `[p<partition>-]<first seq, 20 digits>`
+fn place(partition: Option<u32>, first_seq: i64) -> String {
+    let partition = partition.map(|p| format!("p{p}-")).unwrap_or_default();
+    format!("{partition}{first_seq:020}")
 }
 
 /// The prefix of all segments of a source, with its trailing slash.
@@ -83,24 +84,30 @@ pub fn parse(key: &str) -> Option<Key> {
     let parts: Vec<&str> = key.split('/').collect();
     match parts.as_slice() {
         [MANIFESTS, folder, file] => {
-            let source = source_of_folder(folder)?.to_owned();
-            Some(Key::Manifest { source, first_seq: parse_seq(file.strip_suffix(".json")?)? })
+            let (stream, first_seq) = parse_place(folder, file.strip_suffix(".json")?)?;
+            Some(Key::Manifest { stream, first_seq })
         }
         [folder, date, file] => {
-            let source = source_of_folder(folder)?.to_owned();
             let day = Day::parse(date.strip_prefix("date=")?)?;
-            let name = file.strip_prefix("seg-")?.strip_suffix(".parquet")?;
-            let (partition, seq) = match name.strip_prefix('p') {
-                Some(rest) => {
-                    let (partition, seq) = rest.split_once('-')?;
-                    (Some(parse_partition(partition)?), seq)
-                }
-                None => (None, name),
-            };
-            Some(Key::Segment { source, partition, day, first_seq: parse_seq(seq)? })
+            let place = file.strip_prefix("seg-")?.strip_suffix(".parquet")?;
+            let (stream, first_seq) = parse_place(folder, place)?;
+            Some(Key::Segment { stream, day, first_seq })
         }
         _ => None,
     }
+}
+
+/// Reads what [`place`] wrote, in a folder of the source.
+fn parse_place(folder: &str, place: &str) -> Option<(StreamId, i64)> {
+    let source = source_of_folder(folder)?.to_owned();
+    let (partition, seq) = match place.strip_prefix('p') {
+        Some(rest) => {
+            let (partition, seq) = rest.split_once('-')?;
+            (Some(parse_partition(partition)?), seq)
+        }
+        None => (None, place),
+    };
+    Some((StreamId { source, partition }, parse_seq(seq)?))
 }
 
 fn parse_seq(text: &str) -> Option<i64> {
@@ -124,14 +131,19 @@ mod tests {
     fn keys_have_the_documented_form() {
         let day = Day::parse("2026-11-21").unwrap();
         assert_eq!(
-            segment_key("payments", day, 1),
+            segment_key(&StreamId::whole("payments"), day, 1),
             "source=payments/date=2026-11-21/seg-00000000000000000001.parquet"
         );
         assert_eq!(
-            partitioned_segment_key("payments", 3, day, 77),
+            manifest_key(&StreamId::whole("payments"), 1),
+            "_manifests/source=payments/00000000000000000001.json"
+        );
+        let third = StreamId { source: "payments".to_owned(), partition: Some(3) };
+        assert_eq!(
+            segment_key(&third, day, 77),
             "source=payments/date=2026-11-21/seg-p3-00000000000000000077.parquet"
         );
-        assert_eq!(manifest_key("payments", 1), "_manifests/source=payments/00000000000000000001.json");
+        assert_eq!(manifest_key(&third, 77), "_manifests/source=payments/p3-00000000000000000077.json");
     }
 
     #[test]
@@ -148,6 +160,8 @@ mod tests {
             "source=payments/date=2026-11-21/seg-00000000000000000001.parquet#1",
             "x/source=payments/date=2026-11-21/seg-00000000000000000001.parquet",
             "_manifests/source=payments/1.json",
+            "_manifests/source=payments/p-00000000000000000001.json",
+            "_manifests/source=payments/p01-00000000000000000001.json",
             "_manifests/payments/00000000000000000001.json",
             "_checks/20261121",
         ] {
@@ -164,24 +178,19 @@ mod tests {
             first_seq in 0..=i64::MAX,
         ) {
             let day = Day::of_seconds(seconds);
-            let key = match partition {
-                Some(partition) => partitioned_segment_key(&source, partition, day, first_seq),
-                None => segment_key(&source, day, first_seq),
-            };
-            let expected = Key::Segment { source: source.clone(), partition, day, first_seq };
-            prop_assert_eq!(parse(&key), Some(expected));
-            let expected = Key::Manifest { source: source.clone(), first_seq };
-            prop_assert_eq!(parse(&manifest_key(&source, first_seq)), Some(expected));
+            let stream = StreamId { source, partition };
+            let expected = Key::Segment { stream: stream.clone(), day, first_seq };
+            prop_assert_eq!(parse(&segment_key(&stream, day, first_seq)), Some(expected));
+            let expected = Key::Manifest { stream: stream.clone(), first_seq };
+            prop_assert_eq!(parse(&manifest_key(&stream, first_seq)), Some(expected));
         }
 
         #[test]
         fn what_parses_formats_back(key in "(source=|_manifests/source=)[a-z0-9]{1,3}/(date=20[0-9]{2}-[0-9]{2}-[0-9]{2}/)?(seg-)?(p[0-9]-)?[0-9]{19,21}\\.(parquet|json)") {
             let formatted = match parse(&key) {
                 None => return Ok(()),
-                Some(Key::Manifest { source, first_seq }) => manifest_key(&source, first_seq),
-                Some(Key::Segment { source, partition: None, day, first_seq }) => segment_key(&source, day, first_seq),
-                Some(Key::Segment { source, partition: Some(partition), day, first_seq }) =>
-                    partitioned_segment_key(&source, partition, day, first_seq),
+                Some(Key::Manifest { stream, first_seq }) => manifest_key(&stream, first_seq),
+                Some(Key::Segment { stream, day, first_seq }) => segment_key(&stream, day, first_seq),
             };
             prop_assert_eq!(formatted, key);
         }

@@ -1,4 +1,4 @@
-//! The archive loop of one source: records are cut into segments, committed, sealed, and trimmed from the log.
+//! The archive loop of one stream: records are cut into segments, committed, sealed, and trimmed from the log.
 //!
 //! Each step is durable before the next begins, so a crash between any two leaves a state that the next pass goes on
 //! from: a segment without manifest is found again by its name, and records are trimmed only behind manifests.
@@ -22,14 +22,15 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ArchiveConfig;
 use crate::error::{Error, Result};
 use crate::record::{Record, hex};
+use crate::stream_id::StreamId;
 
 /// Records in one segment at most.
 const SEGMENT_MAX_ROWS: usize = 1_000_000;
 
-/// Rolls one source.
+/// Rolls one stream.
 #[derive(Debug)]
 pub struct Roller {
-    source: String,
+    stream: StreamId,
     /// Which audit log this is.
     identity: String,
     log: AuditLog,
@@ -71,23 +72,27 @@ pub enum Extent {
     Everything,
 }
 
-/// Makes sure, before anything is captured, that the log goes on behind what the archive holds. A log that was restored
+/// Makes sure, before anything is captured, that the log goes on behind what the archive holds; `last` is its
+/// [`Archive::last_manifest`]. A log that was restored
 /// from a backup would give out seqs a second time, and nobody could tell the two apart later.
-pub async fn check_continues(source: &str, log: &AuditLog, last: &Sealed) -> Result<()> {
+pub async fn check_continues(stream: &StreamId, log: &AuditLog, last: &Sealed) -> Result<()> {
     if last.manifest.log != log.identity().await? {
-        return Err(of_another_log(source, last.manifest.first_seq));
+        return Err(of_another_log(stream, last.manifest.first_seq));
     }
-    let next_seq = log.checkpoint(source).await?.map_or(1, |checkpoint| checkpoint.next_seq);
+    if last.manifest.stream() != *stream {
+        return Ok(());
+    }
+    let next_seq = log.checkpoint(stream).await?.map_or(1, |checkpoint| checkpoint.next_seq);
     if next_seq < last.manifest.end_seq {
-        return Err(ahead(source, last.manifest.end_seq, next_seq));
+        return Err(ahead(stream, last.manifest.end_seq, next_seq));
     }
     Ok(())
 }
 
 impl Roller {
-    /// Reads where the source's chain stands. `server` is MongoDB's version, for the manifests.
+    /// Reads where the stream's chain stands. `server` is MongoDB's version, for the manifests.
     pub async fn open(
-        source: &str,
+        stream: &StreamId,
         log: AuditLog,
         archive: Archive,
         config: ArchiveConfig,
@@ -95,16 +100,16 @@ impl Roller {
         building: Arc<Semaphore>,
     ) -> Result<Self> {
         let identity = log.identity().await?;
-        let sealed = archive.manifests(source).await?;
+        let sealed = archive.manifests(stream).await?;
         if let Some(other) = sealed.iter().find(|s| s.manifest.log != identity) {
-            return Err(of_another_log(source, other.manifest.first_seq));
+            return Err(of_another_log(stream, other.manifest.first_seq));
         }
-        let first_hot = log.first_seq(source).await?;
+        let first_hot = log.first_seq(stream).await?;
         let last = sealed.last().cloned();
         let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
         let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
-        let source = source.to_owned();
-        let roller = Roller { source, identity, log, archive, config, server, building, last, untrimmed };
+        let stream = stream.clone();
+        let roller = Roller { stream, identity, log, archive, config, server, building, last, untrimmed };
         roller.check_overlap().await?;
         Ok(roller)
     }
@@ -114,20 +119,20 @@ impl Roller {
     async fn check_overlap(&self) -> Result<()> {
         let Some(newest) = self.untrimmed.back() else { return Ok(()) };
         let held = |first: Option<i64>| first.is_some_and(|first| first <= newest.first_seq);
-        if !held(self.log.first_seq(&self.source).await?)
+        if !held(self.log.first_seq(&self.stream).await?)
             || self.root(newest.first_seq..newest.end_seq).await? == newest.merkle_root
             // Trimmed while it was read.
-            || !held(self.log.first_seq(&self.source).await?)
+            || !held(self.log.first_seq(&self.stream).await?)
         {
             return Ok(());
         }
-        Err(of_another_log(&self.source, newest.first_seq))
+        Err(of_another_log(&self.stream, newest.first_seq))
     }
 
     /// The Merkle root of the log's records in this range, in hex.
     async fn root(&self, range: Range<i64>) -> Result<String> {
         let mut leaves = merkle::Tree::default();
-        let mut records = std::pin::pin!(self.log.records(&self.source, range).await?);
+        let mut records = std::pin::pin!(self.log.records(&self.stream, range).await?);
         while let Some(record) = records.try_next().await? {
             leaves.push(Record::new(&record)?.leaf());
         }
@@ -144,9 +149,9 @@ impl Roller {
         let _building =
             one_at_a_time.acquire().await.map_err(|e| Error::internal("rolling has ended").because(e))?;
         let mut rolled = Rolled::default();
-        let Some(checkpoint) = self.log.checkpoint(&self.source).await? else { return Ok(rolled) };
+        let Some(checkpoint) = self.log.checkpoint(&self.stream).await? else { return Ok(rolled) };
         if checkpoint.next_seq < self.next_seq() {
-            return Err(ahead(&self.source, self.next_seq(), checkpoint.next_seq));
+            return Err(ahead(&self.stream, self.next_seq(), checkpoint.next_seq));
         }
         while self.next_seq() < checkpoint.next_seq {
             let cut = self.cut(checkpoint.next_seq).await?;
@@ -163,7 +168,7 @@ impl Roller {
     /// When the records that no segment holds yet are to be rolled, from the first one alone; `None` where there are none.
     pub async fn due_time(&self) -> Result<Option<SystemTime>> {
         let first = self.next_seq();
-        let mut records = std::pin::pin!(self.log.records(&self.source, first..first + 1).await?);
+        let mut records = std::pin::pin!(self.log.records(&self.stream, first..first + 1).await?);
         let Some(record) = records.try_next().await? else { return Ok(None) };
         let happened = Duration::from_secs(u64::from(Record::new(&record)?.cluster_time()?.time));
         Ok(Some(self.due(SystemTime::UNIX_EPOCH + happened)))
@@ -173,16 +178,16 @@ impl Roller {
     async fn cut(&self, end: i64) -> Result<Cut> {
         let first = self.next_seq();
         let mut cut = Cut {
-            builder: SegmentBuilder::new(&self.source),
+            builder: SegmentBuilder::new(&self.stream),
             happened: SystemTime::UNIX_EPOCH,
             complete: false,
         };
-        let mut records = std::pin::pin!(self.log.records(&self.source, first..end).await?);
+        let mut records = std::pin::pin!(self.log.records(&self.stream, first..end).await?);
         while let Some(record) = records.try_next().await? {
             let view = Record::new(&record)?;
             let expected = first + cut.builder.rows() as i64;
             if view.seq()? != expected {
-                return Err(missing(&self.source, expected));
+                return Err(missing(&self.stream, expected));
             }
             let time = view.cluster_time()?.time;
             match cut.builder.day() {
@@ -198,7 +203,7 @@ impl Roller {
             }
         }
         match first + cut.builder.rows() as i64 {
-            at if at < end => Err(missing(&self.source, at)),
+            at if at < end => Err(missing(&self.stream, at)),
             _ => Ok(cut),
         }
     }
@@ -216,7 +221,7 @@ impl Roller {
         let stored = match self.archive.commit(&segment).await? {
             Commit::Done => segment,
             Commit::Adopted(other) => {
-                warn!(source = %self.source, key = %other.key, "another writer has committed this segment; going on behind it");
+                warn!(source = %self.stream, key = %other.key, "another writer has committed this segment; going on behind it");
                 self.compare(&other.summary).await?;
                 *other
             }
@@ -234,9 +239,9 @@ impl Roller {
         );
         // Crash here: the segment is committed and has no manifest. The next pass builds it again, finds it, and seals it.
         let sealed = self.archive.seal(&manifest).await?;
-        self.log.note_sealed(&self.source, sealed.manifest.end_seq, &hex(&sealed.sha256)).await?;
+        self.log.note_sealed(&self.stream, sealed.manifest.end_seq, &hex(&sealed.sha256)).await?;
         info!(
-            source = %self.source,
+            source = %self.stream,
             first_seq = sealed.manifest.first_seq,
             end_seq = sealed.manifest.end_seq,
             bytes = sealed.manifest.size,
@@ -251,7 +256,7 @@ impl Roller {
     async fn compare(&self, other: &Summary) -> Result<()> {
         match self.root(other.first_seq..other.end_seq).await? == hex(&other.merkle_root) {
             true => Ok(()),
-            false => Err(of_another_log(&self.source, other.first_seq)),
+            false => Err(of_another_log(&self.stream, other.first_seq)),
         }
     }
 
@@ -269,8 +274,8 @@ impl Roller {
             self.untrimmed.pop_front();
         }
         let Some(end) = end else { return Ok(0) };
-        let deleted = self.log.trim(&self.source, end).await?;
-        debug!(source = %self.source, end, deleted, "trimmed the log");
+        let deleted = self.log.trim(&self.stream, end).await?;
+        debug!(source = %self.stream, end, deleted, "trimmed the log");
         Ok(deleted)
     }
 }
@@ -288,19 +293,19 @@ fn created_at(manifest: &Manifest) -> Option<SystemTime> {
     manifest.created.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
-fn ahead(source: &str, archive_end: i64, next_seq: i64) -> Error {
+fn ahead(stream: &StreamId, archive_end: i64, next_seq: i64) -> Error {
     Error::corrupt(format!(
-        "the archive is ahead of the checkpoint source={source} archive_end={archive_end} next_seq={next_seq}"
+        "the archive is ahead of the checkpoint source={stream} archive_end={archive_end} next_seq={next_seq}"
     ))
     .hint("the audit database was restored from a backup or belongs to another archive: do not go on before this is understood")
 }
 
-fn of_another_log(source: &str, seq: i64) -> Error {
-    Error::corrupt(format!("the archive holds segments that are not of this audit log source={source} seq={seq}"))
+fn of_another_log(stream: &StreamId, seq: i64) -> Error {
+    Error::corrupt(format!("the archive holds segments that are not of this audit log source={stream} seq={seq}"))
         .hint("another audit database is rolled into the same location, or the audit database was made anew; give each its own location")
 }
 
-fn missing(source: &str, seq: i64) -> Error {
-    Error::corrupt(format!("the audit log lacks a record that it must hold source={source} seq={seq}"))
+fn missing(stream: &StreamId, seq: i64) -> Error {
+    Error::corrupt(format!("the audit log lacks a record that it must hold source={stream} seq={seq}"))
         .hint("something deleted from the audit collection; the archive goes on only when this is understood")
 }

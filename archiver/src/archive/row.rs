@@ -3,7 +3,7 @@
 use bson_walker::{Doc, Element, kind};
 
 use crate::error::Result;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// The fields of a record, in their order.
 const FIELDS: [&str; 14] = [
@@ -27,6 +27,7 @@ const FIELDS: [&str; 14] = [
 #[derive(Debug, Clone, Default)]
 pub(super) struct Row<'a> {
     pub(super) seq: i64,
+    pub(super) partition: Option<u32>,
     pub(super) op: &'a str,
     pub(super) db: Option<&'a str>,
     pub(super) coll: Option<&'a str>,
@@ -40,6 +41,7 @@ pub(super) struct Row<'a> {
     pub(super) txn: Option<(&'a [u8], i64)>,
     pub(super) actor: Option<&'a str>,
     pub(super) actor_from: Option<&'a str>,
+    pub(super) reason: Option<&'a str>,
     pub(super) detail: Option<Doc<'a>>,
     pub(super) policy: Option<i64>,
     /// Whether the columns alone would not give the record back.
@@ -50,8 +52,10 @@ impl<'a> Row<'a> {
     /// The parts of a record, which must have a seq and a cluster time; anything else about it can be odd.
     pub(super) fn of(record: Record<'a>) -> Result<Row<'a>> {
         let cluster_time = record.cluster_time()?;
+        let RecordId { partition, seq } = record.record_id()?;
         let mut row = Row {
-            seq: record.seq()?,
+            seq,
+            partition,
             cluster_time: (cluster_time.time, cluster_time.increment),
             ..Row::default()
         };
@@ -76,9 +80,9 @@ impl<'a> Row<'a> {
     /// Takes one field; `None` where it is not of the shape that the columns can hold.
     fn take(&mut self, name: &str, element: &Element<'a>) -> Option<()> {
         match name {
-            "_id" => drop(element.as_i64()?),
+            "_id" => drop(RecordId::read(element)?),
             "op" => self.op = element.as_str()?,
-            "ns" => return two_strings(element, ["db", "coll"], &mut self.db, &mut self.coll),
+            "ns" => return strings(element, ["db", "coll"], [&mut self.db, &mut self.coll]),
             "key" => self.key = Some(document(element)?),
             "clusterTime" => drop(element.as_timestamp()?),
             "wallTime" => self.wall_micros = Some(element.as_date_millis()?.checked_mul(1_000)?),
@@ -87,7 +91,10 @@ impl<'a> Row<'a> {
             "delta" => self.delta = Some(document(element)?),
             "images" => self.images = Some(document(element)?),
             "txn" => self.txn = Some(transaction(element)?),
-            "actor" => return two_strings(element, ["id", "from"], &mut self.actor, &mut self.actor_from),
+            "actor" => {
+                let parts = [&mut self.actor, &mut self.actor_from, &mut self.reason];
+                return strings(element, ["id", "from", "reason"], parts);
+            }
             "detail" => self.detail = Some(document(element)?),
             "policy" => self.policy = Some(element.as_i64()?),
             _ => return None,
@@ -137,21 +144,20 @@ fn document<'a>(element: &Element<'a>) -> Option<Doc<'a>> {
     (element.kind() == kind::DOCUMENT).then(|| element.as_doc())?
 }
 
-/// Reads a document that holds one or both of two strings in this order and nothing else.
-fn two_strings<'a>(
+/// Reads a document that holds one or several of these strings in this order and nothing else.
+fn strings<'a, const N: usize>(
     element: &Element<'a>,
-    names: [&str; 2],
-    first: &mut Option<&'a str>,
-    second: &mut Option<&'a str>,
+    names: [&str; N],
+    into: [&mut Option<&'a str>; N],
 ) -> Option<()> {
     let doc = document(element)?;
-    let text = |name: &str| doc.get(name).and_then(|e| e.as_str());
-    (*first, *second) = (text(names[0]), text(names[1]));
-    let expected =
-        names.into_iter().zip([*first, *second]).filter(|(_, text)| text.is_some()).map(|(name, _)| name);
-    let mut found = doc.elements().map(|e| e.ok().and_then(|e| e.name_str()));
-    let same = expected.map(Some).eq(found.by_ref());
-    (same && !doc.is_empty()).then_some(())
+    let mut expected = Vec::with_capacity(N);
+    for (name, into) in names.into_iter().zip(into) {
+        *into = doc.get(name).and_then(|e| e.as_str());
+        expected.extend(into.map(|_| Some(name)));
+    }
+    let found = doc.elements().map(|e| e.ok().and_then(|e| e.name_str()));
+    (expected.into_iter().eq(found) && !doc.is_empty()).then_some(())
 }
 
 /// Reads `{lsid: <UUID>, number: Int64}`.

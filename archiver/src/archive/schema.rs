@@ -15,6 +15,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::manifest::FORMAT;
 use crate::error::{Error, Result};
+use crate::stream_id::StreamId;
 
 /// Rows in a row group at most. The largest single gain of a lookup: DuckDB skips row groups, not pages.
 pub const ROW_GROUP_ROWS: usize = 16_384;
@@ -46,6 +47,8 @@ const OPAQUE: [&str; 10] = [
 pub const KEY_FORMAT: &str = "archiver.format";
 /// Footer key: the source's name.
 pub const KEY_SOURCE: &str = "archiver.source";
+/// Footer key: the partition, where the source has several.
+pub const KEY_PARTITION: &str = "archiver.partition";
 /// Footer key: the first record's seq.
 pub const KEY_FIRST_SEQ: &str = "archiver.first_seq";
 /// Footer key: one after the last record's seq.
@@ -112,8 +115,8 @@ pub fn position(name: &str) -> Option<usize> {
 /// What the footer says about the whole file.
 #[derive(Debug, Clone)]
 pub struct Footer<'a> {
-    /// The source's name.
-    pub source: &'a str,
+    /// The stream whose records the file holds.
+    pub stream: &'a StreamId,
     /// The first record's seq.
     pub first_seq: i64,
     /// One after the last record's seq.
@@ -128,6 +131,15 @@ pub fn writer_properties(footer: &Footer<'_>) -> Result<WriterProperties> {
         ZstdLevel::try_new(ZSTD_LEVEL).map_err(|e| Error::internal("zstd has no such level").because(e))?;
     let version = env!("CARGO_PKG_VERSION");
     let entry = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
+    let mut entries = vec![
+        entry(KEY_FORMAT, FORMAT.to_string()),
+        entry(KEY_SOURCE, footer.stream.source.clone()),
+        entry(KEY_FIRST_SEQ, footer.first_seq.to_string()),
+        entry(KEY_END_SEQ, footer.end_seq.to_string()),
+        entry(KEY_MERKLE_ROOT, footer.merkle_root.clone()),
+        entry(KEY_VERSION, version.to_owned()),
+    ];
+    entries.extend(footer.stream.partition.map(|partition| entry(KEY_PARTITION, partition.to_string())));
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("archiver version {version}"))
         .set_writer_version(WriterVersion::PARQUET_1_0)
@@ -139,14 +151,7 @@ pub fn writer_properties(footer: &Footer<'_>) -> Result<WriterProperties> {
         .set_column_bloom_filter_enabled(DOC_ID.into(), true)
         .set_column_bloom_filter_fpp(DOC_ID.into(), BLOOM_FPP)
         .set_sorting_columns(Some(sorting()))
-        .set_key_value_metadata(Some(vec![
-            entry(KEY_FORMAT, FORMAT.to_string()),
-            entry(KEY_SOURCE, footer.source.to_owned()),
-            entry(KEY_FIRST_SEQ, footer.first_seq.to_string()),
-            entry(KEY_END_SEQ, footer.end_seq.to_string()),
-            entry(KEY_MERKLE_ROOT, footer.merkle_root.clone()),
-            entry(KEY_VERSION, version.to_owned()),
-        ]));
+        .set_key_value_metadata(Some(entries));
     for name in DICTIONARY {
         builder = builder.set_column_dictionary_enabled(name.into(), true);
     }

@@ -1,4 +1,4 @@
-//! Builds and reads one segment: a Parquet file of contiguous records of one source and one UTC day.
+//! Builds and reads one segment: a Parquet file of contiguous records of one stream and one UTC day.
 
 mod decode;
 mod encode;
@@ -18,8 +18,8 @@ use super::merkle::{Tree, sha256};
 use super::paths::{self, Key};
 use super::schema::Footer;
 use crate::error::{Error, Result};
-use crate::record::hex;
-use crate::record::{Record, Sha};
+use crate::record::{Record, RecordId, Sha, hex};
+use crate::stream_id::StreamId;
 use encode::Keep;
 use read::Tally;
 
@@ -46,8 +46,8 @@ pub struct Segment {
 /// What is in a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// The source's name.
-    pub source: String,
+    /// The stream whose records it holds.
+    pub stream: StreamId,
     /// How many records.
     pub rows: u64,
     /// The BSON bytes of the records.
@@ -72,12 +72,7 @@ impl Segment {
     pub fn from_file(key: &str, file: Bytes) -> Result<Segment> {
         let (summary, day) = read::summarize(file.clone())?;
         read::check_root(&file, &summary.merkle_root)?;
-        let expected = Key::Segment {
-            source: summary.source.clone(),
-            partition: None,
-            day,
-            first_seq: summary.first_seq,
-        };
+        let expected = Key::Segment { stream: summary.stream.clone(), day, first_seq: summary.first_seq };
         if paths::parse(key) != Some(expected) {
             return Err(Error::corrupt(format!("a segment does not hold what its key says: key={key}")));
         }
@@ -88,7 +83,7 @@ impl Segment {
 /// Collects the records of one segment: contiguous in seq, of one UTC day. Holds their bytes once.
 #[derive(Debug)]
 pub struct SegmentBuilder {
-    source: String,
+    stream: StreamId,
     records: Arena,
     /// What column `doc_id` will hold; empty where there is none.
     ids: Arena,
@@ -100,10 +95,10 @@ pub struct SegmentBuilder {
 }
 
 impl SegmentBuilder {
-    /// An empty one for this source.
-    pub fn new(source: &str) -> Self {
+    /// An empty one for this stream.
+    pub fn new(stream: &StreamId) -> Self {
         SegmentBuilder {
-            source: source.to_owned(),
+            stream: stream.clone(),
             records: Arena::default(),
             ids: Arena::default(),
             has_id: Vec::new(),
@@ -118,13 +113,13 @@ impl SegmentBuilder {
     /// builder then stays as it was.
     pub fn push(&mut self, record: &[u8]) -> Result<()> {
         let record = Record::new(record)?;
-        let seq = record.seq()?;
+        let RecordId { partition, seq } = record.record_id()?;
         let day = Day::of_seconds(record.cluster_time()?.time);
         let rows = self.rows();
-        if rows > 0 && seq != self.first_seq + rows as i64 {
+        if partition != self.stream.partition || (rows > 0 && seq != self.first_seq + rows as i64) {
             return Err(Error::internal(format!(
-                "a segment got seq={seq} after {rows} records from {}",
-                self.first_seq
+                "a segment of {} got {seq} of partition {partition:?} after {rows} records from {}",
+                self.stream, self.first_seq
             )));
         }
         if self.day.is_some_and(|own| own != day) {
@@ -168,11 +163,11 @@ impl SegmentBuilder {
             return Err(Error::internal("a segment of no records was asked for"));
         };
         let order = self.order();
-        let SegmentBuilder { source, records, tally, tree, first_seq, .. } = self;
+        let SegmentBuilder { stream, records, tally, tree, first_seq, .. } = self;
         let merkle_root = tree.root();
-        let (summary, _) = tally.summary(source, first_seq, merkle_root)?;
+        let (summary, _) = tally.summary(stream, first_seq, merkle_root)?;
         let footer = Footer {
-            source: &summary.source,
+            stream: &summary.stream,
             first_seq,
             end_seq: summary.end_seq,
             merkle_root: hex(&merkle_root),
@@ -182,16 +177,16 @@ impl SegmentBuilder {
             // A file that does not give its records back must never be committed: it could not be replaced.
             match read::summarize(file.clone()) {
                 Ok((found, _)) if found == summary => {
-                    let key = paths::segment_key(&summary.source, day, first_seq);
+                    let key = paths::segment_key(&summary.stream, day, first_seq);
                     return Ok(Segment { key, sha256: sha256(&file), file, summary });
                 }
                 Ok(_) => tracing::error!(
-                    source = summary.source,
+                    source = %summary.stream,
                     first_seq,
                     "a segment's columns do not give its records back"
                 ),
                 Err(error) => {
-                    tracing::error!(source = summary.source, first_seq, %error, "a segment does not read back")
+                    tracing::error!(source = %summary.stream, first_seq, %error, "a segment does not read back")
                 }
             }
         }

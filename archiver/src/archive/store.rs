@@ -27,6 +27,7 @@ use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
 use crate::record::hex;
+use crate::stream_id::StreamId;
 
 pub use super::manifest::Sealed;
 pub use open::install_tls;
@@ -43,6 +44,8 @@ const PARALLEL: usize = 16;
 pub struct Listed {
     /// Its key, relative to the archive's root.
     pub key: String,
+    /// The stream whose records it holds.
+    pub stream: StreamId,
     /// The first record's seq.
     pub first_seq: i64,
     /// The UTC day of its records.
@@ -111,82 +114,92 @@ impl Archive {
         Ok(sources)
     }
 
-    /// The manifests of a source in seq order. Fails as corrupt where one is unreadable, or where they are not one chain from
-    /// the first seq on.
-    pub async fn manifests(&self, source: &str) -> Result<Vec<Sealed>> {
-        let mut chain: Vec<Sealed> = Vec::new();
-        for (key, sealed) in self.read_manifests(source).await? {
-            let sealed = sealed?;
-            if let Some(problem) = sealed.chain_problem(chain.last()) {
-                let error = Error::corrupt(format!(
-                    "the manifests of source {source} are not one chain: {problem}, key={key}"
-                ));
-                return Err(error.hint("archiver verify lists everything that is wrong"));
-            }
-            chain.push(sealed);
-        }
-        Ok(chain)
+    /// The streams of a source that have manifests, sorted.
+    pub async fn streams(&self, source: &str) -> Result<Vec<StreamId>> {
+        let mut streams: Vec<_> =
+            self.manifests_listed(source).await?.into_iter().map(|(stream, _)| stream).collect();
+        streams.dedup();
+        Ok(streams)
     }
 
-    /// The manifests of a source in seq order, each with its key and checked by itself, nothing checked between them: for
+    /// The manifests of a stream in seq order. Fails as corrupt where one is unreadable, or where they are not one chain from
+    /// the first seq on.
+    pub async fn manifests(&self, stream: &StreamId) -> Result<Vec<Sealed>> {
+        chains(self.read_manifests(stream).await?)
+    }
+
+    /// The manifests of all streams of a source, stream by stream, each as [`Archive::manifests`] gives them.
+    pub async fn manifests_of(&self, source: &str) -> Result<Vec<Sealed>> {
+        let listed = self.manifests_listed(source).await?;
+        chains(self.read_listed(listed).await?)
+    }
+
+    /// The manifests of a stream in seq order, each with its key and checked by itself, nothing checked between them: for
     /// `verify`.
-    pub async fn read_manifests(&self, source: &str) -> Result<Vec<(String, Result<Sealed>)>> {
-        let seqs = self.manifest_seqs(source).await?;
-        let reads = futures_util::stream::iter(seqs).map(|seq| async move {
-            let sealed = match self.read_manifest(source, seq).await {
+    pub async fn read_manifests(&self, stream: &StreamId) -> Result<Vec<(String, Result<Sealed>)>> {
+        let listed = self.manifests_listed(&stream.source).await?;
+        self.read_listed(listed.into_iter().filter(|(of, _)| of == stream).collect()).await
+    }
+
+    async fn read_listed(&self, listed: Vec<(StreamId, i64)>) -> Result<Vec<(String, Result<Sealed>)>> {
+        let reads = futures_util::stream::iter(listed).map(|(stream, seq)| async move {
+            let sealed = match self.read_manifest(&stream, seq).await {
                 Err(error) if error.kind() == crate::Kind::Unavailable => return Err(error),
                 sealed => sealed,
             };
-            Ok((paths::manifest_key(source, seq), sealed))
+            Ok((paths::manifest_key(&stream, seq), sealed))
         });
         reads.buffered(PARALLEL).try_collect().await
     }
 
-    /// The newest manifest of a source: one listing, one read.
-    pub async fn last_manifest(&self, source: &str) -> Result<Option<Sealed>> {
-        match self.manifest_seqs(source).await?.last() {
-            Some(seq) => self.read_manifest(source, *seq).await.map(Some),
+    /// The newest manifest of a stream, or, where it has none yet, of another stream of its source: all of them are of one
+    /// audit log. One listing, one read.
+    pub async fn last_manifest(&self, stream: &StreamId) -> Result<Option<Sealed>> {
+        let listed = self.manifests_listed(&stream.source).await?;
+        match listed.iter().rfind(|(of, _)| of == stream).or(listed.last()) {
+            Some((stream, seq)) => self.read_manifest(stream, *seq).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn read_manifest(&self, source: &str, first_seq: i64) -> Result<Sealed> {
-        let key = paths::manifest_key(source, first_seq);
+    async fn read_manifest(&self, stream: &StreamId, first_seq: i64) -> Result<Sealed> {
+        let key = paths::manifest_key(stream, first_seq);
         let Some(json) = self.get(&key).await? else {
             return Err(Error::corrupt(format!("a listed manifest is not there: key={key}")));
         };
         let sealed = Sealed::from_json(&json)?;
-        if sealed.manifest.source != source || sealed.manifest.first_seq != first_seq {
+        if sealed.manifest.stream() != *stream || sealed.manifest.first_seq != first_seq {
             return Err(Error::corrupt(format!("a manifest is another's: key={key}")));
         }
         Ok(sealed)
     }
 
-    /// The first seqs of a source's manifests, sorted here: listings come in any order.
-    async fn manifest_seqs(&self, source: &str) -> Result<Vec<i64>> {
+    /// The streams and first seqs of a source's manifests, sorted here: listings come in any order.
+    async fn manifests_listed(&self, source: &str) -> Result<Vec<(StreamId, i64)>> {
         let keys = self.list(&paths::manifests_prefix(source)).await?;
-        let mut seqs: Vec<i64> = keys
+        let mut listed: Vec<_> = keys
             .into_iter()
             .filter_map(|(key, _)| match paths::parse(&key)? {
-                Key::Manifest { source: of, first_seq } if of == source => Some(first_seq),
+                Key::Manifest { stream, first_seq } if stream.source == source => Some((stream, first_seq)),
                 _ => None,
             })
             .collect();
-        seqs.sort_unstable();
-        Ok(seqs)
+        listed.sort_unstable();
+        Ok(listed)
     }
 
-    /// The segments of a source that the store lists, sealed or not, in seq order.
+    /// The segments of a source that the store lists, sealed or not, stream by stream in seq order.
     pub async fn segments(&self, source: &str) -> Result<Vec<Listed>> {
         let keys = self.list(&paths::segments_prefix(source)).await?;
         let mut segments: Vec<Listed> = keys
             .into_iter()
             .filter_map(|(key, size)| match paths::parse(&key)? {
-                Key::Segment { day, first_seq, .. } => Some(Listed { key, first_seq, day, size }),
+                Key::Segment { stream, day, first_seq } => Some(Listed { key, stream, first_seq, day, size }),
                 Key::Manifest { .. } => None,
             })
             .collect();
-        segments.sort_unstable_by(|a, b| (a.first_seq, &a.key).cmp(&(b.first_seq, &b.key)));
+        segments
+            .sort_unstable_by(|a, b| (&a.stream, a.first_seq, &a.key).cmp(&(&b.stream, b.first_seq, &b.key)));
         Ok(segments)
     }
 
@@ -253,7 +266,7 @@ impl Archive {
     /// Creates the manifest's object. One that is already there and seals the same segment at the same place of the chain is
     /// returned as it is stored; any other is corrupt.
     pub async fn seal(&self, manifest: &Manifest) -> Result<Sealed> {
-        let key = paths::manifest_key(&manifest.source, manifest.first_seq);
+        let key = paths::manifest_key(&manifest.stream(), manifest.first_seq);
         let json = manifest.to_json()?;
         let ours = Sealed::from_json(&json)?;
         match self.create(&key, json.into()).await? {
@@ -449,6 +462,24 @@ impl Archive {
             error => Error::unavailable(what).because(error).hint("check that the store is reachable and has room"),
         }
     }
+}
+
+/// Checks that manifests, sorted by stream and seq, are one chain for each stream.
+fn chains(read: Vec<(String, Result<Sealed>)>) -> Result<Vec<Sealed>> {
+    let mut found: Vec<Sealed> = Vec::with_capacity(read.len());
+    for (key, sealed) in read {
+        let sealed = sealed?;
+        let stream = sealed.manifest.stream();
+        let before = found.last().filter(|before| before.manifest.stream() == stream);
+        if let Some(problem) = sealed.chain_problem(before) {
+            let error = Error::corrupt(format!(
+                "the manifests of source {stream} are not one chain: {problem}, key={key}"
+            ));
+            return Err(error.hint("archiver verify lists everything that is wrong"));
+        }
+        found.push(sealed);
+    }
+    Ok(found)
 }
 
 /// What is under a key after a try to create it.

@@ -20,7 +20,8 @@ use crate::config::Config;
 pub use crate::deployment::mongo_error;
 use crate::deployment::{code, connect, durable};
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
+use crate::stream_id::StreamId;
 
 /// Collections beside the sources' own; a source can't be named so.
 const CHECKPOINTS: &str = "archiver.checkpoints";
@@ -94,17 +95,18 @@ impl AuditLog {
     }
 
     /// Notes how far the archive has been sealed, beside the lease, so that `verify` misses manifests that are removed.
-    pub async fn note_sealed(&self, source: &str, end_seq: i64, manifest: &str) -> Result<()> {
+    pub async fn note_sealed(&self, stream: &StreamId, end_seq: i64, manifest: &str) -> Result<()> {
         let leases = self.database.collection::<Document>(LEASES);
         let note = doc! {"$set": {"sealed": {"endSeq": end_seq, "manifest": manifest}}};
-        let older = doc! {"_id": source, "sealed.endSeq": {"$not": {"$gte": end_seq}}};
+        let older = doc! {"_id": stream.to_string(), "sealed.endSeq": {"$not": {"$gte": end_seq}}};
         let noted = leases.update_one(older, note).await;
         noted.map(|_| ()).map_err(|e| mongo_error("noting how far the archive is sealed", e))
     }
 
     /// How far the archive was sealed when it was last noted.
-    pub async fn sealed_end(&self, source: &str) -> Result<Option<i64>> {
-        let found = self.database.collection::<Document>(LEASES).find_one(doc! {"_id": source}).await;
+    pub async fn sealed_end(&self, stream: &StreamId) -> Result<Option<i64>> {
+        let leases = self.database.collection::<Document>(LEASES);
+        let found = leases.find_one(doc! {"_id": stream.to_string()}).await;
         let lease = found.map_err(|e| mongo_error("reading how far the archive is sealed", e))?;
         Ok(lease.and_then(|lease| lease.get_document("sealed").ok()?.get_i64("endSeq").ok()))
     }
@@ -117,42 +119,49 @@ impl AuditLog {
         self.database.collection(CHECKPOINTS)
     }
 
-    /// The names of all sources that have a checkpoint.
-    pub async fn sources(&self) -> Result<Vec<String>> {
+    /// All streams that have a checkpoint, sorted.
+    pub async fn streams(&self) -> Result<Vec<StreamId>> {
         let ids = self.checkpoints().distinct("_id", doc! {}).await;
         let ids = ids.map_err(|e| mongo_error("listing the sources", e))?;
-        Ok(ids.into_iter().filter_map(|id| id.as_str().map(str::to_owned)).collect())
+        let mut streams: Vec<_> = ids.iter().filter_map(|id| StreamId::parse(id.as_str()?)).collect();
+        streams.sort();
+        Ok(streams)
     }
 
-    /// Where this source's capture stands; `None` before its first start.
-    pub async fn checkpoint(&self, source: &str) -> Result<Option<Checkpoint>> {
-        let found = self.checkpoints().find_one(doc! {"_id": source}).await;
+    /// The streams of one source that have a checkpoint, sorted.
+    pub async fn streams_of(&self, source: &str) -> Result<Vec<StreamId>> {
+        Ok(self.streams().await?.into_iter().filter(|stream| stream.source == source).collect())
+    }
+
+    /// Where this stream's capture stands; `None` before its first start.
+    pub async fn checkpoint(&self, stream: &StreamId) -> Result<Option<Checkpoint>> {
+        let found = self.checkpoints().find_one(doc! {"_id": stream.to_string()}).await;
         found.map_err(|e| mongo_error("reading the checkpoint", e))?.map(|d| stored::decode(&d)).transpose()
     }
 
-    /// Writes a source's first checkpoint. Fails as fenced where there is one already.
+    /// Writes a stream's first checkpoint. Fails as fenced where there is one already.
     pub async fn create_checkpoint(&self, checkpoint: &Checkpoint) -> Result<()> {
         match self.checkpoints().insert_one(stored::encode(checkpoint)?).await {
             Ok(_) => Ok(()),
             Err(e) if code(&e) == Some(DUPLICATE_KEY) => Err(Error::fenced(format!(
                 "another archiver has just started this source source={}",
-                checkpoint.source
+                checkpoint.stream
             ))),
             Err(e) => Err(mongo_error("writing the first checkpoint", e)),
         }
     }
 
-    /// Makes `epoch` the writer of this source: from then on every writer of a lower epoch is fenced. Returns the
+    /// Makes `epoch` the writer of this stream: from then on every writer of a lower epoch is fenced. Returns the
     /// checkpoint to go on from.
-    pub async fn fence(&self, source: &str, epoch: i64) -> Result<Option<Checkpoint>> {
+    pub async fn fence(&self, stream: &StreamId, epoch: i64) -> Result<Option<Checkpoint>> {
         let update = doc! {"$max": {"epoch": epoch}};
         let after = mongodb::options::ReturnDocument::After;
-        let found =
-            self.checkpoints().find_one_and_update(doc! {"_id": source}, update).return_document(after).await;
+        let own = doc! {"_id": stream.to_string()};
+        let found = self.checkpoints().find_one_and_update(own, update).return_document(after).await;
         let found = found.map_err(|e| mongo_error("taking the checkpoint over", e))?;
         let checkpoint = found.map(|d| stored::decode(&d)).transpose()?;
         match checkpoint {
-            Some(c) if c.epoch > epoch => Err(fenced(source, epoch)),
+            Some(c) if c.epoch > epoch => Err(fenced(stream, epoch)),
             other => Ok(other),
         }
     }
@@ -202,19 +211,25 @@ impl AuditLog {
         checkpoint: &Checkpoint,
     ) -> Result<()> {
         // The checkpoint first: a fenced writer must learn it before it has sent a batch.
-        let filter = doc! {"_id": &checkpoint.source, "epoch": checkpoint.epoch, "nextSeq": expected_seq};
+        let stream = &checkpoint.stream;
+        let filter = doc! {"_id": stream.to_string(), "epoch": checkpoint.epoch, "nextSeq": expected_seq};
         let replaced =
             self.checkpoints().replace_one(filter, stored::encode(checkpoint)?).session(&mut *session).await;
         let replaced = replaced.map_err(|e| mongo_error("advancing the checkpoint", e))?;
         if replaced.matched_count == 0 {
-            return Err(fenced(&checkpoint.source, checkpoint.epoch));
+            return Err(fenced(stream, checkpoint.epoch));
         }
         if records.is_empty() {
             return Ok(());
         }
         let mut small = Vec::with_capacity(records.len());
-        for record in records {
-            let (record, chunks) = overflow::split(&checkpoint.source, record)?;
+        for (record, seq) in records.into_iter().zip(expected_seq..) {
+            if Record::new(&record)?.record_id()? != RecordId::new(stream, seq) {
+                return Err(Error::internal(format!(
+                    "a record to append is not the next one source={stream} seq={seq}"
+                )));
+            }
+            let (record, chunks) = overflow::split(stream, record)?;
             for chunk in chunks {
                 let inserted = self
                     .database
@@ -227,27 +242,26 @@ impl AuditLog {
             let record = RawDocumentBuf::from_bytes(record);
             small.push(record.map_err(|e| Error::internal("a record is not valid BSON").because(e))?);
         }
-        let inserted = self.records_of(&checkpoint.source).insert_many(small).session(&mut *session).await;
+        let inserted = self.records_of(&stream.source).insert_many(small).session(&mut *session).await;
         inserted.map(|_| ()).map_err(|e| match code(&e) {
             Some(DUPLICATE_KEY) => Error::corrupt(format!(
-                "the audit log already has a record of the next seq source={} seq={expected_seq}",
-                checkpoint.source
+                "the audit log already has a record of the next seq source={stream} seq={expected_seq}"
             ))
             .hint("something else wrote into the audit collection; compare it with its checkpoint before going on"),
             _ => mongo_error("appending a batch", e),
         })
     }
 
-    /// The records of a seq range in seq order, as canonical bytes. May end early where the log does.
+    /// The records of a stream's seq range in seq order, as canonical bytes. May end early where the log does.
     pub async fn records(
         &self,
-        source: &str,
+        stream: &StreamId,
         range: Range<i64>,
     ) -> Result<impl Stream<Item = Result<Vec<u8>>> + Send + use<>> {
-        self.find(source, doc! {"_id": {"$gte": range.start, "$lt": range.end}}).await
+        self.find(&stream.source, in_range(stream, range)).await
     }
 
-    /// The records of one document, by its `_id`, in seq order.
+    /// The records of one document, by its `_id`, in the order of their ids, whatever stream they are of.
     pub async fn document(&self, source: &str, id: &Element<'_>) -> Result<Vec<Vec<u8>>> {
         let mut filter = Vec::new();
         let mut writer = Writer::begin(&mut filter);
@@ -261,7 +275,7 @@ impl AuditLog {
         self.find(source, filter).await?.try_collect().await
     }
 
-    /// The records of these operations from a time on, in seq order.
+    /// The records of these operations from a time on, stream by stream in seq order.
     pub async fn operations_since(
         &self,
         source: &str,
@@ -288,40 +302,52 @@ impl AuditLog {
         }))
     }
 
-    /// The first seq that the log still holds; `None` where it is empty.
-    pub async fn first_seq(&self, source: &str) -> Result<Option<i64>> {
-        let first =
-            self.records_of(source).find_one(doc! {}).sort(doc! {"_id": 1}).projection(doc! {"_id": 1}).await;
+    /// The first seq that the log still holds of a stream; `None` where there is none.
+    pub async fn first_seq(&self, stream: &StreamId) -> Result<Option<i64>> {
+        let first = self
+            .records_of(&stream.source)
+            .find_one(in_range(stream, 0..i64::MAX))
+            .sort(doc! {"_id": 1})
+            .projection(doc! {"_id": 1})
+            .await;
         let first = first.map_err(|e| mongo_error("reading the audit log", e))?;
         first.map(|r| Record::new(r.as_bytes())?.seq()).transpose()
     }
 
-    /// How many records of an operation the log holds.
-    pub async fn count(&self, source: &str, operation: &str) -> Result<u64> {
-        let counted = self.records_of(source).count_documents(doc! {"op": operation}).await;
+    /// How many records of an operation the log holds of a stream from a seq on.
+    pub async fn count(&self, stream: &StreamId, from_seq: i64, operation: &str) -> Result<u64> {
+        let mut filter = in_range(stream, from_seq..i64::MAX);
+        filter.insert("op", operation);
+        let counted = self.records_of(&stream.source).count_documents(filter).await;
         counted.map_err(|e| mongo_error("counting records", e))
     }
 
-    /// Deletes the records before `end`, in small steps. The caller has made sure that they are sealed in the archive.
-    pub async fn trim(&self, source: &str, end: i64) -> Result<u64> {
+    /// Deletes a stream's records before `end`, in small steps. The caller has made sure that they are sealed in the archive.
+    pub async fn trim(&self, stream: &StreamId, end: i64) -> Result<u64> {
         let mut deleted = 0;
-        while let Some(first) = self.first_seq(source).await?.filter(|first| *first < end) {
-            let step = doc! {"_id": {"$lt": end.min(first + TRIM_STEP)}};
+        while let Some(first) = self.first_seq(stream).await?.filter(|first| *first < end) {
+            let step = first..end.min(first + TRIM_STEP);
             let gone = self
-                .records_of(source)
-                .delete_many(step)
+                .records_of(&stream.source)
+                .delete_many(in_range(stream, step))
                 .await
                 .map_err(|e| mongo_error("trimming the audit log", e))?;
             deleted += gone.deleted_count;
         }
         // Chunks after records: a crash in between leaves chunks that nothing points to, and the next trim takes them.
-        overflow::trim(&self.database, source, end).await?;
+        overflow::trim(&self.database, stream, end).await?;
         Ok(deleted)
     }
 }
 
-fn fenced(source: &str, epoch: i64) -> Error {
-    Error::fenced(format!("another writer has taken this source over source={source} epoch={epoch}"))
+/// Selects a seq range of a stream, through the `_id` index: of documents `{p, s}` MongoDB compares `p` first.
+fn in_range(stream: &StreamId, range: Range<i64>) -> Document {
+    let id = |seq| RecordId::new(stream, seq).to_bson();
+    doc! {"_id": {"$gte": id(range.start), "$lt": id(range.end)}}
+}
+
+fn fenced(stream: &StreamId, epoch: i64) -> Error {
+    Error::fenced(format!("another writer has taken this source over source={stream} epoch={epoch}"))
         .hint("nothing is lost: the other writer goes on from the same checkpoint")
 }
 

@@ -9,9 +9,10 @@ use mongodb::Database;
 use crate::deployment::mongo_error;
 use crate::error::{Error, Result};
 use crate::event::FIELDS;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
+use crate::stream_id::StreamId;
 
-/// Holds `{_id: {source, seq, part, n}, data: Binary}`.
+/// Holds `{_id: {source, seq, part, n}, data: Binary}`, where `source` is the stream's text.
 pub(super) const COLLECTION: &str = "archiver.overflow";
 /// MongoDB takes 16 MiB in one document; the rest is room for the command around it.
 const RECORD_MAX: usize = 16 * 1024 * 1024 - 64 * 1024;
@@ -21,12 +22,12 @@ const PARTS: [&str; 4] = ["before", "after", "delta", "detail"];
 const FIELD: &str = "overflow";
 
 /// Splits a record that is too large; others come back untouched.
-pub(super) fn split(source: &str, record: Vec<u8>) -> Result<(Vec<u8>, Vec<RawDocumentBuf>)> {
-    split_at(source, record, RECORD_MAX, CHUNK)
+pub(super) fn split(stream: &StreamId, record: Vec<u8>) -> Result<(Vec<u8>, Vec<RawDocumentBuf>)> {
+    split_at(stream, record, RECORD_MAX, CHUNK)
 }
 
 fn split_at(
-    source: &str,
+    stream: &StreamId,
     record: Vec<u8>,
     max: usize,
     chunk: usize,
@@ -50,8 +51,7 @@ fn split_at(
         moved.push((name, chunks.len() as i32));
         for (n, bytes) in chunks.enumerate() {
             let data = Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() };
-            let chunk =
-                doc! {"_id": {"source": source, "seq": seq, "part": name, "n": n as i32}, "data": data};
+            let chunk = doc! {"_id": {"source": stream.to_string(), "seq": seq, "part": name, "n": n as i32}, "data": data};
             out.push(
                 RawDocumentBuf::try_from(&chunk)
                     .map_err(|e| Error::internal("a chunk can't be encoded").because(e))?,
@@ -77,12 +77,13 @@ fn split_at(
 pub(super) async fn join(database: &Database, source: &str, record: Vec<u8>) -> Result<Vec<u8>> {
     let view = Record::new(&record)?;
     let Some(overflow) = view.part(FIELD) else { return Ok(record) };
-    let seq = view.seq()?;
+    let RecordId { partition, seq } = view.record_id()?;
+    let stream = StreamId { source: source.to_owned(), partition };
     let mut parts = Vec::new();
     for element in overflow.elements().map_while(std::result::Result::ok) {
         let name = element.name_str().unwrap_or_default();
         let count = element.as_i32().unwrap_or(0);
-        parts.push((name.to_owned(), fetch(database, source, seq, name, count).await?));
+        parts.push((name.to_owned(), fetch(database, &stream, seq, name, count).await?));
     }
     Ok(put_back(view, &parts))
 }
@@ -99,9 +100,9 @@ fn put_back(view: Record<'_>, parts: &[(String, Vec<u8>)]) -> Vec<u8> {
     })
 }
 
-async fn fetch(database: &Database, source: &str, seq: i64, part: &str, count: i32) -> Result<Vec<u8>> {
-    let ids: Vec<Bson> =
-        (0..count).map(|n| doc! {"source": source, "seq": seq, "part": part, "n": n}.into()).collect();
+async fn fetch(database: &Database, stream: &StreamId, seq: i64, part: &str, count: i32) -> Result<Vec<u8>> {
+    let id = |n| doc! {"source": stream.to_string(), "seq": seq, "part": part, "n": n};
+    let ids: Vec<Bson> = (0..count).map(|n| id(n).into()).collect();
     let found = database
         .collection::<Document>(COLLECTION)
         .find(doc! {"_id": {"$in": ids}})
@@ -119,14 +120,15 @@ async fn fetch(database: &Database, source: &str, seq: i64, part: &str, count: i
     }
     if chunks.len() != count as usize || Doc::new(&bytes).is_err() {
         return Err(Error::corrupt(format!(
-            "a large record's chunks are incomplete source={source} seq={seq} part={part}"
+            "a large record's chunks are incomplete source={stream} seq={seq} part={part}"
         )));
     }
     Ok(bytes)
 }
 
 /// Deletes the chunks of records before `end`.
-pub(super) async fn trim(database: &Database, source: &str, end: i64) -> Result<()> {
+pub(super) async fn trim(database: &Database, stream: &StreamId, end: i64) -> Result<()> {
+    let source = &stream.to_string();
     // Only documents between the two bounds in BSON order: compares as {source, seq, …} does, through the `_id` index.
     let range =
         doc! {"_id": {"$gte": {"source": source, "seq": i64::MIN}, "$lt": {"source": source, "seq": end}}};
@@ -148,8 +150,8 @@ mod tests {
             w.doc("after", &small);
             w.doc("delta", &big);
         });
-        let record = Record::encode(7, Doc::new(&body).unwrap(), 1);
-        let (stored, chunks) = split_at("payments", record.clone(), 1000, 512).unwrap();
+        let record = Record::encode(RecordId { partition: Some(2), seq: 7 }, Doc::new(&body).unwrap(), 1);
+        let (stored, chunks) = split_at(&StreamId::whole("payments"), record.clone(), 1000, 512).unwrap();
         assert!(stored.len() <= 1000);
         assert_eq!(chunks.len(), 2 * big.len().div_ceil(512));
         let parts = [("before".to_owned(), big.clone()), ("delta".to_owned(), big)];

@@ -1,15 +1,16 @@
-//! The stored form of a checkpoint: one document in `archiver.checkpoints`, named after its source.
+//! The stored form of a checkpoint: one document in `archiver.checkpoints`, named after its stream.
 
 use bson::{Bson, DateTime, Document, doc};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::event::Position;
+use crate::stream_id::StreamId;
 
 pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
     let bad = |e| Error::internal("a checkpoint can't be encoded").because(e);
     let mut stored = doc! {
-        "_id": &checkpoint.source,
+        "_id": checkpoint.stream.to_string(),
         "epoch": checkpoint.epoch,
         "nextSeq": checkpoint.next_seq,
         "clusterTime": checkpoint.position.cluster_time,
@@ -19,6 +20,9 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
         "counters": bson::serialize_to_bson(&checkpoint.counters).map_err(bad)?,
         "updated": DateTime::now(),
     };
+    if checkpoint.stream.partition.is_some() {
+        stored.insert("partitions", checkpoint.partitions as i32);
+    }
     if let Some(token) = &checkpoint.position.token {
         let token: Document = bson::deserialize_from_slice(token).map_err(bad)?;
         stored.insert("token", token);
@@ -54,7 +58,8 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
     };
     let snapshot = optional(stored, "snapshot")?;
     Ok(Checkpoint {
-        source: stored.get_str("_id")?.to_owned(),
+        stream: StreamId::parse(stored.get_str("_id")?).ok_or("its name is no stream's")?,
+        partitions: optional(stored, "partitions")?.unwrap_or(1),
         epoch: stored.get_i64("epoch")?,
         next_seq: stored.get_i64("nextSeq")?,
         position: Position { token, cluster_time: stored.get_timestamp("clusterTime")? },

@@ -1,23 +1,19 @@
 //! From the plugins' outcomes to records: seqs are given out, failures become quarantine records without contents,
 //! and everything is counted.
 
-use bson_walker::{Doc, Element, Writer, kind};
+use bson_walker::{Doc, Writer};
 
-use crate::archive::extjson::doc_id_text;
-use crate::checkpoint::Checkpoint;
-use crate::config::OnPluginError;
+use super::actor::{self, CONTEXT_DROPPED};
+use crate::checkpoint::{ActorContext, Checkpoint};
+use crate::config::{OnPluginError, SourceConfig};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plugin::{Failure, Outcome};
 use crate::record::{Record, id_digest};
 
-/// What a quarantine record takes from an event, set aside before the plugins take its body. Never stored as it is: the key
-/// is in it.
+/// What an event is, set aside before the plugins take its body. Never stored as it is: the key is in it.
 #[derive(Debug)]
 pub(super) struct Identity(Vec<u8>);
-
-/// Bytes of an actor's name at most; a longer value is no name, and would make a record larger than its event.
-const ACTOR_MAX: usize = 1024;
 
 /// The fields of a quarantine record that come from the event as they are.
 const KEPT: [&str; 3] = ["ns", "clusterTime", "wallTime"];
@@ -27,7 +23,7 @@ impl Identity {
         let doc = event.doc()?;
         Ok(Identity(Writer::build(|writer| {
             for element in
-                ["op", "ns", "key", "clusterTime", "wallTime"].iter().filter_map(|name| doc.get(name))
+                ["op", "ns", "key", "clusterTime", "wallTime", "txn"].iter().filter_map(|name| doc.get(name))
             {
                 writer.append(&element);
             }
@@ -36,6 +32,18 @@ impl Identity {
 
     fn doc(&self) -> Doc<'_> {
         Doc::new(&self.0).unwrap_or(Doc::EMPTY)
+    }
+
+    /// The transaction that it belongs to.
+    fn txn(&self) -> Option<&[u8]> {
+        Some(self.doc().get("txn")?.as_doc()?.as_bytes())
+    }
+
+    /// Forgets who acts in a transaction that has ended before this event. Documents read beside the stream are no part of
+    /// its order, and end nothing.
+    fn leave(&self, context: &mut Option<ActorContext>) {
+        let in_stream = self.doc().get("op").and_then(|e| e.as_str()) != Some("snapshot");
+        context.take_if(|context| in_stream && self.txn() != Some(&context.txn));
     }
 
     /// `id_is_kept`: whether other records give this document's `_id` as it is, so that its digest says which one it was.
@@ -85,13 +93,15 @@ pub(super) fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
 pub(super) fn assemble(
     outcomes: Vec<(Identity, Outcome)>,
     id_is_kept: bool,
-    actor_field: Option<&str>,
-    policy: OnPluginError,
+    source: &SourceConfig,
     checkpoint: &mut Checkpoint,
 ) -> Result<Vec<Vec<u8>>> {
     let mut records = Vec::with_capacity(outcomes.len());
+    let context_is_watched = actor::context_is_watched(source);
     for (identity, outcome) in outcomes {
         checkpoint.counters.read += 1;
+        identity.leave(&mut checkpoint.context);
+        let is_context = actor::is_context(identity.doc(), source);
         let body = match outcome {
             Outcome::Dropped { plugin } => {
                 *checkpoint.counters.dropped.entry(plugin.to_string()).or_default() += 1;
@@ -99,9 +109,9 @@ pub(super) fn assemble(
             }
             // Neither the event nor the plugin is to blame: nothing is quarantined for it.
             Outcome::Failed(failure) if failure.code.blames_host() => {
-                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.source)));
+                return Err(Error::unavailable(format!("{failure} source={}", checkpoint.stream)));
             }
-            Outcome::Failed(failure) if policy == OnPluginError::Halt => {
+            Outcome::Failed(failure) if source.on_plugin_error == OnPluginError::Halt => {
                 return Err(halted(&failure, checkpoint));
             }
             Outcome::Failed(failure) => {
@@ -112,15 +122,18 @@ pub(super) fn assemble(
         };
         let doc = Doc::new(&body)
             .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))?;
-        // After the plugins, from what they left: an actor's name that is redacted in the document is redacted here too.
-        let record = match actor_field.and_then(|field| actor(doc, field)) {
-            Some((id, from)) => Record::encode(
-                checkpoint.next_seq,
-                Doc::new(&with_actor(doc, &id, from)).unwrap_or(doc),
-                checkpoint.policy,
-            ),
-            None => Record::encode(checkpoint.next_seq, doc, checkpoint.policy),
-        };
+        // Who did it is taken from what the plugins left: a name that is redacted in the document is redacted here too.
+        if is_context && let Some(txn) = identity.txn() {
+            checkpoint.context = actor::context(doc, txn);
+        }
+        if is_context && !context_is_watched {
+            *checkpoint.counters.dropped.entry(CONTEXT_DROPPED.to_owned()).or_default() += 1;
+            continue;
+        }
+        let context = checkpoint.context.as_ref().filter(|context| identity.txn() == Some(&context.txn));
+        let attributed = actor::attribute(doc, source.actor_field.as_deref(), context);
+        let doc = attributed.as_deref().and_then(|event| Doc::new(event).ok()).unwrap_or(doc);
+        let record = Record::encode(checkpoint.next_id(), doc, checkpoint.policy);
         records.push(record);
         checkpoint.next_seq += 1;
         checkpoint.counters.appended += 1;
@@ -131,57 +144,9 @@ pub(super) fn assemble(
 fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
     Error::plugin(format!(
         "{failure}; the source has stopped before it source={} next_seq={}",
-        checkpoint.source, checkpoint.next_seq
+        checkpoint.stream, checkpoint.next_seq
     ))
     .hint("mend the plugin and start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
-}
-
-/// Who did it, as the application says, and where that was found: in the document `after` the change, in what the
-/// change set (`delta`), or for deletes in the document `before` it. An update that did not set the field leaves the name of
-/// whoever set it last, be it the same person or one who forgot: that is `unchanged`.
-fn actor(event: Doc<'_>, field: &str) -> Option<(String, &'static str)> {
-    let path: Vec<&str> = field.split('.').collect();
-    let part = |name: &str| event.get(name)?.as_doc();
-    let named = |value: Option<Element<'_>>| value.filter(is_name).map(doc_id_text);
-    let in_image = |name: &str| named(part(name)?.get_path(&path));
-    let Some(set) = part("delta").and_then(|delta| delta.get("updatedFields")?.as_doc()) else {
-        return in_image("after")
-            .map(|id| (id, "after"))
-            .or_else(|| in_image("before").map(|id| (id, "before")));
-    };
-    // Set by itself, or with a document around it.
-    let in_set = (1..=path.len()).find_map(|n| {
-        let (parent, rest) = path.split_at(n);
-        let value = set.get(&parent.join("."))?;
-        if rest.is_empty() { Some(value) } else { value.as_doc()?.get_path(rest) }
-    });
-    named(in_set).map(|id| (id, "delta")).or_else(|| in_image("after").map(|id| (id, "unchanged")))
-}
-
-/// Whether a value can name somebody: neither a document nor a text that no name has.
-fn is_name(value: &Element<'_>) -> bool {
-    let simple = [kind::STRING, kind::OBJECT_ID, kind::BINARY, kind::INT32, kind::INT64, kind::DECIMAL128];
-    simple.contains(&value.kind()) && value.value().len() <= ACTOR_MAX
-}
-
-fn with_actor(event: Doc<'_>, id: &str, from: &str) -> Vec<u8> {
-    Writer::build(|writer| {
-        let mut detail = None;
-        for element in event.elements().map_while(std::result::Result::ok) {
-            match element.name() {
-                b"actor" => {}
-                b"detail" => detail = Some(element),
-                _ => writer.append(&element),
-            }
-        }
-        let mut actor = writer.begin_doc(b"actor");
-        actor.str("id", id);
-        actor.str("from", from);
-        actor.end();
-        if let Some(detail) = detail {
-            writer.append(&detail);
-        }
-    })
 }
 
 #[cfg(test)]
@@ -189,11 +154,14 @@ mod tests {
     use std::sync::Arc;
 
     use bson::{Document, Timestamp, doc};
+    use bson_walker::kind;
 
     use super::*;
     use crate::checkpoint::Counters;
+    use crate::config::{OnHistoryLost, Snapshot, Watch};
     use crate::event::Position;
     use crate::plugin::FailureCode;
+    use crate::stream_id::StreamId;
 
     fn time() -> Timestamp {
         Timestamp { time: 7, increment: 1 }
@@ -201,7 +169,8 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {
-            source: "s".into(),
+            stream: StreamId::whole("s"),
+            partitions: 1,
             epoch: 1,
             next_seq: 5,
             position: Position { token: None, cluster_time: time() },
@@ -225,13 +194,28 @@ mod tests {
         bson::deserialize_from_slice(record).unwrap()
     }
 
+    fn source(on_plugin_error: OnPluginError) -> SourceConfig {
+        SourceConfig {
+            name: "s".into(),
+            watch: vec![Watch::Collection("d".into(), "c".into())],
+            plugins: Vec::new(),
+            snapshot: Snapshot::Initial,
+            on_plugin_error,
+            actor_field: Some("by".into()),
+            actor_context: Some(("d".into(), "who".into())),
+            on_history_lost: OnHistoryLost::Halt,
+            enable_images: false,
+            partitions: 1,
+        }
+    }
+
     fn run(
         outcomes: Vec<(Identity, Outcome)>,
         policy: OnPluginError,
         c: &mut Checkpoint,
     ) -> Result<Vec<Vec<u8>>> {
         let id_is_kept = ids_are_kept(&outcomes);
-        assemble(outcomes, id_is_kept, Some("by"), policy, c)
+        assemble(outcomes, id_is_kept, &source(policy), c)
     }
 
     fn failure() -> Outcome {
@@ -296,33 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn an_actor_is_a_short_plain_value() {
-        let found = |value: bson::Bson| {
-            let body = bson::serialize_to_vec(&doc! {"after": {"by": value}}).unwrap();
-            actor(Doc::new(&body).unwrap(), "by").map(|(id, _)| id)
-        };
-        assert_eq!(found("eve".into()), Some("eve".to_owned()));
-        assert_eq!(found(7.into()), Some("7".to_owned()));
-        assert_eq!(found(doc! {"name": "eve"}.into()), None);
-        assert_eq!(found("x".repeat(2000).into()), None);
-        assert_eq!(found(bson::Bson::Null), None);
-    }
-
-    #[test]
     fn halt_fails_and_yields_no_records() {
         let e = event(doc! {"op": "insert", "clusterTime": time()});
         let outcomes = vec![(Identity::of(&e).unwrap(), failure())];
         let error = run(outcomes, OnPluginError::Halt, &mut checkpoint()).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Plugin);
-    }
-
-    #[test]
-    fn an_actor_is_found_in_a_document_that_is_set_whole() {
-        let body =
-            bson::serialize_to_vec(&doc! {"delta": {"updatedFields": {"audit": {"by": "eve"}}}}).unwrap();
-        assert_eq!(actor(Doc::new(&body).unwrap(), "audit.by"), Some(("eve".to_owned(), "delta")));
-        let body = bson::serialize_to_vec(&doc! {"delta": {"updatedFields": {"audit.by": "bob"}}}).unwrap();
-        assert_eq!(actor(Doc::new(&body).unwrap(), "audit.by"), Some(("bob".to_owned(), "delta")));
     }
 
     #[test]
@@ -335,27 +297,26 @@ mod tests {
     }
 
     #[test]
-    fn the_actor_is_what_the_plugins_left_of_it() {
-        let actor = |body: Document| {
-            let e = event(body);
-            let outcomes = vec![(Identity::of(&e).unwrap(), Outcome::Keep(e.body.clone()))];
-            let record = decoded(&run(outcomes, OnPluginError::Halt, &mut checkpoint()).unwrap()[0]);
-            record.get_document("actor").ok().cloned()
+    fn who_acts_is_known_for_the_rest_of_the_transaction_and_its_context_is_no_record() {
+        let txn = |number: i64| doc! {"lsid": "u", "number": number};
+        let change = |coll: &str, id: i32, number: i64| {
+            event(doc! {
+                "op": "insert", "ns": {"db": "d", "coll": coll}, "key": {"_id": id}, "clusterTime": time(),
+                "after": {"_id": id, "actor": "ann", "reason": "a refund"}, "txn": txn(number),
+            })
         };
-        assert_eq!(
-            actor(doc! {"after": {"by": "eve"}, "detail": {"x": 1}}),
-            Some(doc! {"id": "eve", "from": "after"})
-        );
-        assert_eq!(
-            actor(doc! {"delta": {"updatedFields": {"by": "bob"}}}),
-            Some(doc! {"id": "bob", "from": "delta"})
-        );
-        assert_eq!(actor(doc! {"before": {"by": "bob"}}), Some(doc! {"id": "bob", "from": "before"}));
-        assert_eq!(actor(doc! {"before": {"by": "bob"}, "delta": {"updatedFields": {"a": 1}}}), None);
-        let forgotten = doc! {"after": {"by": "bob", "a": 1}, "delta": {"updatedFields": {"a": 1}}};
-        assert_eq!(actor(forgotten), Some(doc! {"id": "bob", "from": "unchanged"}));
-        let with_image = doc! {"after": {"by": "eve"}, "delta": {"updatedFields": {"by": "eve"}}};
-        assert_eq!(actor(with_image), Some(doc! {"id": "eve", "from": "delta"}));
-        assert_eq!(actor(doc! {"after": {"x": 1}}), None);
+        let keep = |e: Event| (Identity::of(&e).unwrap(), Outcome::Keep(e.body));
+        let read_beside = event(doc! {"op": "snapshot", "ns": {"db": "d", "coll": "c"}, "after": {"_id": 9}});
+        let mut c = checkpoint();
+        let first = vec![change("c", 1, 1), change("who", 2, 1), change("c", 3, 1), read_beside];
+        let mut records = run(first.into_iter().map(keep).collect(), OnPluginError::Halt, &mut c).unwrap();
+        assert_eq!(c.context.as_ref().map(|context| context.actor.as_str()), Some("ann"));
+        let second = vec![change("c", 4, 1), change("c", 5, 2)];
+        records.extend(run(second.into_iter().map(keep).collect(), OnPluginError::Halt, &mut c).unwrap());
+        let said = doc! {"id": "ann", "from": "context", "reason": "a refund"};
+        let actors: Vec<_> = records.iter().map(|r| decoded(r).get_document("actor").ok().cloned()).collect();
+        assert_eq!(actors, [None, Some(said.clone()), None, Some(said), None]);
+        assert_eq!((c.context.clone(), c.counters.dropped[CONTEXT_DROPPED], c.counters.read), (None, 1, 6));
+        assert!(c.counters.add_up());
     }
 }

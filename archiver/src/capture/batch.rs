@@ -80,6 +80,11 @@ impl Batch {
         !full && !self.events.is_empty() && self.end.is_none()
     }
 
+    /// The last event's time.
+    pub(super) fn last_time(&self) -> Option<Timestamp> {
+        self.events.last().map(|event| event.position.cluster_time)
+    }
+
     /// Splits off what comes after a time; without one, or where nothing does, nothing. The rest has the batch's position.
     pub(super) fn split_after(&mut self, time: Option<Timestamp>) -> Option<Batch> {
         let later = |event: &Event| time.is_some_and(|time| event.position.cluster_time > time);

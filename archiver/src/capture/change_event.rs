@@ -29,8 +29,8 @@ pub trait ImageSettings {
     fn why_missing(&self, db: &str, coll: &str) -> &'static str;
 }
 
-/// The event that this change event is.
-pub fn to_event(raw: &[u8], settings: &impl ImageSettings) -> Result<Event> {
+/// The event that this change event is, made in a session of `user`.
+pub fn to_event(raw: &[u8], settings: &impl ImageSettings, user: Option<&str>) -> Result<Event> {
     let change =
         Doc::new(raw).map_err(|e| Error::unavailable("a change event is not valid BSON").because(e))?;
     let token = required(change, "_id")?.as_doc().ok_or_else(|| malformed("_id"))?;
@@ -56,6 +56,12 @@ pub fn to_event(raw: &[u8], settings: &impl ImageSettings) -> Result<Event> {
     }
     write_images(&mut writer, change, settings);
     write_transaction(&mut writer, change);
+    if let Some(user) = user {
+        let mut actor = writer.begin_doc(b"actor");
+        actor.str("id", user);
+        actor.str("from", "session");
+        actor.end();
+    }
     write_detail(&mut writer, change)?;
     writer.end();
     let position =
@@ -180,7 +186,7 @@ mod tests {
     }
 
     fn convert(change: &Document) -> Document {
-        let event = to_event(&bson::serialize_to_vec(change).unwrap(), &Disabled).unwrap();
+        let event = to_event(&bson::serialize_to_vec(change).unwrap(), &Disabled, None).unwrap();
         bson::deserialize_from_slice(&event.body).unwrap()
     }
 
@@ -228,7 +234,7 @@ mod tests {
     #[test]
     fn the_token_goes_into_the_position_and_nowhere_else() {
         let change = doc! {"_id": {"_data": "82ab"}, "operationType": "drop", "clusterTime": time(), "ns": {"db": "d", "coll": "c"}};
-        let event = to_event(&bson::serialize_to_vec(&change).unwrap(), &Disabled).unwrap();
+        let event = to_event(&bson::serialize_to_vec(&change).unwrap(), &Disabled, None).unwrap();
         assert_eq!(event.position.token, Some(bson::serialize_to_vec(&doc! {"_data": "82ab"}).unwrap()));
         assert!(!event.body.windows(4).any(|w| w == b"82ab"));
     }

@@ -2,6 +2,7 @@
 //!
 //! Sequential within a stream. The position that is stored is always one behind which everything is appended.
 
+mod actor;
 mod assemble;
 mod barrier;
 mod batch;
@@ -12,6 +13,7 @@ pub mod namespaces;
 mod resync;
 pub mod snapshot;
 pub mod stream;
+pub mod users;
 pub mod watcher;
 mod writer;
 
@@ -21,6 +23,7 @@ use std::time::Instant;
 
 use bson::Timestamp;
 use mongodb::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -29,7 +32,7 @@ use self::batch::Batches;
 use self::lease::Lease;
 use self::namespaces::{archivers_databases, watched_collections};
 use self::snapshot::Snapshot;
-use self::stream::StreamOptions;
+use self::stream::{StreamOptions, partition_filter};
 use self::watcher::Watcher;
 use self::writer::BatchWriter;
 use crate::archive::store::Archive;
@@ -37,8 +40,9 @@ use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
 use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
 use crate::deployment::operation_time;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::event::Position;
+use crate::fault::Fault;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -74,12 +78,15 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options = StreamOptions::new(&self.source.watch, &audit_database);
+        let options = StreamOptions::new(&self.source.watch, &audit_database)
+            .of(&self.stream, self.source.partitions)
+            .with_context(&self.source);
         let checkpoint = self.begin(&options).await?;
-        info!(source = %self.source.name, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
+        let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
         let mut writer = BatchWriter {
             capture: &self,
             session,
@@ -88,6 +95,7 @@ impl Capture {
             stored_at: Instant::now(),
             left_out,
             stop_reading: self.stop.child_token(),
+            lifecycle,
         };
         writer.record_policy().await?;
         let mut behind_gap = None;
@@ -95,14 +103,16 @@ impl Capture {
             let Err(error) = self.read(&mut writer, &options, until).await else { return Ok(()) };
             // Lost again before anything was read: rather than one gap after the other, start over, with backoff.
             let again = behind_gap.as_ref() == Some(&writer.durable.position);
-            match error.kind() {
-                Kind::HistoryLost if self.source.on_history_lost == OnHistoryLost::Halt => return Err(error),
-                Kind::HistoryLost if again => {
+            match error.fault() {
+                Some(Fault::PositionLost) if self.source.on_history_lost == OnHistoryLost::Halt => {
+                    return Err(error);
+                }
+                Some(Fault::PositionLost) if again => {
                     return Err(Error::unavailable("history was lost again before the stream could go on")
                         .hint("the oplog is too short for what the deployment writes; enlarge it")
                         .because(error));
                 }
-                Kind::HistoryLost => writer.open_gap(error).await?,
+                Some(Fault::PositionLost) => writer.open_gap(error).await?,
                 _ => return Err(error),
             }
             behind_gap = Some(writer.durable.position.clone());
@@ -121,6 +131,7 @@ impl Capture {
         let position = writer.durable.position.clone();
         writer.barrier = Barrier::new(position.cluster_time);
         writer.stop_reading = stop.clone();
+        writer.lifecycle.send_replace(position.cluster_time);
         let audit_database = self.log.database().name().to_owned();
         let documents = match writer.durable.snapshot.clone() {
             Some(progress) => {
@@ -129,7 +140,8 @@ impl Capture {
                         .await?;
                 let snapshot =
                     Snapshot::new(self.client.clone(), collections, progress, position.clone(), self.limits);
-                Some(snapshot.start(stop.clone()))
+                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
+                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
             }
             None => None,
         };
@@ -146,9 +158,16 @@ impl Capture {
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
     async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
-        let name = &self.source.name;
+        let name = &self.stream;
         let digest = options.digest();
         if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+            if checkpoint.partitions != self.source.partitions {
+                return Err(partitions_changed(
+                    &self.source.name,
+                    checkpoint.partitions,
+                    self.source.partitions,
+                ));
+            }
             if checkpoint.options != digest {
                 return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
                     .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
@@ -162,7 +181,8 @@ impl Capture {
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
         let checkpoint = Checkpoint {
-            source: name.clone(),
+            stream: name.clone(),
+            partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },
@@ -178,4 +198,31 @@ impl Capture {
         self.log.create_checkpoint(&checkpoint).await?;
         Ok(checkpoint)
     }
+}
+
+/// Makes sure, before anything is written, that a source still has as many partitions as it began with: under another number
+/// a document's history would go on in another stream, whose order and baseline know nothing of it.
+pub async fn check_partitions(log: &AuditLog, source: &SourceConfig) -> Result<()> {
+    let wanted = StreamId::all(&source.name, source.partitions);
+    let begun = log.streams_of(&source.name).await?;
+    // Any of them tells; one that is not wanted tells for sure.
+    let Some(stream) = begun.iter().find(|stream| !wanted.contains(stream)).or(begun.first()) else {
+        return Ok(());
+    };
+    match log.checkpoint(stream).await? {
+        Some(Checkpoint { partitions, .. }) if partitions != source.partitions => {
+            Err(partitions_changed(&source.name, partitions, source.partitions))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn partitions_changed(source: &str, began_with: u32, wanted: u32) -> Error {
+    Error::invalid(format!(
+        "the number of a source's partitions can't change source={source} began_with={began_with} configured={wanted}"
+    ))
+    .hint(format!(
+        "set partitions = {began_with} again, or give the source a new name with partitions = {wanted}: it begins with a baseline \
+         of its own, and the history under {source} stays readable"
+    ))
 }

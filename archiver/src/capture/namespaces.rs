@@ -89,7 +89,7 @@ pub async fn watched_collections(
         collections
             .retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
         for collection in collections {
-            if is_watched(watch, &database, &collection.name) {
+            if watch.iter().any(|w| w.covers(&database, &collection.name)) {
                 found.push((database.clone(), collection.name));
             }
         }
@@ -129,19 +129,6 @@ pub async fn list_collections(client: &Client, database: &str) -> Result<Vec<Lis
         name: c.name,
     };
     Ok(found.into_iter().map(listed).collect())
-}
-
-/// Whether a collection is watched.
-pub fn is_watched(watch: &[Watch], database: &str, collection: &str) -> bool {
-    watch.iter().any(|w| covers(w, database, collection))
-}
-
-fn covers(watch: &Watch, database: &str, collection: &str) -> bool {
-    match watch {
-        Watch::Everything => true,
-        Watch::Database(db) => db == database,
-        Watch::Collection(db, coll) => db == database && coll == collection,
-    }
 }
 
 /// Which collections keep images, asked for once per database and again after its collections changed.

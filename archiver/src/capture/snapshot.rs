@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use bson::{Document, Timestamp, doc};
 use bson_walker::{Doc, Writer};
-use mongodb::{Client, Cursor};
+use mongodb::Client;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::barrier::{Barrier, Hold};
 use super::change_event::snapshot_event;
 use super::writer::Documents;
 use crate::checkpoint::SnapshotProgress;
@@ -17,10 +18,6 @@ use crate::deployment::{mongo_error, operation_time};
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
 
-/// How long one point in time is read from. MongoDB keeps the history for it for 300 s by default
-/// (minSnapshotHistoryWindowInSeconds); after this time the next chunk reads at a newer one.
-const CHUNK_TIME: Duration = Duration::from_secs(60);
-
 /// How often a running snapshot says how far it is.
 const SNAPSHOT_REPORT: Duration = Duration::from_secs(10);
 /// Batches that may wait, read but not yet appended.
@@ -28,11 +25,13 @@ const BATCHES_AHEAD: usize = 1;
 
 /// Documents of one batch, and the progress once they are appended.
 #[derive(Debug)]
-pub struct SnapshotBatch {
+pub(super) struct SnapshotBatch {
     /// The documents as events.
-    pub events: Vec<Event>,
+    pub(super) events: Vec<Event>,
     /// `None` when the baseline is complete.
-    pub progress: Option<SnapshotProgress>,
+    pub(super) progress: Option<SnapshotProgress>,
+    /// Dropped once the documents are appended; no event after the time they were read at may come before them.
+    pub(super) hold: Option<Hold>,
 }
 
 /// Reads collection by collection in `_id` order, so that it can go on after any document.
@@ -43,15 +42,8 @@ pub struct Snapshot {
     position: Position,
     left: Vec<(String, String)>,
     progress: SnapshotProgress,
-    chunk: Option<Chunk>,
-}
-
-/// One collection being read at one point in time.
-#[derive(Debug)]
-struct Chunk {
-    cursor: Cursor<Document>,
-    time: Timestamp,
-    opened: Instant,
+    /// Selects the documents of the stream's partition.
+    filter: Option<Document>,
 }
 
 impl Snapshot {
@@ -64,17 +56,26 @@ impl Snapshot {
         limits: CaptureConfig,
     ) -> Self {
         let left = still_to_read(collections, &progress);
-        Snapshot { client, limits, position, left, progress, chunk: None }
+        Snapshot { client, limits, position, left, progress, filter: None }
+    }
+
+    /// Reads only the documents that this filter selects.
+    pub fn of(self, filter: Option<Document>) -> Self {
+        Snapshot { filter, ..self }
     }
 
     /// Starts reading. The receiver gets batches until the one without progress, or an error.
-    pub(super) fn start(mut self, stop: CancellationToken) -> mpsc::Receiver<Result<Documents>> {
+    pub(super) fn start(
+        mut self,
+        barrier: Barrier,
+        stop: CancellationToken,
+    ) -> mpsc::Receiver<Result<Documents>> {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         tokio::spawn(async move {
             let mut reported = Instant::now();
             let mut read = 0;
             while !stop.is_cancelled() {
-                let batch = self.next().await;
+                let batch = self.next(&barrier).await;
                 let more = batch.as_ref().is_ok_and(|b| b.progress.is_some());
                 read += batch.as_ref().map_or(0, |b| b.events.len());
                 if sender.send(batch.map(Documents::Baseline)).await.is_err() || !more {
@@ -90,63 +91,62 @@ impl Snapshot {
     }
 
     /// The next batch; after the one without progress there is none.
-    async fn next(&mut self) -> Result<SnapshotBatch> {
-        let mut events = Vec::new();
-        let mut bytes = 0;
-        while let Some((db, coll)) = self.left.last().cloned() {
-            let mut chunk = match self.chunk.take() {
-                Some(chunk) if chunk.opened.elapsed() < CHUNK_TIME => chunk,
-                _ => self.open(&db, &coll).await?,
-            };
-            let more = chunk.cursor.advance().await;
-            if more.map_err(|e| mongo_error(&format!("reading the baseline of {db}.{coll}"), e))? {
-                let document = chunk.cursor.current().as_bytes();
-                let id = id_of(document)?;
-                // A new chunk begins with the document that the last one ended with.
-                if self.progress.last_id.as_ref() != Some(&id) {
-                    bytes += document.len();
-                    events.push(snapshot_event(&db, &coll, document, chunk.time, &self.position)?);
-                    self.progress.last_id = Some(id);
-                }
-                self.chunk = Some(chunk);
-            } else {
-                self.left.pop();
-                self.progress.done.push(format!("{db}.{coll}"));
-                self.progress.current = None;
-                self.progress.last_id = None;
-            }
-            if events.len() >= self.limits.batch_max_events || bytes >= self.limits.batch_max_bytes {
-                return Ok(SnapshotBatch { events, progress: Some(self.progress.clone()) });
-            }
-        }
-        Ok(SnapshotBatch { events, progress: None })
-    }
-
-    async fn open(&mut self, db: &str, coll: &str) -> Result<Chunk> {
+    async fn next(&mut self, barrier: &Barrier) -> Result<SnapshotBatch> {
+        let Some((db, coll)) = self.left.last().cloned() else {
+            return Ok(SnapshotBatch { events: Vec::new(), progress: None, hold: None });
+        };
         let name = format!("{db}.{coll}");
         if self.progress.current.as_ref() != Some(&name) {
             self.progress.current = Some(name);
             self.progress.last_id = None;
         }
-        let database = self.client.database(db);
-        let time = operation_time(&database).await?;
+        let hold = barrier.hold(operation_time(&self.client.database(&db)).await?);
+        let (events, complete) = self.read(&db, &coll, hold.time).await?;
+        if complete {
+            self.left.pop();
+            self.progress.done.extend(self.progress.current.take());
+            self.progress.last_id = None;
+        }
+        Ok(SnapshotBatch { events, progress: Some(self.progress.clone()), hold: Some(hold) })
+    }
+
+    /// As many documents as fit a batch, after the last one, as they were at `time`, and whether there are no more.
+    async fn read(&mut self, db: &str, coll: &str, time: Timestamp) -> Result<(Vec<Event>, bool)> {
+        let failed = |e| mongo_error(&format!("reading the baseline of {db}.{coll}"), e);
+        let mut limit = self.limits.batch_max_events;
         let mut find = doc! {
             "find": coll,
             "hint": {"_id": 1},
-            "batchSize": self.limits.batch_max_events as i64,
             "readConcern": {"level": "snapshot", "atClusterTime": time},
+            "filter": self.filter.clone().unwrap_or_default(),
         };
         if let Some(last) = &self.progress.last_id {
             // A bound on the index instead of a comparison in a filter: `$gt` would skip every `_id` of another type.
+            // It is inclusive, so the last document may come once more.
             let last: std::result::Result<Document, _> = bson::deserialize_from_slice(last);
-            find.insert(
-                "min",
-                last.map_err(|e| Error::corrupt("the snapshot's stored progress can't be read").because(e))?,
-            );
+            let last =
+                last.map_err(|e| Error::corrupt("the snapshot's stored progress can't be read").because(e))?;
+            find.insert("min", last);
+            limit += 1;
         }
-        let opened = database.run_cursor_command(find).await;
-        let cursor = opened.map_err(|e| mongo_error(&format!("reading the baseline of {db}.{coll}"), e))?;
-        Ok(Chunk { cursor, time, opened: Instant::now() })
+        find.insert("limit", limit as i64);
+        find.insert("batchSize", limit as i64);
+        let mut cursor = self.client.database(db).run_cursor_command(find).await.map_err(failed)?;
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        while cursor.advance().await.map_err(failed)? {
+            let document = cursor.current().as_bytes();
+            let id = id_of(document)?;
+            if self.progress.last_id.as_ref() != Some(&id) {
+                bytes += document.len();
+                events.push(snapshot_event(db, coll, document, time, &self.position)?);
+                self.progress.last_id = Some(id);
+            }
+            if events.len() >= self.limits.batch_max_events || bytes >= self.limits.batch_max_bytes {
+                return Ok((events, false));
+            }
+        }
+        Ok((events, true))
     }
 }
 

@@ -4,8 +4,10 @@
 use bson::{Document, doc};
 use sha2::{Digest, Sha256};
 
-use crate::config::Watch;
+use crate::audit_log::MARKER;
+use crate::config::{SourceConfig, Watch};
 use crate::record::hex;
+use crate::stream_id::StreamId;
 
 /// Databases that MongoDB keeps for itself.
 pub const INTERNAL_DATABASES: [&str; 3] = ["admin", "config", "local"];
@@ -17,6 +19,9 @@ pub struct StreamOptions {
     pub database: Option<String>,
     /// Selects the watched namespaces, on the server.
     pub pipeline: Vec<Document>,
+    /// Whether events without a document key (what happens to collections and databases) become records of this stream. They
+    /// are delivered all the same where they do not: settings change by them, and an `invalidate` ends every stream.
+    pub keyless: bool,
 }
 
 impl StreamOptions {
@@ -28,7 +33,38 @@ impl StreamOptions {
         let mut left_out = vec![audit_database];
         left_out.extend(INTERNAL_DATABASES);
         let selected = doc! {"$match": {"$and": [{"ns.db": {"$nin": left_out}}, {"$or": wanted}]}};
-        StreamOptions { database: common_database(watch), pipeline: vec![selected] }
+        StreamOptions { database: common_database(watch), pipeline: vec![selected], keyless: true }
+    }
+
+    /// The part of it that one stream of a source with this many partitions delivers.
+    pub fn of(mut self, stream: &StreamId, partitions: u32) -> Self {
+        if let Some(of_partition) = partition_filter(stream, partitions, "$documentKey._id") {
+            self.keyless = stream.partition == Some(0);
+            self.pipeline.push(doc! {"$match": {"$or": [
+                of_partition,
+                {"documentKey._id": {"$exists": false}},
+                // Every stream must learn of a database that another archiver makes its own.
+                {"operationType": "insert", "ns.coll": MARKER},
+            ]}});
+        }
+        self
+    }
+
+    /// Delivers what is inserted into the source's `actor_context` collection too, through every filter there is: whichever
+    /// partition's document a transaction changes, who acts in it must be known. To be called last.
+    pub fn with_context(mut self, source: &SourceConfig) -> Self {
+        let Some((db, coll)) = &source.actor_context else { return self };
+        if source.watch.iter().any(|w| w.covers(db, coll)) {
+            return self;
+        }
+        let context = doc! {"operationType": "insert", "ns.db": db, "ns.coll": coll};
+        for stage in &mut self.pipeline {
+            if let Ok(selected) = stage.get_document("$match") {
+                *stage = doc! {"$match": {"$or": [&context, selected.clone()]}};
+            }
+        }
+        self.database = self.database.filter(|database| database == db);
+        self
     }
 
     /// Identifies everything that determines what the stream delivers. The image and event options are constants of
@@ -43,6 +79,15 @@ impl StreamOptions {
         };
         hex(&Sha256::digest(options.to_string()).into())
     }
+}
+
+/// Selects the documents of one partition by the hash of their `_id`, which `id` is the path of, such as `$_id`; `None` where
+/// the source has only one stream. Numbers that MongoDB takes for the same `_id` hash alike, whatever their type.
+pub fn partition_filter(stream: &StreamId, partitions: u32, id: &str) -> Option<Document> {
+    let partition = i64::from(stream.partition?);
+    // The remainder first: the smallest of all hashes has no absolute value.
+    let remainder = doc! {"$mod": [{"$toHashedIndexKey": id}, i64::from(partitions)]};
+    Some(doc! {"$expr": {"$eq": [{"$abs": remainder}, partition]}})
 }
 
 fn selection(watch: &Watch) -> Vec<Document> {
@@ -91,5 +136,16 @@ mod tests {
         assert_eq!(a.digest(), StreamOptions::new(&[collection("shop", "a")], "audit").digest());
         assert_ne!(a.digest(), b.digest());
         assert_ne!(a.digest(), StreamOptions::new(&[collection("shop", "a")], "other").digest());
+    }
+
+    #[test]
+    fn a_source_of_one_stream_is_not_filtered_and_each_partition_has_options_of_its_own() {
+        let options = || StreamOptions::new(&[collection("shop", "a")], "audit");
+        let of = |n: u32| StreamId::all("s", n).iter().map(|s| options().of(s, n)).collect::<Vec<_>>();
+        assert_eq!(of(1), [options()]);
+        let all: Vec<_> = [1, 2, 3].into_iter().flat_map(of).collect();
+        let digests: std::collections::HashSet<String> = all.iter().map(StreamOptions::digest).collect();
+        assert_eq!(digests.len(), 6);
+        assert_eq!(of(3).iter().map(|o| o.keyless).collect::<Vec<_>>(), [true, false, false]);
     }
 }

@@ -15,8 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::change_event::to_event;
+use super::lifecycle::LIFECYCLE;
 use super::namespaces::ImageCache;
 use super::stream::StreamOptions;
+use super::users::SessionUsers;
 use crate::audit_log::MARKER;
 use crate::config::CaptureConfig;
 use crate::deployment::mongo_error;
@@ -64,6 +66,7 @@ impl Watcher {
                 bytes: Arc::new(Semaphore::new(self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT)),
                 most: (self.limits.batch_max_bytes * BATCHES_AHEAD / PERMIT) as u32,
                 images: ImageCache::default(),
+                users: SessionUsers::default(),
                 position: from,
                 watcher: self,
                 sender,
@@ -114,6 +117,7 @@ struct Reading {
     bytes: Arc<Semaphore>,
     most: u32,
     images: ImageCache,
+    users: SessionUsers,
     position: Position,
     stop: CancellationToken,
 }
@@ -146,9 +150,14 @@ impl Reading {
         let name = |part| view.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
         let (database, collection) = (name("db"), name("coll"));
         self.keep_settings_current(view, database, collection).await;
-        let event = to_event(change, &self.images)?;
+        let user = self.users.name(&self.watcher.client, view).await?;
+        let event = to_event(change, &self.images, user)?;
         self.position = event.position.clone();
         if database == self.watcher.audit_database || self.watcher.left_out.contains(database) {
+            return Ok(!self.sender.is_closed());
+        }
+        let keyless = view.get_path(&["documentKey", "_id"]).is_none();
+        if keyless && !self.watcher.options.keyless && !LIFECYCLE.contains(&operation(view)) {
             return Ok(!self.sender.is_closed());
         }
         let permits = ((event.body.len() / PERMIT) as u32 + 1).min(self.most);
@@ -158,8 +167,7 @@ impl Reading {
     }
 
     async fn keep_settings_current(&mut self, change: Doc<'_>, database: &str, collection: &str) {
-        let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
-        match op {
+        match operation(change) {
             "insert" => {
                 if collection == MARKER {
                     self.watcher.left_out.insert(database.to_owned());
@@ -181,6 +189,10 @@ impl Reading {
         self.position = position.clone();
         Ok(self.sender.send(Ok(Read::Quiet(position))).await.is_ok())
     }
+}
+
+fn operation<'a>(change: Doc<'a>) -> &'a str {
+    change.get("operationType").and_then(|e| e.as_str()).unwrap_or("")
 }
 
 fn position_of(token: &ResumeToken) -> Result<Option<Position>> {

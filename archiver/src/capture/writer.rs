@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bson::Timestamp;
 use bson_walker::{Doc, Writer};
 use mongodb::ClientSession;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -25,7 +25,7 @@ use crate::deployment::operation_time;
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
 use crate::history::History;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// How often a source on which nothing happens stores how far it has looked, so that its position never ages out of
 /// the oplog.
@@ -54,6 +54,8 @@ pub(super) struct BatchWriter<'a> {
     pub(super) left_out: HashSet<String>,
     /// Ends those who read.
     pub(super) stop_reading: CancellationToken,
+    /// When the stream began to be read, or of the last event of a collection that this partition saw and another records.
+    pub(super) lifecycle: watch::Sender<Timestamp>,
 }
 
 impl BatchWriter<'_> {
@@ -66,7 +68,11 @@ impl BatchWriter<'_> {
     ) -> Result<()> {
         let mut next = self.durable.clone();
         advance(&mut next);
+        let reached = events.last().map_or(self.durable.position.cluster_time, |e| e.position.cluster_time);
+        let reached = reached.max(self.durable.position.cluster_time);
         let records = self.records_of(events, &mut next).await?;
+        // All events of a transaction have one cluster time: behind it, nobody acts in it any more.
+        next.context.take_if(|_| next.position.cluster_time > reached);
         self.store(records, next).await
     }
 
@@ -75,6 +81,7 @@ impl BatchWriter<'_> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
+        debug!(source = %next.stream, events = events.len(), "to the plugins");
         let source = &self.capture.source;
         let chain = Arc::clone(&self.capture.chain);
         let process = move || {
@@ -88,28 +95,33 @@ impl BatchWriter<'_> {
         let outcomes = tokio::task::spawn_blocking(process).await;
         let outcomes = outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
         let id_is_kept = ids_are_kept(&outcomes);
-        assemble(outcomes, id_is_kept, source.actor_field.as_deref(), source.on_plugin_error, next)
+        assemble(outcomes, id_is_kept, source, next)
     }
 
     /// Appends events, and behind each with which an unknown collection took a watched name, that history is missing.
     async fn append_events(&mut self, events: Vec<Event>, position: Position) -> Result<()> {
-        let mut parts = lifecycle::split(events, &self.capture.source.watch)?;
-        let last = parts.pop().unwrap_or_default();
+        let keyless = self.capture.stream.partition.is_none_or(|partition| partition == 0);
+        let (parts, seen) = lifecycle::split(events, &self.capture.source.watch, keyless)?;
+        if let Some(time) = seen.filter(|_| !keyless) {
+            self.lifecycle.send_replace(time);
+        }
         for Part { events, replaced } in parts {
+            let Some((namespace, behind)) = replaced else {
+                return self.append(events, |next| next.position = position).await;
+            };
             let mut next = self.durable.clone();
-            if let Some(event) = events.last() {
-                next.position = event.position.clone();
-            }
+            let time = behind.cluster_time;
+            next.position = behind;
             let mut records = self.records_of(events, &mut next).await?;
-            let time = next.position.cluster_time;
-            let resync = Resync { gap: next.next_seq, namespace: replaced, after: time, until: time };
+            let namespace = Some(namespace);
+            let resync = Resync { gap: next.next_seq, namespace, after: time, until: time };
             records.push(own_record(&opening(&resync, "renamed-into", None), &mut next)?);
             next.counters.gaps += 1;
             next.resyncs.push(resync);
             self.store(records, next).await?;
-            warn!(source = %self.durable.source, gap = self.durable.next_seq - 1, "a collection that is not watched took a watched name: its documents are compared with what is known");
+            warn!(source = %self.durable.stream, gap = self.durable.next_seq - 1, "a collection that is not watched took a watched name: its documents are compared with what is known");
         }
-        self.append(last.events, |next| next.position = position).await
+        Ok(())
     }
 
     /// Records that everything between the checkpoint and the present is missing, and goes on from the present.
@@ -133,7 +145,7 @@ impl BatchWriter<'_> {
         next.resyncs.push(resync);
         self.store(vec![record], next).await?;
         error!(
-            source = %self.durable.source, gap = self.durable.next_seq - 1, after = after.time, until = until.time,
+            source = %self.durable.stream, gap = self.durable.next_seq - 1, after = after.time, until = until.time,
             error = lost.explain(), "history is lost: what happened in between is missing; going on behind the gap, and comparing what is there with what is known"
         );
         Ok(())
@@ -143,9 +155,10 @@ impl BatchWriter<'_> {
         let bytes: usize = records.iter().map(Vec::len).sum();
         let withheld = next.counters.quarantined - self.durable.counters.quarantined;
         if withheld > 0 {
-            warn!(source = %next.source, events = withheld, "a plugin failed: these events are kept without their contents");
+            warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
         }
-        debug!(source = %next.source, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        self.capture.lease.check()?;
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
@@ -184,6 +197,7 @@ impl BatchWriter<'_> {
         let mut reached = false;
         // Read, but later than the documents that are being read.
         let mut waiting: Option<Batch> = None;
+        let mut lowest = None;
         let mut compared = 0;
         while !(reached && documents.is_none() && self.durable.resyncs.is_empty()) {
             if let (None, Some(resync)) = (&documents, self.durable.resyncs.first().cloned()) {
@@ -193,20 +207,19 @@ impl BatchWriter<'_> {
                 }
                 documents = Some(self.comparison(resync).start(self.stop_reading.clone()));
             }
-            let lowest = self.barrier.lowest();
             tokio::select! {
                 biased;
                 () = self.capture.stop.cancelled() => return Ok(()),
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
-                () = self.barrier.passes(lowest), if waiting.is_some() => {}
+                () = self.barrier.moves(lowest), if waiting.is_some() => {}
                 read = next_documents(&mut documents) => match read.transpose()? {
                     Some(read) => self.take_documents(read).await?,
                     None => documents = None,
                 },
             }
             if let Some(mut batch) = waiting.take() {
-                let lowest = self.barrier.lowest();
+                lowest = batch.last_time().and_then(|last| self.barrier.pass(last));
                 waiting = batch.split_after(lowest);
                 reached |= self.take_events(batch, until).await?;
                 if let (Some(time), Some(_)) = (lowest, &waiting) {
@@ -247,8 +260,9 @@ impl BatchWriter<'_> {
             Documents::Baseline(batch) => {
                 let complete = batch.progress.is_none();
                 self.append(batch.events, |next| next.snapshot = batch.progress).await?;
+                drop(batch.hold);
                 if complete {
-                    info!(source = %self.durable.source, "baseline complete");
+                    info!(source = %self.durable.stream, "baseline complete");
                 }
             }
             Documents::Compared(compared) => self.append_compared(compared).await?,
@@ -260,13 +274,7 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
         let source = &self.capture.source;
-        let mut records = assemble(
-            outcomes,
-            ids_are_kept,
-            source.actor_field.as_deref(),
-            source.on_plugin_error,
-            &mut next,
-        )?;
+        let mut records = assemble(outcomes, ids_are_kept, source, &mut next)?;
         for body in &own {
             records.push(own_record(body, &mut next)?);
         }
@@ -285,13 +293,15 @@ impl BatchWriter<'_> {
             client: capture.client.clone(),
             log: capture.log.clone(),
             history: History::new(Some(capture.log.clone()), capture.archive.clone()),
+            stream: capture.stream.clone(),
             source: capture.source.clone(),
             chain: Arc::clone(&capture.chain),
             limits: capture.limits,
             left_out: self.left_out.clone(),
             barrier: self.barrier.clone(),
             resync,
-            policy: self.durable.policy,
+            policy: RecordId::new(&capture.stream, self.durable.policy),
+            lifecycle: self.lifecycle.subscribe(),
             position: self.durable.position.clone(),
         }
     }
@@ -310,7 +320,7 @@ async fn next_documents(
 fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
     let doc =
         Doc::new(body).map_err(|e| Error::internal("a record of our own is not valid BSON").because(e))?;
-    let record = Record::encode(next.next_seq, doc, next.policy);
+    let record = Record::encode(next.next_id(), doc, next.policy);
     next.counters.own += 1;
     next.next_seq += 1;
     Ok(record)

@@ -1,9 +1,13 @@
 //! The audit database: reachable, and writable in a transaction, which is tried and taken back.
 
+use std::collections::BTreeSet;
+
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 
 use super::Findings;
+use super::access::{Side, report_transport};
+use super::roles;
 use crate::audit_log::{AuditLog, MARKER};
 use crate::config::Config;
 use crate::deployment::mongo_error;
@@ -11,8 +15,8 @@ use crate::error::{Error, Result};
 
 const ABOUT: &str = "audit log";
 
-/// Checks the audit database. Fails as unavailable where the server can't be reached.
-pub(super) async fn check(config: &Config, findings: &mut Findings) -> Result<()> {
+/// Checks the audit database. Fails as unavailable where the server can't be reached. `watched` is the other side.
+pub(super) async fn check(config: &Config, watched: &Side, findings: &mut Findings) -> Result<()> {
     let log = AuditLog::connect(config).await?;
     let hello = log.database().run_command(doc! {"hello": 1}).await;
     let hello = hello.map_err(|e| mongo_error("reaching the audit database", e))?;
@@ -22,17 +26,41 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) -> Result<()
         findings.fail(ABOUT, &error.hint(hint));
         return Ok(());
     }
+    if let Some(uri) = &config.audit_uri {
+        report_transport(ABOUT, uri, findings).await?;
+    }
+    let side = Side::ask(log.database().client()).await?;
+    access(config, watched, &side, findings)?;
     match try_transaction(&log).await {
         Ok(()) => {
             findings.ok(ABOUT, format!("can be written in transactions, database {}", config.audit_database))
         }
         Err(error) => findings.fail(ABOUT, &error),
     }
-    if config.audit_uri.is_none() {
-        findings.info(
-            ABOUT,
-            "it lies on the watched deployment; on another one ([audit] uri) it outlives the loss of it",
-        );
+    Ok(())
+}
+
+/// What the account lacks or may do beyond its job, and whether it is the one that watches.
+fn access(config: &Config, watched: &Side, side: &Side, findings: &mut Findings) -> Result<()> {
+    let needs = roles::auditing(config)?;
+    let database = BTreeSet::from([config.audit_database.as_str()]);
+    side.report(ABOUT, &needs, findings);
+    side.report_beyond(ABOUT, &needs, &database, findings);
+    if !side.is(watched) {
+        findings.ok(ABOUT, "it lies on another deployment than the watched one");
+        return Ok(());
+    }
+    findings.info(
+        ABOUT,
+        "it lies on the watched deployment; on another one ([audit] uri) it outlives the loss of it",
+    );
+    let (Some(writer), Some(watcher)) = (&side.account, &watched.account) else { return Ok(()) };
+    if writer.name == watcher.name {
+        let what =
+            format!("one account serves both sides: {} reads documents and trims records", writer.name);
+        findings.warn(ABOUT, what, "give [audit] uri an account of its own, with role archiverAudit alone");
+    } else {
+        watched.report_beyond("mongodb", &[], &database, findings);
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ async fn check_source(
 async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) -> Result<()> {
     let watcher = Watcher {
         client: client.clone(),
-        options: StreamOptions::new(&source.watch, &config.audit_database),
+        options: StreamOptions::new(&source.watch, &config.audit_database).with_context(source),
         audit_database: config.audit_database.clone(),
         left_out: HashSet::new(),
         limits: config.capture,
@@ -84,12 +84,7 @@ fn is_named(source: &SourceConfig, database: &str, collection: &str) -> bool {
 }
 
 fn is_watched(source: &SourceConfig, database: &str, collection: &str) -> bool {
-    let wide = |watch: &Watch| match watch {
-        Watch::Everything => true,
-        Watch::Database(db) => db == database,
-        Watch::Collection(..) => false,
-    };
-    source.watch.iter().any(wide) || is_named(source, database, collection)
+    source.watch.iter().any(|watch| watch.covers(database, collection))
 }
 
 /// Warns of entries that name what is not there: it may come, or be a misspelling.

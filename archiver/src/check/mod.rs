@@ -1,8 +1,10 @@
 //! Says whether a configuration can work where it stands, and what it does not cover. Leaves nothing behind but the
 //! archive's folder, where that is a local one.
 
+mod access;
 mod audit;
 mod coverage;
+mod roles;
 mod server;
 
 use std::sync::Arc;
@@ -87,10 +89,11 @@ pub async fn check(config: &Config, findings: &mut Findings) -> Result<()> {
     plugin_files(config, findings).await?;
     archive(config, findings).await;
     let client = connect(&config.mongodb_uri).await?;
-    if server::check(&client, findings).await? {
+    let watched = server::check(&client, config, findings).await?;
+    if watched.is_some() {
         coverage::check(&client, config, findings).await;
     }
-    audit::check(config, findings).await
+    audit::check(config, &watched.unwrap_or_default(), findings).await
 }
 
 async fn plugin_files(config: &Config, findings: &mut Findings) -> Result<()> {

@@ -3,21 +3,25 @@
 use bson::{Bson, Document, doc};
 
 use super::Findings;
-use crate::deployment::{Client, Database, code, mongo_error, operation_time, oplog_start};
+use super::access::{Side, report_transport};
+use super::roles;
+use crate::config::{Config, Watch};
+use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Result};
 
 const ABOUT: &str = "mongodb";
 /// The first version with pre- and post-images.
 const OLDEST: (u32, u32) = (6, 0);
 
-/// Whether change streams can be tried at all. Fails as unavailable where the server can't be reached.
-pub(super) async fn check(client: &Client, findings: &mut Findings) -> Result<bool> {
+/// What the account is like; `None` where change streams need not be tried at all. Fails as unavailable where the
+/// server can't be reached.
+pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findings) -> Result<Option<Side>> {
     let admin = client.database("admin");
     let hello = command(&admin, doc! {"hello": 1}, "reaching MongoDB").await?;
     let build = command(&admin, doc! {"buildInfo": 1}, "asking for the version").await?;
     let version = build.get_str("version").unwrap_or("unknown");
     if !topology(&hello, version, findings) {
-        return Ok(false);
+        return Ok(None);
     }
     if parse_version(version).is_none_or(|v| v < OLDEST) {
         findings.fail(
@@ -25,13 +29,14 @@ pub(super) async fn check(client: &Client, findings: &mut Findings) -> Result<bo
             &Error::unavailable(format!("the server is too old version={version}"))
                 .hint("Archiver needs MongoDB 6.0 or newer, for images before and after a change"),
         );
-        return Ok(false);
+        return Ok(None);
     }
-    access(&admin, findings).await?;
+    report_transport(ABOUT, &config.mongodb_uri, findings).await?;
+    let side = access(client, config, findings).await?;
     compatibility(&admin, findings).await;
     oplog(client, findings).await;
     image_lifetime(&admin, findings).await;
-    Ok(true)
+    Ok(Some(side))
 }
 
 async fn command(admin: &Database, command: Document, doing: &str) -> Result<Document> {
@@ -71,49 +76,26 @@ async fn compatibility(admin: &Database, findings: &mut Findings) {
                 .hint("finish the upgrade: db.adminCommand({setFeatureCompatibilityVersion: \"6.0\"})"),
         ),
         Some((text, _)) => findings.ok(ABOUT, format!("feature compatibility version {text}")),
-        None => findings.info(ABOUT, "the feature compatibility version may not be seen by this account"),
+        None => findings.info(ABOUT, "the feature compatibility version may not be seen by this account; role archiverMonitor allows it"),
     }
 }
 
-async fn access(admin: &Database, findings: &mut Findings) -> Result<()> {
-    let status = command(admin, doc! {"connectionStatus": 1}, "asking for the account").await?;
-    let auth = status.get_document("authInfo").cloned().unwrap_or_default();
-    let names = |key, field: &'static str| -> Vec<String> {
-        let list: &[Bson] = auth.get_array(key).map_or(&[], Vec::as_slice);
-        let name = |entry: &Bson| entry.as_document()?.get_str(field).ok().map(str::to_owned);
-        list.iter().filter_map(name).collect()
-    };
-    let users = names("authenticatedUsers", "user");
-    let Some(user) = users.first() else {
-        const UNAUTHORIZED: i32 = 13;
-        let tried = admin
-            .run_command(doc! {"listDatabases": 1, "nameOnly": true, "authorizedDatabases": false})
-            .await;
-        if tried.is_err_and(|e| code(&e) == Some(UNAUTHORIZED)) {
-            let error = Error::unavailable("the server asks for an account, and the MongoDB URI has none");
-            return Err(error
-                .hint("write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}"));
-        }
-        let hint = "run mongod with --auth, and create the accounts of deploy/mongodb-roles.js";
-        findings.warn(
-            ABOUT,
-            "no account: anybody who reaches the server may change or delete the audit log",
-            hint,
-        );
-        return Ok(());
-    };
-    let roles = names("authenticatedUserRoles", "role");
-    if let Some(role) = roles.iter().find(|role| ALMIGHTY.contains(&role.as_str())) {
-        let hint = "give it the roles of deploy/mongodb-roles.js instead";
-        findings.warn(ABOUT, format!("the account {user} may do everything role={role}"), hint);
-    } else {
-        findings.ok(ABOUT, format!("account {user}, roles {}", roles.join(", ")));
+/// The database that an entry is in; empty: all.
+fn database_of(watch: &Watch) -> &str {
+    match watch {
+        Watch::Collection(db, _) | Watch::Database(db) => db,
+        Watch::Everything => "",
     }
-    Ok(())
 }
 
-const ALMIGHTY: [&str; 5] =
-    ["root", "__system", "dbAdminAnyDatabase", "readWriteAnyDatabase", "userAdminAnyDatabase"];
+async fn access(client: &Client, config: &Config, findings: &mut Findings) -> Result<Side> {
+    let side = Side::ask(client).await?;
+    let needs = roles::watching(config)?;
+    side.report(ABOUT, &needs, findings);
+    let watched = config.sources.iter().flat_map(|s| &s.watch).map(database_of).collect();
+    side.report_beyond(ABOUT, &needs, &watched, findings);
+    Ok(side)
+}
 
 async fn oplog(client: &Client, findings: &mut Findings) {
     let present = operation_time(&client.database("admin")).await;
@@ -125,7 +107,7 @@ async fn oplog(client: &Client, findings: &mut Findings) {
         }
         (_, Ok(None)) => {
             findings
-                .info(ABOUT, "the oplog may not be seen by this account: `status` can't show its headroom");
+                .info(ABOUT, "the oplog may not be seen by this account, so `status` can't show its headroom; role archiverMonitor allows it");
         }
         (Err(error), _) | (_, Err(error)) => findings.fail(ABOUT, &error),
     }
@@ -139,7 +121,10 @@ async fn image_lifetime(admin: &Database, findings: &mut Findings) {
     });
     let seconds = match seconds {
         None => {
-            findings.info(ABOUT, "how long images are kept may not be seen by this account");
+            findings.info(
+                ABOUT,
+                "how long images are kept may not be seen by this account; role archiverMonitor allows it",
+            );
             return;
         }
         Some(Bson::Int32(seconds)) => i64::from(seconds),

@@ -86,7 +86,7 @@ fn json_line(doc: Doc<'_>) -> String {
 fn row(entry: &Entry, record: &Record<'_>, time: Timestamp) -> Result<Vec<String>> {
     let actor = record.part("actor").and_then(|actor| actor.get("id")).and_then(|id| id.as_str());
     Ok(vec![
-        record.seq()?.to_string(),
+        record.record_id()?.to_string(),
         time.to_string(),
         record.op().to_owned(),
         entry.identity.namespace.to_string(),

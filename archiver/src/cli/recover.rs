@@ -11,6 +11,7 @@ use archiver::history::recover::{Recovered, Summary, by_id, deleted_since};
 use archiver::history::restore::{Action, Target};
 use archiver::history::states::Policies;
 use archiver::history::{History, Namespace};
+use archiver::record::RecordId;
 use archiver::{Error, Kind};
 use bson_walker::Doc;
 use clap::ValueEnum;
@@ -138,7 +139,7 @@ fn lost(summary: &Summary) -> Result<Outcome> {
 struct Give {
     format: DocumentFormat,
     target: Option<Target>,
-    policies: BTreeSet<i64>,
+    policies: BTreeSet<RecordId>,
     conflicts: u64,
 }
 

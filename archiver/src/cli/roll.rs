@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use archiver::service;
+use archiver::stream_id::StreamId;
 
 use super::{EXIT_CODES, Format, Global, Outcome, output};
 
@@ -25,7 +26,8 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
             &["source", "segment", "records", "first seq", "end seq"],
             rolled.iter().map(|r| {
                 let numbers = [r.rows.to_string(), r.first_seq.to_string(), r.end_seq.to_string()];
-                [r.source.clone(), r.segment.clone()].into_iter().chain(numbers).collect()
+                let stream = StreamId { source: r.source.clone(), partition: r.partition };
+                [stream.to_string(), r.segment.clone()].into_iter().chain(numbers).collect()
             }),
         )?,
     }

@@ -1,7 +1,8 @@
 //! `archiver status`: where every source stands.
 
 use anyhow::Result;
-use archiver::status::{SourceStatus, State, status};
+use archiver::status::{InstanceStatus, SourceStatus, State, instances, status};
+use archiver::stream_id::StreamId;
 
 use super::{EXIT_CODES, Format, Global, Outcome, output};
 
@@ -12,18 +13,23 @@ pub(crate) struct Args {
     /// Only this source
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// How the sources are printed
+    /// The living archivers and what each holds, instead of the sources
+    #[arg(long, conflicts_with = "source")]
+    instances: bool,
+    /// How it is printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
 
-const HEADER: [&str; 14] = [
+const INSTANCE_HEADER: [&str; 7] = ["instance", "host", "pid", "version", "since", "holds", "failing"];
+const HEADER: [&str; 15] = [
     "source",
     "state",
     "seq",
     "rolled",
     "epoch",
     "holder",
+    "held for",
     "captured to",
     "lag",
     "headroom",
@@ -35,12 +41,28 @@ const HEADER: [&str; 14] = [
 ];
 
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
-    let sources = status(&global.config()?, args.source.as_deref()).await?;
+    let config = global.config()?;
+    let alive = match args.format == Format::Table || args.instances {
+        true => instances(&config).await?,
+        false => Vec::new(),
+    };
+    if args.instances {
+        match args.format {
+            Format::Json => output::json(&alive)?,
+            Format::Table => output::table(&INSTANCE_HEADER, alive.iter().map(instance_row))?,
+        }
+        return Ok(Outcome::Fine);
+    }
+    let sources = status(&config, args.source.as_deref()).await?;
     match args.format {
         Format::Json => output::json(&sources)?,
         Format::Table => {
             output::table(&HEADER, sources.iter().map(row))?;
             output::text(&sources.iter().map(remarks).collect::<String>())?;
+            if args.source.is_none() && !alive.is_empty() {
+                output::text("\n")?;
+                output::table(&INSTANCE_HEADER, alive.iter().map(instance_row))?;
+            }
         }
     }
     Ok(Outcome::Fine)
@@ -52,16 +74,18 @@ fn row(source: &SourceStatus) -> Vec<String> {
         (State::Running, Some(_)) => "reading baseline",
         (State::Running, None) => "running",
         (State::Stopped, _) => "stopped",
+        (State::Halted, _) => "halted",
     };
     let seconds = |seconds: Option<i64>| seconds.map_or("unknown".to_owned(), duration);
     let counters = &source.counters;
     vec![
-        source.source.clone(),
+        name(source),
         state.to_owned(),
         source.seq.to_string(),
         source.rolled_seq.map_or("unknown".to_owned(), |seq| seq.to_string()),
         source.epoch.map_or("-".to_owned(), |epoch| epoch.to_string()),
         source.holder.clone().unwrap_or_else(|| "-".to_owned()),
+        source.lease_age_seconds.map_or("-".to_owned(), duration),
         source.captured_to.clone().unwrap_or_else(|| "-".to_owned()),
         seconds(source.lag_seconds),
         seconds(source.oplog_headroom_seconds),
@@ -70,6 +94,24 @@ fn row(source: &SourceStatus) -> Vec<String> {
         counters.dropped.values().sum::<i64>().to_string(),
         source.quarantined.to_string(),
         source.gaps.map_or("unknown".to_owned(), |gaps| gaps.to_string()),
+    ]
+}
+
+/// `payments`, or `payments/3` for one of its partitions.
+fn name(source: &SourceStatus) -> String {
+    StreamId { source: source.source.clone(), partition: source.partition }.to_string()
+}
+
+fn instance_row(instance: &InstanceStatus) -> Vec<String> {
+    let names = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(",") };
+    vec![
+        instance.holder.clone(),
+        instance.host.clone(),
+        instance.pid.to_string(),
+        instance.version.clone(),
+        instance.since.clone(),
+        names(&instance.holds),
+        names(&instance.failing),
     ]
 }
 
@@ -83,7 +125,7 @@ fn remarks(source: &SourceStatus) -> String {
     lines.extend(source.counters.dropped.iter().map(|(plugin, n)| format!("dropped by {plugin}: {n}")));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
-    lines.iter().map(|line| format!("{}: {line}\n", source.source)).collect()
+    lines.iter().map(|line| format!("{}: {line}\n", name(source))).collect()
 }
 
 /// Two units are exact enough for a person.
@@ -110,7 +152,7 @@ mod tests {
     fn what_is_not_known_is_said_so() {
         let source =
             SourceStatus { source: "payments".into(), problems: vec!["x".into()], ..Default::default() };
-        assert_eq!(row(&source)[..9].join("|"), "payments|never started|0|unknown|-|-|-|unknown|unknown");
+        assert_eq!(row(&source)[..10].join("|"), "payments|never started|0|unknown|-|-|-|-|unknown|unknown");
         assert_eq!(row(&source).len(), HEADER.len());
         assert_eq!(remarks(&source), "payments: problem: x\n");
     }

@@ -6,6 +6,7 @@ use archiver::archive::store::Archive;
 use archiver::audit_log::AuditLog;
 use archiver::config::Secret;
 use archiver::history::verify::{Finding, Report, verify};
+use archiver::stream_id::StreamId;
 
 use super::{EXIT_CODES, Format, Global, Outcome, output};
 
@@ -61,7 +62,7 @@ fn options(given: &[String]) -> archiver::Result<Vec<(String, Secret)>> {
 fn print(report: &Report) -> Result<()> {
     let sources = report.sources.iter().map(|s| {
         vec![
-            s.source.clone(),
+            StreamId { source: s.source.clone(), partition: s.partition }.to_string(),
             s.records.to_string(),
             format!("1..{}", s.end_seq),
             s.segments.to_string(),

@@ -291,7 +291,8 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         let form = "a field name, dotted for a nested one";
         v.parse(form, |text| (!text.split('.').any(str::is_empty)).then(|| text.to_owned()))
     });
-    let actor_context = section.value("actor_context").and_then(|v| collection(&v, known));
+    let context = section.value("actor_context");
+    let actor_context = context.as_ref().and_then(|v| collection(v, known));
     let on_history_lost = section.value("on_history_lost").and_then(|v| v.one_of(&ON_HISTORY_LOST));
     let enable_images = section.value("enable_images").and_then(|v| v.boolean());
     let partitions = section.value("partitions").and_then(|value| {
@@ -302,6 +303,15 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         }
         u32::try_from(number).ok()
     });
+    if let (Some(context), Some((db, coll)), Some(watch), Some(2..)) =
+        (context, &actor_context, &watch, partitions)
+        && watch.iter().any(|w| w.covers(db, coll))
+    {
+        context.problem(
+            "is watched by this source, which has several partitions; let it lie outside of what is watched, \
+             such as in a database of its own",
+        );
+    }
     section.finish();
     Some(SourceConfig {
         name: name?,

@@ -153,6 +153,14 @@ fn one_bad_line_gives_one_problem_with_its_line_key_and_advice() {
             "8: [[source]] actor_field: \"a..b\" is not allowed; it must be a field name",
         ),
         (
+            "actor_context = \"shop.*\"",
+            "8: [[source]] actor_context: \"shop.*\" names more than one collection",
+        ),
+        (
+            "partitions = 2\nactor_context = \"shop.payments\"",
+            "9: [[source]] actor_context: is watched by this source, which has several partitions",
+        ),
+        (
             "plugins = [\"redact\"]",
             "8: [[source]] plugins[0]: \"redact\" is not the name of a [[plugin]]; there is",
         ),

@@ -8,6 +8,17 @@ const INTERNAL: [&str; 3] = ["admin", "local", "config"];
 /// What an entry looks like.
 pub(super) const WATCH_FORM: &str = "\"db.collection\", \"db.*\" or \"*\"";
 
+impl Watch {
+    /// Whether it names this collection.
+    pub fn covers(&self, database: &str, collection: &str) -> bool {
+        match self {
+            Watch::Everything => true,
+            Watch::Database(db) => db == database,
+            Watch::Collection(db, coll) => db == database && coll == collection,
+        }
+    }
+}
+
 /// Reads one entry of `watch`; the error says what is wrong with it.
 pub(super) fn watch(text: &str, audit_database: &str) -> Result<Watch, String> {
     if text == "*" {

@@ -6,13 +6,13 @@ use bson_walker::{Doc, kind};
 
 use super::Namespace;
 use crate::error::Result;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// A stretch of history that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// The seq of its record.
-    pub seq: i64,
+    /// Its record: it concerns the documents of that one's partition.
+    pub id: RecordId,
     /// The one namespace that it concerns; `None`: everything the source watched.
     pub namespace: Option<Namespace>,
     /// What is missing happened after this time …
@@ -28,8 +28,8 @@ pub enum GapRecord {
     Opens(Gap),
     /// The present has been compared with what is known from before a gap: what differed has records of its own.
     Closes {
-        /// The seq of the gap's record.
-        gap: i64,
+        /// The gap's record.
+        gap: RecordId,
         /// Namespaces of which it could not be told: their documents stay unknown.
         undecided: Vec<Namespace>,
     },
@@ -42,10 +42,10 @@ impl GapRecord {
         if let Some(gap) = detail.get("closes").and_then(|e| e.as_i64()) {
             let list = detail.get("undecided").and_then(|e| e.as_doc()).unwrap_or(Doc::EMPTY);
             let undecided = list.elements().map_while(|e| namespace(e.ok()?.as_doc()?)).collect();
-            return Ok(GapRecord::Closes { gap, undecided });
+            return Ok(GapRecord::Closes { gap: RecordId { seq: gap, ..record.record_id()? }, undecided });
         }
         let (after, until) = window(detail).unwrap_or((record.cluster_time()?, record.cluster_time()?));
-        Ok(GapRecord::Opens(Gap { seq: record.seq()?, namespace: Namespace::of(record), after, until }))
+        Ok(GapRecord::Opens(Gap { id: record.record_id()?, namespace: Namespace::of(record), after, until }))
     }
 }
 
@@ -79,7 +79,7 @@ impl Finding {
 pub struct Found {
     /// What was found.
     pub finding: Finding,
-    /// The seq of the gap behind which the comparison was made.
+    /// The seq of the gap, in the record's own stream, behind which the comparison was made.
     pub gap: i64,
     /// It happened after this time …
     pub after: Timestamp,
@@ -122,7 +122,7 @@ pub(super) fn window_of(record: &Record<'_>) -> Result<Option<(i64, Timestamp, T
         return Ok(None);
     }
     Ok(match GapRecord::of(record)? {
-        GapRecord::Opens(gap) => Some((gap.seq, gap.after, gap.until)),
+        GapRecord::Opens(gap) => Some((gap.id.seq, gap.after, gap.until)),
         GapRecord::Closes { .. } => None,
     })
 }

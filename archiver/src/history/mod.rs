@@ -24,7 +24,8 @@ use crate::archive::manifest::Sealed;
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
+use crate::stream_id::StreamId;
 use id::DocumentId;
 use states::Policies;
 
@@ -83,7 +84,7 @@ impl History {
     /// The sources that anything is kept of, sorted.
     pub async fn sources(&self) -> Result<Vec<String>> {
         let mut sources = match &self.log {
-            Some(log) => log.sources().await?,
+            Some(log) => log.streams().await?.into_iter().map(|stream| stream.source).collect(),
             None => Vec::new(),
         };
         sources.extend(self.archive.sources().await?);
@@ -106,7 +107,20 @@ impl History {
         ))
     }
 
-    /// All records of one document (of every namespace that has this id), oldest first: by cluster time, then seq.
+    /// The streams of a source that anything is kept of, sorted.
+    pub async fn streams(&self, source: &str) -> Result<Vec<StreamId>> {
+        let mut streams = match &self.log {
+            Some(log) => log.streams_of(source).await?,
+            None => Vec::new(),
+        };
+        streams.extend(self.archive.streams(source).await?);
+        streams.sort();
+        streams.dedup();
+        Ok(streams)
+    }
+
+    /// All records of one document (of every namespace that has this id), oldest first: by cluster time, then partition and
+    /// seq.
     pub async fn document(&self, source: &str, id: &DocumentId) -> Result<Vec<Vec<u8>>> {
         let mut found = Vec::new();
         if let Some(log) = &self.log {
@@ -114,7 +128,7 @@ impl History {
                 found.extend(log.document(source, &value).await?);
             }
         }
-        let manifests = self.archive.manifests(source).await?;
+        let manifests = self.archive.manifests_of(source).await?;
         let texts = id.texts();
         let lookups = manifests.iter().flat_map(|sealed| texts.iter().map(move |text| (sealed, text)));
         let lookups: Vec<_> = lookups.collect();
@@ -141,7 +155,7 @@ impl History {
             Some(log) => log.operations_since(source, operations, from).await?.try_collect().await?,
             None => Vec::new(),
         };
-        for sealed in self.archive.manifests(source).await?.iter().filter(|s| holds(s, operations, from)) {
+        for sealed in self.archive.manifests_of(source).await?.iter().filter(|s| holds(s, operations, from)) {
             found.extend(self.archive.find_ops(&sealed.manifest, operations, from).await?);
         }
         Ok(found)
@@ -156,28 +170,28 @@ fn holds(sealed: &Sealed, operations: &[&str], from: Timestamp) -> bool {
     any && (last.t, last.i) >= (from.time, from.increment)
 }
 
-/// Sorts records by cluster time, then seq, and removes what was read from both tiers. Fails as corrupt where the
-/// tiers have different records of one seq.
+/// Sorts records by cluster time, then partition and seq, and removes what was read from both tiers. Fails as corrupt where
+/// the tiers have different records of one seq.
 fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
-    let mut by_seq: BTreeMap<i64, Vec<u8>> = BTreeMap::new();
+    let mut by_id: BTreeMap<RecordId, Vec<u8>> = BTreeMap::new();
     for bytes in records {
-        let seq = Record::new(&bytes)?.seq()?;
-        match by_seq.get(&seq) {
+        let id = Record::new(&bytes)?.record_id()?;
+        match by_id.get(&id) {
             Some(other) if *other != bytes => {
                 return Err(Error::corrupt(format!(
-                    "the audit log and the archive have different records seq={seq}"
+                    "the audit log and the archive have different records seq={id}"
                 ))
                 .hint("archiver verify says whether the archive is what was written"));
             }
             _ => {
-                by_seq.insert(seq, bytes);
+                by_id.insert(id, bytes);
             }
         }
     }
-    let mut sorted = Vec::with_capacity(by_seq.len());
-    for (seq, bytes) in by_seq {
+    let mut sorted = Vec::with_capacity(by_id.len());
+    for (id, bytes) in by_id {
         let time = Record::new(&bytes)?.cluster_time()?;
-        sorted.push(((time.time, time.increment, seq), bytes));
+        sorted.push(((time.time, time.increment, id), bytes));
     }
     sorted.sort_by_key(|(at, _)| *at);
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())

@@ -10,12 +10,12 @@ use futures_util::TryStreamExt;
 
 use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::DocumentId;
-use super::states::{Identity, Known, Policies, Reason, State, States};
+use super::states::{Identity, Known, Policies, Reason, State, States, policy_of};
 use super::timeline::{Entry, Timeline};
 use super::{History, Namespace, policies};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// Up to this many documents are looked up one by one; more are gathered in one pass over the whole history.
 const ONE_BY_ONE: usize = 32;
@@ -32,7 +32,7 @@ pub struct Recovered {
     /// The record just before which (a deletion), or with which (a time), it was like this.
     pub seq: i64,
     /// The policies that it was recorded under: what plugins took away is not in it.
-    pub policies: BTreeSet<i64>,
+    pub policies: BTreeSet<RecordId>,
 }
 
 /// A document that history can't give back.
@@ -183,7 +183,7 @@ fn before_first(first: &Entry, at: i64) -> Result<Known> {
 /// Where a document last ended, and whether it came back.
 #[derive(Debug, Clone, Copy)]
 struct Last {
-    at: (u32, u32, i64),
+    at: (u32, u32, RecordId),
     deleted: bool,
 }
 
@@ -209,18 +209,17 @@ pub async fn deleted_since(
         let (Some(identity), Some(image)) = (Identity::of(&record), record.part("before")) else {
             return Ok(());
         };
-        if wanted.get(&identity).is_none_or(|last| Record::seq(&record).ok() != Some(last.at.2)) {
+        if wanted.get(&identity).is_none_or(|last| record.record_id().ok() != Some(last.at.2)) {
             return Ok(());
         }
         wanted.remove(&identity);
         summary.recovered += 1;
-        let policy = record.doc().get("policy").and_then(|e| e.as_i64());
         give(Recovered {
             id: id_text(&identity),
             namespace: identity.namespace,
             document: Bytes::copy_from_slice(image.as_bytes()),
             seq: record.seq()?,
-            policies: policy.into_iter().collect(),
+            policies: BTreeSet::from([policy_of(&record)]),
         })
         .await
     };
@@ -245,7 +244,7 @@ async fn find_deleted(
             return Ok(());
         }
         let time = record.cluster_time()?;
-        let at = (time.time, time.increment, record.seq()?);
+        let at = (time.time, time.increment, record.record_id()?);
         if last.get(&identity).is_none_or(|other| other.at < at) {
             last.insert(identity, Last { at, deleted: record.op() == "delete" });
         }
@@ -271,7 +270,7 @@ async fn each_operation(
         }
     }
     for sealed in
-        history.archive.manifests(source).await?.iter().filter(|s| super::holds(s, operations, since))
+        history.archive.manifests_of(source).await?.iter().filter(|s| super::holds(s, operations, since))
     {
         for record in history.archive.find_ops(&sealed.manifest, operations, since).await? {
             take(record).await?;
@@ -300,7 +299,7 @@ async fn rebuild(
             .timeline_among(source, &DocumentId::of(&element), Some(&identity.namespace), wide)
             .await?;
         for entry in timeline.entries.iter().filter(|e| e.identity == identity) {
-            if Record::new(&entry.record)?.seq()? == last.at.2 {
+            if Record::new(&entry.record)?.record_id()? == last.at.2 {
                 hand_over(&identity, entry.before.clone(), last, summary, give).await?;
             }
         }
@@ -311,7 +310,7 @@ async fn rebuild(
     // By `_id` alone: a document's life goes on under another name when its collection is renamed.
     let ids: HashSet<(u8, Vec<u8>)> = many.keys().map(|identity| identity.id.clone()).collect();
     let mut states = States::new(summary.policies.clone());
-    let mut records = history.records(source, 1);
+    let mut records = history.all_records(source).await?;
     while let Some(bytes) = records.next().await? {
         let record = Record::new(&bytes)?;
         let identity = Identity::of(&record);
@@ -321,7 +320,7 @@ async fn rebuild(
         }
         let change = states.advance(&record)?;
         if let (Some(identity), Some(last), Some(change)) = (identity, last, change)
-            && record.seq()? == last.at.2
+            && record.record_id()? == last.at.2
         {
             hand_over(&identity, change.before, last, summary, give).await?;
         }
@@ -340,7 +339,7 @@ async fn hand_over(
     let why = match known.state {
         State::Present(document) => {
             summary.recovered += 1;
-            return give(Recovered { namespace, id, document, seq: last.at.2, policies: known.policies })
+            return give(Recovered { namespace, id, document, seq: last.at.2.seq, policies: known.policies })
                 .await;
         }
         State::Unknown(reason) => reason.to_string(),

@@ -18,7 +18,10 @@ use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
 use super::gaps::{Finding, Found, Gap, GapRecord};
 use crate::error::Result;
-use crate::record::{Record, id_digest};
+use crate::record::{Record, RecordId, id_digest};
+
+/// Operations on one document.
+const DOCUMENT_OPS: [&str; 5] = ["insert", "update", "replace", "delete", "snapshot"];
 
 /// What a document was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +67,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The plugin chains that records were made under, by the seq of their policy record.
+/// The plugin chains that records were made under, by their policy record.
 #[derive(Debug, Clone, Default)]
-pub struct Policies(BTreeMap<i64, Policy>);
+pub struct Policies(BTreeMap<RecordId, Policy>);
 
 #[derive(Debug, Clone, Default)]
 struct Policy {
@@ -85,17 +88,17 @@ impl Policies {
         let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
         let plugins = list.map(|list| list.elements().map_while(|e| e.ok()?.as_doc()).map(plugin).collect());
         let bson = list.map(|list| list.as_bytes().to_vec()).unwrap_or_default();
-        self.0.insert(record.seq()?, Policy { plugins: plugins.unwrap_or_default(), bson });
+        self.0.insert(record.record_id()?, Policy { plugins: plugins.unwrap_or_default(), bson });
         Ok(())
     }
 
     /// The plugins of a policy, each as "name version (sha256 …)"; `None` where the policy record is not known.
-    pub fn plugins(&self, policy: i64) -> Option<&[String]> {
+    pub fn plugins(&self, policy: RecordId) -> Option<&[String]> {
         self.0.get(&policy).map(|policy| policy.plugins.as_slice())
     }
 
     /// Whether two policies are known to have the same plugins with the same configurations.
-    pub fn are_alike(&self, one: i64, other: i64) -> bool {
+    pub fn are_alike(&self, one: RecordId, other: RecordId) -> bool {
         let bson = |policy| self.0.get(&policy).map(|policy| &policy.bson);
         one == other || bson(one).is_some() && bson(one) == bson(other)
     }
@@ -115,8 +118,10 @@ fn plugin(plugin: Doc<'_>) -> String {
     format!("{} {} (sha256 {})", text("name"), text("version"), sha256.get(..12).unwrap_or(sha256))
 }
 
-fn policy_of(record: &Record<'_>) -> i64 {
-    record.doc().get("policy").and_then(|e| e.as_i64()).unwrap_or(0)
+/// The policy record that was in force for this one: of the same stream.
+pub(super) fn policy_of(record: &Record<'_>) -> RecordId {
+    let seq = record.doc().get("policy").and_then(|e| e.as_i64()).unwrap_or(0);
+    RecordId { partition: record.record_id().ok().and_then(|id| id.partition), seq }
 }
 
 /// A state, and the policies that what it is made of was recorded under.
@@ -124,8 +129,8 @@ fn policy_of(record: &Record<'_>) -> i64 {
 pub struct Known {
     /// What the document was.
     pub state: State,
-    /// Seqs of policy records.
-    pub policies: BTreeSet<i64>,
+    /// The policy records.
+    pub policies: BTreeSet<RecordId>,
 }
 
 impl Known {
@@ -142,7 +147,7 @@ impl Known {
         Known { state: State::Absent, policies: BTreeSet::new() }
     }
 
-    fn image(doc: Doc<'_>, policy: i64) -> Known {
+    fn image(doc: Doc<'_>, policy: RecordId) -> Known {
         let state = State::Present(Bytes::copy_from_slice(doc.as_bytes()));
         Known { state, policies: BTreeSet::from([policy]) }
     }
@@ -179,14 +184,16 @@ struct Tracked {
     /// As far as it is recorded.
     known: Known,
     /// The records (of gaps and renames) behind which it is in doubt.
-    doubts: BTreeSet<i64>,
+    doubts: BTreeSet<RecordId>,
+    /// The partition that its records are in: losses of other partitions are none of its business.
+    partition: Option<u32>,
     /// The time of the baseline it was read by: changes up to it are in it already.
     baseline: Option<Timestamp>,
 }
 
 impl Tracked {
-    fn unrecorded() -> Tracked {
-        Tracked { known: Known::unrecorded(), doubts: BTreeSet::new(), baseline: None }
+    fn unrecorded(partition: Option<u32>) -> Tracked {
+        Tracked { known: Known::unrecorded(), doubts: BTreeSet::new(), partition, baseline: None }
     }
 
     fn set(&mut self, known: Known) {
@@ -206,9 +213,9 @@ pub struct States {
     policies: Policies,
     documents: HashMap<Identity, Tracked>,
     /// Those that no comparison has closed.
-    gaps: BTreeMap<i64, Gap>,
+    gaps: BTreeMap<RecordId, Gap>,
     /// Renames of unknown collections into known ones.
-    renames: BTreeSet<i64>,
+    renames: BTreeSet<RecordId>,
 }
 
 impl States {
@@ -233,23 +240,23 @@ impl States {
     }
 
     /// The last of the records behind which a document is in doubt.
-    pub fn doubt(&self, identity: &Identity) -> Option<i64> {
+    pub fn doubt(&self, identity: &Identity) -> Option<RecordId> {
         self.documents.get(identity)?.doubts.last().copied()
     }
 
     /// Whether a document is in doubt behind this gap.
-    pub fn is_in_doubt(&self, identity: &Identity, gap: i64) -> bool {
+    pub fn is_in_doubt(&self, identity: &Identity, gap: RecordId) -> bool {
         self.documents.get(identity).is_some_and(|tracked| tracked.doubts.contains(&gap))
     }
 
     /// The documents that are in doubt behind this gap.
-    pub fn in_doubt(&self, gap: i64) -> impl Iterator<Item = (&Identity, &Known)> {
+    pub fn in_doubt(&self, gap: RecordId) -> impl Iterator<Item = (&Identity, &Known)> {
         let doubted = self.documents.iter().filter(move |(_, tracked)| tracked.doubts.contains(&gap));
         doubted.map(|(identity, tracked)| (identity, &tracked.known))
     }
 
     /// Ends the doubt behind this gap: the document was found to be what is recorded, or a record says otherwise.
-    pub fn settle(&mut self, identity: &Identity, gap: i64) {
+    pub fn settle(&mut self, identity: &Identity, gap: RecordId) {
         if let Some(tracked) = self.documents.get_mut(identity) {
             tracked.doubts.remove(&gap);
         }
@@ -260,7 +267,7 @@ impl States {
     pub fn unseen_window(&self, identity: &Identity) -> Option<(Timestamp, Timestamp)> {
         let tracked = self.documents.get(identity).filter(|tracked| !tracked.doubts.is_empty());
         let concerns = |gap: &&Gap| match tracked {
-            Some(tracked) => tracked.doubts.contains(&gap.seq),
+            Some(tracked) => tracked.doubts.contains(&gap.id),
             None => gap.namespace.as_ref().is_none_or(|namespace| *namespace == identity.namespace),
         };
         let gaps: Vec<&Gap> = self.gaps.values().filter(concerns).collect();
@@ -317,16 +324,22 @@ impl States {
     fn told(&self, tracked: &Tracked) -> Known {
         match (&tracked.known.state, tracked.doubts.first()) {
             (State::Unknown(_), _) | (_, None) => tracked.known.clone(),
-            (_, Some(rename)) if self.renames.contains(rename) => Known::unknown(Reason::Renamed(*rename)),
-            (_, Some(gap)) => Known::unknown(Reason::Gap(*gap)),
+            (_, Some(rename)) if self.renames.contains(rename) => Known::unknown(Reason::Renamed(rename.seq)),
+            (_, Some(gap)) => Known::unknown(Reason::Gap(gap.seq)),
         }
+    }
+
+    /// Takes a document out, to be put back once this record is taken in.
+    fn tracked(&mut self, identity: &Identity, record: &Record<'_>) -> Result<Tracked> {
+        let partition = record.record_id()?.partition;
+        Ok(self.documents.remove(identity).unwrap_or_else(|| Tracked::unrecorded(partition)))
     }
 
     fn change(&mut self, record: &Record<'_>) -> Result<Option<Change>> {
         let Some(identity) = Identity::of(record) else { return Ok(None) };
         let time = record.cluster_time()?;
         let contents = self.policies.contents(record);
-        let mut tracked = self.documents.remove(&identity).unwrap_or_else(Tracked::unrecorded);
+        let mut tracked = self.tracked(&identity, record)?;
         let is_snapshot = record.op() == "snapshot";
         if !is_snapshot && tracked.is_read_after(time) {
             // The baseline was read after this change; its images still say what it did.
@@ -360,22 +373,23 @@ impl States {
         match GapRecord::of(record)? {
             GapRecord::Opens(gap) => {
                 let renames = std::mem::take(&mut self.renames);
-                let concerns = |i: &Identity| gap.namespace.as_ref().is_none_or(|ns| *ns == i.namespace);
-                self.doubt_all(gap.seq, record.cluster_time()?, |identity, tracked| {
-                    if gap.namespace.is_some() && concerns(identity) {
+                self.doubt_all(gap.id, record.cluster_time()?, |identity, tracked| {
+                    let concerned = tracked.partition == gap.id.partition
+                        && gap.namespace.as_ref().is_none_or(|ns| *ns == identity.namespace);
+                    if concerned && gap.namespace.is_some() {
                         // The rename that it comes with casts no other doubt.
                         tracked.doubts.retain(|doubt| !renames.contains(doubt));
                     }
-                    concerns(identity)
+                    concerned
                 });
                 self.renames = renames;
-                self.gaps.insert(gap.seq, gap);
+                self.gaps.insert(gap.id, gap);
             }
             GapRecord::Closes { gap, undecided } => {
                 self.gaps.remove(&gap);
                 for (identity, tracked) in &mut self.documents {
                     if tracked.doubts.remove(&gap) && undecided.contains(&identity.namespace) {
-                        tracked.set(Known::unknown(Reason::Gap(gap)));
+                        tracked.set(Known::unknown(Reason::Gap(gap.seq)));
                     }
                 }
             }
@@ -387,7 +401,7 @@ impl States {
     fn lost_change(&mut self, record: &Record<'_>, identity: Identity) -> Result<Option<Change>> {
         let seq = record.seq()?;
         let time = record.cluster_time()?;
-        let mut tracked = self.documents.remove(&identity).unwrap_or_else(Tracked::unrecorded);
+        let mut tracked = self.tracked(&identity, record)?;
         let before = self.told(&tracked);
         if !tracked.is_read_after(time) {
             tracked.set(Known::unknown(Reason::Gap(seq)));
@@ -400,13 +414,13 @@ impl States {
     /// Casts doubt on documents, but for those read by a later baseline.
     fn doubt_all(
         &mut self,
-        seq: i64,
+        id: RecordId,
         time: Timestamp,
         mut concerns: impl FnMut(&Identity, &mut Tracked) -> bool,
     ) {
         for (identity, tracked) in &mut self.documents {
             if !tracked.is_read_after(time) && concerns(identity, tracked) {
-                tracked.doubts.insert(seq);
+                tracked.doubts.insert(id);
             }
         }
     }
@@ -427,10 +441,10 @@ impl States {
     /// that takes the name, its documents are unknown: any that were there may be in it too.
     fn rename(&mut self, record: &Record<'_>) -> Result<()> {
         let (Some(from), Some(to)) = (Namespace::of(record), target(record)) else { return Ok(()) };
-        let (seq, time) = (record.seq()?, record.cluster_time()?);
+        let (id, time) = (record.record_id()?, record.cluster_time()?);
         if !is_from_watched(record) {
-            self.doubt_all(seq, time, |identity, _| identity.namespace == to);
-            self.renames.insert(seq);
+            self.doubt_all(id, time, |identity, _| identity.namespace == to);
+            self.renames.insert(id);
             return Ok(());
         }
         let replaced = self.documents.iter_mut().filter(|(identity, _)| identity.namespace == to);
@@ -440,8 +454,7 @@ impl States {
         let moved: Vec<Identity> = self.documents.keys().filter(|i| i.namespace == from).cloned().collect();
         for identity in moved {
             let Some(tracked) = self.documents.get_mut(&identity) else { continue };
-            let gone =
-                Tracked { known: Known::absent(), doubts: BTreeSet::new(), baseline: tracked.baseline };
+            let gone = Tracked { known: Known::absent(), doubts: BTreeSet::new(), ..*tracked };
             let tracked = std::mem::replace(tracked, gone);
             self.documents.insert(Identity { namespace: to.clone(), id: identity.id }, tracked);
         }
@@ -454,9 +467,14 @@ impl States {
             self.lose(reason, record.cluster_time()?, |_, _| true);
             return Ok(());
         };
-        let key = record.part("detail").and_then(|d| d.get("keyDigest")).and_then(|e| e.as_str());
-        self.lose(reason, record.cluster_time()?, |identity, _| {
+        let detail = |name| record.part("detail").and_then(|d| d.get(name)).and_then(|e| e.as_str());
+        let key = detail("keyDigest");
+        // One without a document, such as a drop, is withheld in the first partition and concerns all.
+        let of_document = detail("op").is_some_and(|op| DOCUMENT_OPS.contains(&op));
+        let partition = record.record_id()?.partition;
+        self.lose(reason, record.cluster_time()?, |identity, tracked| {
             identity.namespace == namespace
+                && (!of_document || tracked.partition == partition)
                 && key.is_none_or(|key| key == id_digest(identity.id.0, &identity.id.1))
         });
         Ok(())

@@ -1,4 +1,5 @@
-//! Every record of a source in seq order, cold first and then hot, with nothing missing in between.
+//! Every record of a stream in seq order, cold first and then hot, with nothing missing in between; and those of all streams
+//! of a source in one order.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,16 +11,17 @@ use crate::archive::manifest::Sealed;
 use crate::archive::segment;
 use crate::error::{Error, Result};
 use crate::record::Record;
+use crate::stream_id::StreamId;
 
 type Hot = Pin<Box<dyn Stream<Item = Result<Vec<u8>>> + Send>>;
 
-/// Reads a source's records one after the other.
+/// Reads a stream's records one after the other.
 ///
 /// The archiver may roll and trim while this reads: where the log's next record is not the expected one, the archive
 /// has it by then, and is asked again.
 pub struct Records {
     history: History,
-    source: String,
+    stream: StreamId,
     next_seq: i64,
     /// As last listed: asked for again only where the next record is in none of them.
     manifests: Vec<Sealed>,
@@ -30,17 +32,26 @@ pub struct Records {
 }
 
 impl History {
-    /// The records of a source from a seq on.
-    pub fn records(&self, source: &str, from_seq: i64) -> Records {
+    /// The records of a stream from a seq on.
+    pub fn records(&self, stream: &StreamId, from_seq: i64) -> Records {
         Records {
             history: self.clone(),
-            source: source.to_owned(),
+            stream: stream.clone(),
             next_seq: from_seq.max(1),
             manifests: Vec::new(),
             cold: VecDeque::new(),
             hot: None,
             in_log: false,
         }
+    }
+
+    /// The records of all streams of a source: each stream's in seq order, and the change events of all by cluster time.
+    pub async fn all_records(&self, source: &str) -> Result<AllRecords> {
+        let mut streams = Vec::new();
+        for stream in self.streams(source).await? {
+            streams.push(Head { next: None, time: (0, 0), records: self.records(&stream, 1) });
+        }
+        Ok(AllRecords { streams })
     }
 }
 
@@ -85,7 +96,7 @@ impl Records {
         let wanted = self.next_seq;
         let holds = |s: &&Sealed| (s.manifest.first_seq..s.manifest.end_seq).contains(&wanted);
         if !self.manifests.iter().any(|s| holds(&s)) {
-            self.manifests = self.history.archive.manifests(&self.source).await?;
+            self.manifests = self.history.archive.manifests(&self.stream).await?;
         }
         let Some(sealed) = self.manifests.iter().find(holds) else { return Ok(false) };
         let file = self.history.archive.read_sealed(&sealed.manifest).await?;
@@ -106,7 +117,7 @@ impl Records {
     /// Opens the log at the next record and takes it.
     async fn open_log(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(log) = &self.history.log else { return Ok(None) };
-        let mut hot: Hot = Box::pin(log.records(&self.source, self.next_seq..i64::MAX).await?);
+        let mut hot: Hot = Box::pin(log.records(&self.stream, self.next_seq..i64::MAX).await?);
         let Some(record) = hot.next().await.transpose()? else {
             // Nothing more, or everything that was left has been rolled and trimmed since the manifests were listed.
             let more = self.load_segment().await?;
@@ -127,8 +138,55 @@ impl Records {
         }
         Err(Error::corrupt(format!(
             "records are missing: neither the archive nor the audit log has them source={} seq={}..{seq}",
-            self.source, self.next_seq
+            self.stream, self.next_seq
         ))
         .hint("archiver verify says what the archive holds"))
+    }
+}
+
+/// Reads the records of all streams of a source one after the other.
+pub struct AllRecords {
+    streams: Vec<Head>,
+}
+
+/// Where one of the streams stands.
+struct Head {
+    /// Its next record, read already.
+    next: Option<Vec<u8>>,
+    /// When that is to come among the other streams' records.
+    time: (u32, u32),
+    records: Records,
+}
+
+/// Operations whose records stand where they were written: what they tell of was read, or happened, at another time.
+pub const UNTIMED: [&str; 4] = ["snapshot", "policy", "quarantine", "recovery"];
+
+impl AllRecords {
+    /// The next record's canonical bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut n = 0;
+        while let Some(head) = self.streams.get_mut(n) {
+            if head.next.is_none() && !head.read().await? {
+                self.streams.remove(n);
+            } else {
+                n += 1;
+            }
+        }
+        // Equal times: the first stream's.
+        Ok(self.streams.iter_mut().min_by_key(|head| head.time).and_then(|head| head.next.take()))
+    }
+}
+
+impl Head {
+    /// Reads the next record; false at the end.
+    async fn read(&mut self) -> Result<bool> {
+        let Some(bytes) = self.records.next().await? else { return Ok(false) };
+        let record = Record::new(&bytes)?;
+        if !UNTIMED.contains(&record.op()) {
+            let time = record.cluster_time()?;
+            self.time = (time.time, time.increment);
+        }
+        self.next = Some(bytes);
+        Ok(true)
     }
 }

@@ -9,7 +9,8 @@ use crate::archive::manifest::{Context, Manifest, Sealed};
 use crate::archive::segment::SegmentBuilder;
 use crate::archive::store::{Archive, Commit};
 use crate::checkpoint::Counters;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
+use crate::stream_id::StreamId;
 
 /// 2026-11-21T00:00:00Z
 pub(super) const DAY: u32 = 1_795_219_200;
@@ -45,7 +46,11 @@ impl Shop {
         body.extend(tail);
         let body = bson::serialize_to_vec(&body).unwrap();
         let policy = if self.policy == 0 { seq } else { self.policy };
-        self.records.push(Record::encode(seq, Doc::new(&body).unwrap(), policy));
+        self.records.push(Record::encode(
+            RecordId { partition: None, seq },
+            Doc::new(&body).unwrap(),
+            policy,
+        ));
         self.second += 1;
         seq
     }
@@ -62,7 +67,7 @@ impl Shop {
         let mut previous: Option<Sealed> = None;
         let mut first = 1;
         for end in ends.iter().copied().chain([self.next_seq()]) {
-            let mut builder = SegmentBuilder::new("shop");
+            let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
             for record in &self.records[first as usize - 1..end as usize - 1] {
                 builder.push(record).unwrap();
             }

@@ -93,7 +93,7 @@ async fn a_change_before_the_baseline_is_not_applied_again() {
     assert_eq!(seqs, [3, 2, 4, 5, 6]);
     assert_eq!(recovered(&history, "1", None).await.unwrap(), doc! {"_id": 1, "n": 5, "m": 6});
     // In seq order, as the pass over everything reads, it is the same.
-    let mut all = history.records("shop", 1);
+    let mut all = history.records(&StreamId::whole("shop"), 1);
     let mut states = states::States::default();
     let mut last = None;
     while let Some(bytes) = all.next().await.unwrap() {
@@ -118,7 +118,7 @@ async fn the_stream_of_all_records_begins_where_it_is_asked_to() {
     }
     let history = history(&shop, &[3, 6]).await;
     for first in 1..=11_i64 {
-        let mut records = history.records("shop", first);
+        let mut records = history.records(&StreamId::whole("shop"), first);
         let mut read = Vec::new();
         while let Some(record) = records.next().await.unwrap() {
             read.push(record);
@@ -207,7 +207,10 @@ async fn everything_deleted_since_a_time_comes_back_but_what_was_inserted_again(
         assert_eq!(summary.recovered, documents as u64 - 2);
         assert_eq!(summary.lost.len(), 1);
         assert_eq!(summary.lost[0].id, "unknown");
-        assert_eq!(summary.policies.plugins(1).unwrap(), ["redact 1 (sha256 ab)"]);
+        assert_eq!(
+            summary.policies.plugins(RecordId { partition: None, seq: 1 }).unwrap(),
+            ["redact 1 (sha256 ab)"]
+        );
     }
 }
 

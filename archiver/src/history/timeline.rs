@@ -8,7 +8,7 @@ use super::states::{Change, Identity, Known, State, States, target};
 use super::{History, Namespace, in_order, policies};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// One record of a document's history.
 #[derive(Debug, Clone)]
@@ -114,7 +114,7 @@ fn wide_entries(
 ) -> Result<()> {
     let record = Record::new(bytes)?;
     let told = |identity: &Identity| (states.now(identity), states.doubt(identity));
-    let before: Vec<(Known, Option<i64>)> = identities.iter().map(told).collect();
+    let before: Vec<(Known, Option<RecordId>)> = identities.iter().map(told).collect();
     states.advance(&record)?;
     for (identity, (mut before, doubt)) in identities.iter().zip(before) {
         let after = states.now(identity);
@@ -141,14 +141,20 @@ fn wide_entries(
 }
 
 /// Says what a document was since its last record behind a gap, once that is known: nothing has happened to it in between.
-fn resolve(entries: &mut [Entry], identity: &Identity, doubt: Option<i64>, known: &Known) -> Result<()> {
+fn resolve(entries: &mut [Entry], identity: &Identity, doubt: Option<RecordId>, known: &Known) -> Result<()> {
     let Some(doubt) = doubt else { return Ok(()) };
     if let Some(last) = entries.iter_mut().rev().find(|entry| entry.identity == *identity)
-        && Record::new(&last.record)?.seq()? >= doubt
+        && is_behind(&Record::new(&last.record)?, doubt)?
     {
         last.after = known.clone();
     }
     Ok(())
+}
+
+/// Whether a record comes after another one, which casts doubt, in the same stream.
+fn is_behind(record: &Record<'_>, doubt: RecordId) -> Result<bool> {
+    let id = record.record_id()?;
+    Ok(id.partition == doubt.partition && id.seq >= doubt.seq)
 }
 
 fn unknown_document(source: &str, id: &DocumentId, wanted: Option<&Namespace>, found: &[Identity]) -> Error {

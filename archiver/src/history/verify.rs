@@ -15,13 +15,14 @@ use crate::archive::paths::{self, Key};
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Kind, Result};
+use crate::stream_id::StreamId;
 
 /// What a verification found.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Where the archive is.
     pub archive: String,
-    /// One for each source, sorted by name.
+    /// One for each stream, sorted.
     pub sources: Vec<SourceReport>,
     /// What is not as it was written, in the order in which it was found.
     pub findings: Vec<Finding>,
@@ -29,11 +30,14 @@ pub struct Report {
     pub notes: Vec<Finding>,
 }
 
-/// What was verified of one source.
+/// What was verified of one stream.
 #[derive(Debug, Default, Serialize)]
 pub struct SourceReport {
-    /// Its name.
+    /// The source's name.
     pub source: String,
+    /// The partition, where the source has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
     /// Manifests whose digest is named by the next one (or that are the newest).
     pub manifests: u64,
     /// Segments of which every record was checked.
@@ -51,7 +55,7 @@ pub struct SourceReport {
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The object's key, or the source where none is concerned.
+    /// The object's key, or the stream where none is concerned.
     pub file: String,
     /// The record, where one is concerned.
     pub seq: Option<i64>,
@@ -74,14 +78,14 @@ impl Report {
     }
 }
 
-/// The objects of one source, by first seq.
+/// The objects of one stream, by first seq.
 #[derive(Debug, Default)]
 struct Objects {
     manifests: BTreeMap<i64, String>,
     segments: BTreeMap<i64, Vec<String>>,
 }
 
-/// What the audit log says about one source. Read before the archive: what is trimmed meanwhile is sealed by then.
+/// What the audit log says about one stream. Read before the archive: what is trimmed meanwhile is sealed by then.
 #[derive(Debug, Clone, Copy)]
 struct Hot {
     first_seq: Option<i64>,
@@ -98,34 +102,36 @@ pub async fn verify(archive: &Archive, source: Option<&str>, log: Option<&AuditL
         None => BTreeMap::new(),
     };
     let mut report = Report { archive: archive.location().to_owned(), ..Report::default() };
-    let mut sources = sort_objects(archive, source, &mut report).await?;
-    for name in hot.keys() {
-        sources.entry(name.clone()).or_default();
+    let mut streams = sort_objects(archive, source, &mut report).await?;
+    for stream in hot.keys() {
+        streams.entry(stream.clone()).or_default();
     }
     if let Some(wanted) = source
-        && !sources.contains_key(wanted)
+        && !streams.keys().any(|stream| stream.source == wanted)
     {
-        let known: Vec<_> = sources.into_keys().collect();
+        let mut known: Vec<_> = streams.into_keys().map(|stream| stream.source).collect();
+        known.dedup();
         return Err(Error::not_found(format!("the archive has nothing of a source named {wanted:?}"))
             .hint(format!("the sources there are: {}", known.join(", "))));
     }
-    for (name, objects) in sources.iter().filter(|(name, _)| source.is_none_or(|s| s == *name)) {
-        let verified = chain::verify_source(archive, name, objects, &mut report).await?;
-        if let Some(hot) = hot.get(name) {
-            compare_log(name, verified.end_seq, *hot, &mut report);
+    for (stream, objects) in streams.iter().filter(|(stream, _)| source.is_none_or(|s| s == stream.source)) {
+        let verified = chain::verify_stream(archive, stream, objects, &mut report).await?;
+        if let Some(hot) = hot.get(stream) {
+            compare_log(&stream.to_string(), verified.end_seq, *hot, &mut report);
         }
         report.sources.push(verified);
     }
     Ok(report)
 }
 
-async fn read_log(log: &AuditLog, source: Option<&str>) -> Result<BTreeMap<String, Hot>> {
+async fn read_log(log: &AuditLog, source: Option<&str>) -> Result<BTreeMap<StreamId, Hot>> {
     let mut hot = BTreeMap::new();
-    for name in log.sources().await?.into_iter().filter(|name| source.is_none_or(|s| s == name)) {
-        let first_seq = log.first_seq(&name).await?;
-        let next_seq = log.checkpoint(&name).await?.map(|c| c.next_seq);
-        let sealed_end = log.sealed_end(&name).await?;
-        hot.insert(name, Hot { first_seq, next_seq, sealed_end });
+    let streams = log.streams().await?;
+    for stream in streams.into_iter().filter(|stream| source.is_none_or(|s| s == stream.source)) {
+        let first_seq = log.first_seq(&stream).await?;
+        let next_seq = log.checkpoint(&stream).await?.map(|c| c.next_seq);
+        let sealed_end = log.sealed_end(&stream).await?;
+        hot.insert(stream, Hot { first_seq, next_seq, sealed_end });
     }
     Ok(hot)
 }
@@ -135,24 +141,16 @@ async fn sort_objects(
     archive: &Archive,
     only: Option<&str>,
     report: &mut Report,
-) -> Result<BTreeMap<String, Objects>> {
-    let mut sources: BTreeMap<String, Objects> = BTreeMap::new();
+) -> Result<BTreeMap<StreamId, Objects>> {
+    let mut streams: BTreeMap<StreamId, Objects> = BTreeMap::new();
     for (key, _) in archive.objects().await? {
         match paths::parse(&key) {
-            Some(Key::Manifest { source, first_seq }) => {
-                sources.entry(source).or_default().manifests.insert(first_seq, key);
+            Some(Key::Manifest { stream, first_seq }) => {
+                streams.entry(stream).or_default().manifests.insert(first_seq, key);
             }
-            Some(Key::Segment { source, partition: None, first_seq, .. }) => {
-                sources.entry(source).or_default().segments.entry(first_seq).or_default().push(key);
+            Some(Key::Segment { stream, first_seq, .. }) => {
+                streams.entry(stream).or_default().segments.entry(first_seq).or_default().push(key);
             }
-            Some(Key::Segment { source, .. }) if only.is_none_or(|only| only == source) => {
-                report.find(
-                    &key,
-                    None,
-                    "a segment of a partitioned source, which this version does not write",
-                );
-            }
-            Some(Key::Segment { .. }) => {}
             // What `archiver check` could not delete again.
             None if key.starts_with(&paths::check_key("")) => {}
             None if only.is_none_or(|only| key.contains(&format!("source={only}/"))) => {
@@ -161,7 +159,7 @@ async fn sort_objects(
             None => {}
         }
     }
-    Ok(sources)
+    Ok(streams)
 }
 
 /// The log must go on where the archive ends, or before.

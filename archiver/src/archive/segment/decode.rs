@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::super::{extjson, schema};
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// Rebuilds the canonical bytes of every record of a batch that has all columns, in the batch's order.
 pub(super) fn records(batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
@@ -24,8 +24,12 @@ pub(super) fn records(batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Extra {
+    /// Which of the source's partitions the record is of.
+    partition: Option<u32>,
     /// The whole record's BSON in base64: the other columns are for reading only.
     record: Option<String>,
+    /// `actor.reason`.
+    reason: Option<String>,
     /// Exactness blobs in base64, by field.
     exact: BTreeMap<String, String>,
 }
@@ -111,16 +115,17 @@ impl<'b> Columns<'b> {
             Some(json) => serde_json::from_str(json).map_err(|_| odd("JSON in extra"))?,
             None => Extra::default(),
         };
+        let id = RecordId { partition: extra.partition, seq: self.seq.value(n) };
         if let Some(record) = &extra.record {
             let bytes = decode(record)?;
-            let same = Record::new(&bytes)?.seq()? == self.seq.value(n);
+            let same = Record::new(&bytes)?.record_id()? == id;
             return if same { Ok(bytes) } else { Err(odd("a whole record of another seq")) };
         }
         let mut bytes = Vec::with_capacity(512);
         let mut w = Writer::begin(&mut bytes);
-        w.i64("_id", self.seq.value(n));
+        id.write(&mut w);
         w.str("op", self.op.value(n));
-        two_strings(&mut w, "ns", ["db", "coll"], [text(self.db, n), text(self.coll, n)]);
+        strings(&mut w, "ns", [("db", text(self.db, n)), ("coll", text(self.coll, n))]);
         part(&mut w, "key", text(self.doc_key, n), extra.blob("key")?.as_deref())?;
         let (seconds, ordinal) = self.cluster_time(n)?;
         w.timestamp("clusterTime", seconds, ordinal);
@@ -142,7 +147,12 @@ impl<'b> Columns<'b> {
             inner.i64("number", number);
             inner.end();
         }
-        two_strings(&mut w, "actor", ["id", "from"], [text(self.actor, n), text(self.actor_from, n)]);
+        let actor = [
+            ("id", text(self.actor, n)),
+            ("from", text(self.actor_from, n)),
+            ("reason", extra.reason.as_deref()),
+        ];
+        strings(&mut w, "actor", actor);
         part(&mut w, "detail", text(self.detail, n), extra.blob("detail")?.as_deref())?;
         if self.policy.is_valid(n) {
             w.i64("policy", self.policy.value(n));
@@ -169,12 +179,12 @@ fn part(w: &mut Writer<'_>, name: &str, text: Option<&str>, exact: Option<&[u8]>
     Ok(())
 }
 
-fn two_strings(w: &mut Writer<'_>, name: &str, names: [&str; 2], values: [Option<&str>; 2]) {
-    if values.iter().all(Option::is_none) {
+fn strings<const N: usize>(w: &mut Writer<'_>, name: &str, parts: [(&str, Option<&str>); N]) {
+    if parts.iter().all(|(_, value)| value.is_none()) {
         return;
     }
     let mut inner = w.begin_doc(name.as_bytes());
-    for (name, value) in names.into_iter().zip(values) {
+    for (name, value) in parts {
         if let Some(value) = value {
             inner.str(name, value);
         }

@@ -153,7 +153,9 @@ impl Columns {
         let detail = push_text(&mut self.text, &mut self.detail, row.detail, extjson::to_relaxed);
         self.policy.append_option(row.policy);
         self.extra.append_option(extra(
+            row.partition,
             row.odd.then_some(record),
+            row.reason,
             [("key", key), ("images", images), ("detail", detail)],
         ));
         self.rows += 1;
@@ -235,16 +237,32 @@ pub(super) fn txn_text(lsid: &[u8], number: i64) -> String {
     text
 }
 
-/// The `extra` column: the whole of an odd record, else the exactness blobs that have no column of their own.
-fn extra(odd: Option<&[u8]>, exact: [(&str, Option<Vec<u8>>); 3]) -> Option<String> {
+/// The `extra` column: the partition, and the whole of an odd record, else the actor's reason and the exactness blobs that
+/// have no column of their own.
+fn extra(
+    partition: Option<u32>,
+    odd: Option<&[u8]>,
+    reason: Option<&str>,
+    exact: [(&str, Option<Vec<u8>>); 3],
+) -> Option<String> {
+    let mut members = serde_json::Map::new();
+    let mut add = |name: &str, value: serde_json::Value| drop(members.insert(name.to_owned(), value));
+    if let Some(partition) = partition {
+        add("partition", partition.into());
+    }
     if let Some(record) = odd {
-        return Some(serde_json::json!({ "record": STANDARD.encode(record) }).to_string());
+        add("record", STANDARD.encode(record).into());
+    } else {
+        if let Some(reason) = reason {
+            add("reason", reason.into());
+        }
+        let blobs = exact
+            .into_iter()
+            .filter_map(|(name, blob)| Some((name.to_owned(), STANDARD.encode(blob?).into())));
+        let blobs: serde_json::Map<String, serde_json::Value> = blobs.collect();
+        if !blobs.is_empty() {
+            add("exact", blobs.into());
+        }
     }
-    if exact.iter().all(|(_, blob)| blob.is_none()) {
-        return None;
-    }
-    let blobs =
-        exact.into_iter().filter_map(|(name, blob)| Some((name.to_owned(), STANDARD.encode(blob?).into())));
-    let blobs: serde_json::Map<String, serde_json::Value> = blobs.collect();
-    Some(serde_json::json!({ "exact": blobs }).to_string())
+    (!members.is_empty()).then(|| serde_json::Value::from(members).to_string())
 }

@@ -15,8 +15,8 @@ use super::super::merkle::Tree;
 use super::super::schema;
 use super::{MAX_ROWS, Summary, decode};
 use crate::error::{Error, Result};
-use crate::record::hex;
-use crate::record::{Record, Sha};
+use crate::record::{Record, RecordId, Sha, hex};
+use crate::stream_id::StreamId;
 
 /// Text bytes decoded at once, about.
 const BATCH_BYTES: i64 = 4 << 20;
@@ -101,7 +101,7 @@ fn open(file: Bytes) -> Result<Rows> {
         ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_batch_size(batch_rows);
     let reader = reader.build().map_err(unreadable)?;
     let range = footer.first_seq..footer.end_seq;
-    Ok(Rows { reader, batch: Vec::new().into_iter(), range, source: footer.source, failed: false })
+    Ok(Rows { reader, batch: Vec::new().into_iter(), range, stream: footer.stream, failed: false })
 }
 
 /// How many rows to decode at once so that fat documents stay within bounds.
@@ -120,7 +120,7 @@ pub struct Rows {
     reader: ParquetRecordBatchReader,
     batch: std::vec::IntoIter<Vec<u8>>,
     range: std::ops::Range<i64>,
-    source: String,
+    stream: StreamId,
     failed: bool,
 }
 
@@ -154,7 +154,7 @@ impl Iterator for Rows {
 /// What a segment's footer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Footer {
-    pub(super) source: String,
+    pub(super) stream: StreamId,
     pub(super) first_seq: i64,
     pub(super) end_seq: i64,
     pub(super) merkle_root: String,
@@ -163,22 +163,21 @@ pub(super) struct Footer {
 impl Footer {
     pub(super) fn of(metadata: &ParquetMetaData) -> Result<Footer> {
         let entries = metadata.file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
+        let find = |key: &str| entries.iter().find(|entry| entry.key == key)?.value.as_deref();
         let entry = |key: &str| {
-            let value =
-                entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
-            value.ok_or_else(|| Error::corrupt(format!("a segment's footer lacks an entry: key={key}")))
+            find(key).ok_or_else(|| Error::corrupt(format!("a segment's footer lacks an entry: key={key}")))
         };
         let format = entry(schema::KEY_FORMAT)?;
         if format != FORMAT.to_string() {
             let problem = Error::invalid("a segment was written in a format that this version does not know");
             return Err(problem.hint("read it with a newer version of archiver"));
         }
-        let number = |key: &str| -> Result<i64> {
-            let text = entry(key)?;
-            text.parse().map_err(|_| Error::corrupt(format!("a segment's footer has a bad entry: key={key}")))
-        };
+        let bad = |key: &str| Error::corrupt(format!("a segment's footer has a bad entry: key={key}"));
+        let number = |key: &str| -> Result<i64> { entry(key)?.parse().map_err(|_| bad(key)) };
+        let partition = find(schema::KEY_PARTITION).map(str::parse).transpose();
+        let partition = partition.map_err(|_| bad(schema::KEY_PARTITION))?;
         Ok(Footer {
-            source: entry(schema::KEY_SOURCE)?.to_owned(),
+            stream: StreamId { source: entry(schema::KEY_SOURCE)?.to_owned(), partition },
             first_seq: number(schema::KEY_FIRST_SEQ)?,
             end_seq: number(schema::KEY_END_SEQ)?,
             merkle_root: entry(schema::KEY_MERKLE_ROOT)?.to_owned(),
@@ -191,18 +190,22 @@ impl Footer {
 pub(super) fn summarize(file: Bytes) -> Result<(Summary, Day)> {
     let mut rows = rows(file)?;
     let (first_seq, end_seq) = (rows.range.start, rows.range.end);
-    let source = std::mem::take(&mut rows.source);
+    let stream = std::mem::replace(&mut rows.stream, StreamId::whole(""));
     let mut leaves: Vec<Option<Sha>> = vec![None; (end_seq - first_seq) as usize];
     let mut tally = Tally::default();
     for record in rows {
         let record = record?;
         let record = Record::new(&record)?;
-        *slot(&mut leaves, first_seq, record.seq()?)? = Some(record.leaf());
+        let RecordId { partition, seq } = record.record_id()?;
+        if partition != stream.partition {
+            return Err(not_dense());
+        }
+        *slot(&mut leaves, first_seq, seq)? = Some(record.leaf());
         tally.add(&record)?;
     }
     let leaves: Vec<Sha> = leaves.into_iter().collect::<Option<_>>().ok_or_else(not_dense)?;
     let root = leaves.into_iter().collect::<Tree>().root();
-    tally.summary(source, first_seq, root)
+    tally.summary(stream, first_seq, root)
 }
 
 /// Checks that the footer of a file names the root that its records give.
@@ -245,14 +248,19 @@ impl Tally {
     }
 
     /// The summary and the day; fails as corrupt where the records are of more than one day.
-    pub(super) fn summary(self, source: String, first_seq: i64, merkle_root: Sha) -> Result<(Summary, Day)> {
+    pub(super) fn summary(
+        self,
+        stream: StreamId,
+        first_seq: i64,
+        merkle_root: Sha,
+    ) -> Result<(Summary, Day)> {
         let (first, last) = self.times.ok_or_else(not_dense)?;
         let day = Day::of_seconds(first.t);
         if day != Day::of_seconds(last.t) {
             return Err(Error::corrupt("a segment spans more than one UTC day"));
         }
         let summary = Summary {
-            source,
+            stream,
             rows: self.rows,
             bson_bytes: self.bson_bytes,
             first_seq,

@@ -17,6 +17,10 @@ use super::*;
 /// 2026-11-21T00:00:00Z
 pub(in super::super) const DAY: u32 = 1_795_219_200;
 
+fn whole(seq: i64) -> RecordId {
+    RecordId { partition: None, seq }
+}
+
 /// A record as capture makes it.
 pub(in super::super) fn record(seq: i64, op: &str, id: &str, after: Option<&[u8]>) -> Vec<u8> {
     let key = value_from_text("_id", id).unwrap();
@@ -30,7 +34,7 @@ pub(in super::super) fn record(seq: i64, op: &str, id: &str, after: Option<&[u8]
             w.doc("after", after);
         }
     });
-    Record::encode(seq, Doc::new(&body).unwrap(), 1)
+    Record::encode(whole(seq), Doc::new(&body).unwrap(), 1)
 }
 
 fn namespace(w: &mut Writer<'_>) {
@@ -57,7 +61,7 @@ pub(in super::super) fn sample(first_seq: i64, rows: i64) -> (Segment, Vec<Vec<u
 }
 
 fn build(records: &[Vec<u8>]) -> Segment {
-    let mut builder = SegmentBuilder::new("shop");
+    let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
     for record in records {
         builder.push(record).unwrap();
     }
@@ -79,7 +83,7 @@ fn encode_as(records: &[Vec<u8>], keep: Keep) -> Bytes {
     let order: Vec<u32> = (0..records.len() as u32).collect();
     let first_seq = Record::new(&records[0]).unwrap().seq().unwrap();
     let end_seq = first_seq + records.len() as i64;
-    let footer = Footer { source: "shop", first_seq, end_seq, merkle_root: String::new() };
+    let footer = Footer { stream: &StreamId::whole("shop"), first_seq, end_seq, merkle_root: String::new() };
     encode::encode(&arena, &order, &footer, keep).unwrap().into()
 }
 
@@ -135,6 +139,9 @@ fn random_record(random: &mut Random, seq: i64, odd: bool) -> Vec<u8> {
             let mut actor = w.begin_doc(b"actor");
             actor.str("id", "ann\u{0}\"");
             actor.str("from", "document");
+            if choices[11] % 2 == 0 {
+                actor.str("reason", "a \"refund\"\u{0}");
+            }
             actor.end();
         });
     }
@@ -157,7 +164,7 @@ fn random_record(random: &mut Random, seq: i64, odd: bool) -> Vec<u8> {
             doc.elements().for_each(|e: Result<Element<'_>, _>| w.append(&e.unwrap()));
         }
     });
-    Record::encode(seq, Doc::new(&body).unwrap(), 1)
+    Record::encode(whole(seq), Doc::new(&body).unwrap(), 1)
 }
 
 proptest! {
@@ -232,7 +239,7 @@ fn a_summary_counts_what_is_in_it() {
 
 #[test]
 fn a_builder_refuses_what_does_not_continue_it() {
-    let mut builder = SegmentBuilder::new("shop");
+    let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
     assert_eq!(builder.day(), None);
     builder.push(&record(7, "insert", "1", None)).unwrap();
     for wrong in [7, 9, 6] {
@@ -243,12 +250,12 @@ fn a_builder_refuses_what_does_not_continue_it() {
         w.str("op", "insert");
         w.timestamp("clusterTime", DAY + 86_400, 1);
     });
-    let tomorrow = Record::encode(8, Doc::new(&body).unwrap(), 1);
+    let tomorrow = Record::encode(whole(8), Doc::new(&body).unwrap(), 1);
     assert_eq!(builder.push(&tomorrow).unwrap_err().kind(), crate::Kind::Internal);
     builder.push(&record(8, "insert", "1", None)).unwrap();
     assert_eq!((builder.rows(), builder.day().unwrap().to_string()), (2, "2026-11-21".to_owned()));
     assert_eq!(read_all(&builder.finish().unwrap()).len(), 2);
-    assert!(SegmentBuilder::new("shop").finish().is_err());
+    assert!(SegmentBuilder::new(&StreamId::whole("shop")).finish().is_err());
 }
 
 #[test]
@@ -322,7 +329,7 @@ fn changed_names_the_top_level_fields_an_update_touched() {
         w.timestamp("clusterTime", DAY, 1);
         w.doc("delta", &delta);
     });
-    let update = Record::encode(1, Doc::new(&body).unwrap(), 1);
+    let update = Record::encode(whole(1), Doc::new(&body).unwrap(), 1);
     let row = super::super::row::Row::of(Record::new(&update).unwrap()).unwrap();
     assert!(!row.odd);
     assert_eq!(row.changed().unwrap(), ["a", "b", "home.town", "list"]);

@@ -13,6 +13,7 @@ use super::faulty::{Fault, Faulty};
 use super::*;
 use crate::Kind;
 use crate::checkpoint::Counters;
+use crate::stream_id::StreamId;
 
 fn archive(faults: impl IntoIterator<Item = Fault>) -> (Faulty, Archive) {
     let store = Faulty::with(faults);
@@ -70,7 +71,7 @@ async fn what_is_forbidden_is_not_tried_again() {
 #[tokio::test]
 async fn a_segment_cut_elsewhere_is_adopted() {
     let (ours, records) = sample(1, 20);
-    let mut builder = SegmentBuilder::new("shop");
+    let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
     records[..7].iter().for_each(|r| builder.push(r).unwrap());
     let theirs = builder.finish().unwrap();
     let (_, archive) = archive([Fault::Overtaken(theirs.file.clone())]);
@@ -111,15 +112,15 @@ async fn fill(archive: &Archive, segments: i64) -> Vec<Sealed> {
 #[tokio::test]
 async fn the_chain_of_manifests_reads_back_in_order() {
     let (store, archive) = archive([]);
-    assert_eq!(archive.last_manifest("shop").await.unwrap(), None);
+    assert_eq!(archive.last_manifest(&StreamId::whole("shop")).await.unwrap(), None);
     assert!(archive.sources().await.unwrap().is_empty());
     let sealed = fill(&archive, 5).await;
-    assert_eq!(archive.manifests("shop").await.unwrap(), sealed);
+    assert_eq!(archive.manifests(&StreamId::whole("shop")).await.unwrap(), sealed);
     store.requests();
-    assert_eq!(archive.last_manifest("shop").await.unwrap().as_ref(), sealed.last());
+    assert_eq!(archive.last_manifest(&StreamId::whole("shop")).await.unwrap().as_ref(), sealed.last());
     assert_eq!(store.requests().len(), 2, "one listing, one read");
     assert_eq!(archive.sources().await.unwrap(), ["shop"]);
-    assert!(archive.manifests("other").await.unwrap().is_empty());
+    assert!(archive.manifests(&StreamId::whole("other")).await.unwrap().is_empty());
     let listed = archive.segments("shop").await.unwrap();
     assert_eq!(listed.iter().map(|l| l.first_seq).collect::<Vec<_>>(), [1, 4, 7, 10, 13]);
     for (listed, sealed) in listed.iter().zip(&sealed) {
@@ -132,9 +133,12 @@ async fn the_chain_of_manifests_reads_back_in_order() {
 async fn a_broken_chain_is_corrupt() {
     let replace = |mut sealed: Sealed, change: fn(&mut Manifest)| {
         change(&mut sealed.manifest);
-        (paths::manifest_key("shop", sealed.manifest.first_seq), Some(sealed.manifest.to_json().unwrap()))
+        (
+            paths::manifest_key(&StreamId::whole("shop"), sealed.manifest.first_seq),
+            Some(sealed.manifest.to_json().unwrap()),
+        )
     };
-    let key = |n: i64| paths::manifest_key("shop", 1 + n * 3);
+    let key = |n: i64| paths::manifest_key(&StreamId::whole("shop"), 1 + n * 3);
     for case in 0..6 {
         let (store, archive) = archive([]);
         let sealed = fill(&archive, 4).await;
@@ -151,8 +155,12 @@ async fn a_broken_chain_is_corrupt() {
             Some(bytes) => drop(store.inner.put(&path, bytes.into()).await.unwrap()),
             None => store.inner.delete(&path).await.unwrap(),
         }
-        assert_eq!(archive.manifests("shop").await.unwrap_err().kind(), Kind::Corrupt, "case {case}");
-        assert!(!archive.read_manifests("shop").await.unwrap().is_empty());
+        assert_eq!(
+            archive.manifests(&StreamId::whole("shop")).await.unwrap_err().kind(),
+            Kind::Corrupt,
+            "case {case}"
+        );
+        assert!(!archive.read_manifests(&StreamId::whole("shop")).await.unwrap().is_empty());
     }
 }
 
@@ -189,7 +197,7 @@ async fn a_changed_or_missing_segment_is_corrupt() {
 #[tokio::test]
 async fn an_absent_document_costs_one_request() {
     let (store, archive) = archive([]);
-    let mut builder = SegmentBuilder::new("shop");
+    let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
     for seq in 1..=20_000_i64 {
         // Nothing that compresses, so that the rows are not in the tail by chance.
         let text = format!(
@@ -230,11 +238,11 @@ async fn a_folder_is_an_archive() {
     assert_eq!(Archive::open_url(url.as_str(), &[]).unwrap_err().kind(), Kind::NotFound);
     let archive = open::open(url.as_str(), &[], true).unwrap();
     assert!(archive.sources().await.unwrap().is_empty());
-    assert!(archive.manifests("shop").await.unwrap().is_empty());
+    assert!(archive.manifests(&StreamId::whole("shop")).await.unwrap().is_empty());
     archive.check_writable().await.unwrap();
     let sealed = fill(&archive, 3).await;
     let again = Archive::open_url(url.as_str(), &[]).unwrap();
-    assert_eq!(again.manifests("shop").await.unwrap(), sealed);
+    assert_eq!(again.manifests(&StreamId::whole("shop")).await.unwrap(), sealed);
     assert_eq!(again.sources().await.unwrap(), ["shop"]);
     let key = &sealed[0].manifest.segment;
     assert!(folder.path().join("deep/archive").join(key).is_file(), "{key}");

@@ -13,12 +13,12 @@ use crate::history::Namespace;
 use crate::history::gaps::Finding;
 use crate::history::states::{Identity, Known, Reason, State};
 use crate::plugin::Outcome;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// Judges the documents of one pass.
 pub(super) struct Judge {
-    gap: i64,
-    policy: i64,
+    gap: RecordId,
+    policy: RecordId,
     /// Whether a baseline was read, so that a document of which nothing is recorded was not there.
     baseline: bool,
     /// Whether the plugins leave `_id`s as they are, as far as has been seen.
@@ -46,7 +46,7 @@ pub(super) fn identity(event: &Event) -> Result<Option<Identity>> {
 }
 
 impl Judge {
-    pub(super) fn new(gap: i64, policy: i64, baseline: bool) -> Self {
+    pub(super) fn new(gap: RecordId, policy: RecordId, baseline: bool) -> Self {
         let (ids, withheld) = (Ids::Unseen, BTreeSet::new());
         Judge { gap, policy, baseline, ids, withheld, compared: 0, found: 0, nameless: 0 }
     }
@@ -120,7 +120,7 @@ impl Judge {
         let finding = self.finding(recorded, &identity, after.as_bytes());
         let with_finding = finding.map(|finding| {
             let window = window(recorded, &identity);
-            bodies::with_finding(doc, finding, self.gap, window)
+            bodies::with_finding(doc, finding, self.gap.seq, window)
         });
         recorded.states.settle(&identity, self.gap);
         self.found += u64::from(with_finding.is_some());
@@ -131,7 +131,7 @@ impl Judge {
     fn failed(&mut self, recorded: &mut Recorded, before: Identity, failed: Outcome) -> Option<Outcome> {
         self.withheld.insert(before.namespace.clone());
         let said = match recorded.states.recorded(&before).map(|known| &known.state) {
-            Some(State::Unknown(Reason::Quarantined(seq))) => *seq > self.gap,
+            Some(State::Unknown(Reason::Quarantined(seq))) => *seq > self.gap.seq,
             _ => false,
         };
         recorded.states.settle(&before, self.gap);

@@ -15,10 +15,11 @@ mod recorded;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 use mongodb::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -27,7 +28,8 @@ use self::reader::Reader;
 use self::recorded::{Recorded, Slice};
 use super::assemble::Identity as Kept;
 use super::barrier::{Barrier, Hold};
-use super::namespaces::{is_watched, watched_collections};
+use super::namespaces::watched_collections;
+use super::stream::partition_filter;
 use super::writer::Documents;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::Resync;
@@ -38,6 +40,8 @@ use crate::event::Position;
 use crate::history::states::{Identity, State};
 use crate::history::{History, Namespace};
 use crate::plugin::{Outcome, PluginChain};
+use crate::record::RecordId;
+use crate::stream_id::StreamId;
 
 pub(super) use self::bodies::opening;
 
@@ -48,6 +52,9 @@ const BATCHES_AHEAD: usize = 1;
 const BATCHES_KNOWN: usize = 32;
 /// A comparison starts over when a collection is renamed meanwhile; no application does that this often in a row.
 const ATTEMPTS: usize = 100;
+/// How long a comparison waits for the first partition before it starts over, and how often it looks.
+const FIRST_PARTITION: Duration = Duration::from_secs(60);
+const FIRST_PARTITION_POLL: Duration = Duration::from_millis(200);
 
 /// What a comparison has found in one batch of documents.
 #[derive(Debug)]
@@ -69,6 +76,7 @@ pub(super) struct Comparison {
     pub(super) client: Client,
     pub(super) log: AuditLog,
     pub(super) history: History,
+    pub(super) stream: StreamId,
     pub(super) source: SourceConfig,
     pub(super) chain: Arc<PluginChain>,
     pub(super) limits: CaptureConfig,
@@ -76,8 +84,10 @@ pub(super) struct Comparison {
     pub(super) barrier: Barrier,
     /// The gap.
     pub(super) resync: Resync,
-    /// The seq of the policy record in force.
-    pub(super) policy: i64,
+    /// The policy record in force.
+    pub(super) policy: RecordId,
+    /// When the stream began to be read, or of the last event of a collection that it saw and the first partition records.
+    pub(super) lifecycle: watch::Receiver<Timestamp>,
     /// The stream's, which reading documents does not move.
     pub(super) position: Position,
 }
@@ -99,18 +109,18 @@ impl Comparison {
     }
 
     async fn run(&self, found: &mpsc::Sender<Result<Documents>>) -> Result<()> {
-        info!(source = %self.source.name, gap = self.resync.gap, "comparing the present documents with what is known from before a gap");
+        info!(source = %self.stream, gap = self.resync.gap, "comparing the present documents with what is known from before a gap");
         for _ in 0..ATTEMPTS {
             let mut judge =
-                Judge::new(self.resync.gap, self.policy, self.source.snapshot == Snapshot::Initial);
+                Judge::new(RecordId::new(&self.stream, self.resync.gap), self.policy, self.source.snapshot == Snapshot::Initial);
             if self.compare(&mut judge, found).await? {
                 info!(
-                    source = %self.source.name, gap = self.resync.gap, compared = judge.compared, found = judge.found,
+                    source = %self.stream, gap = self.resync.gap, compared = judge.compared, found = judge.found,
                     without_id = judge.nameless, "the comparison is complete"
                 );
                 return Ok(());
             }
-            info!(source = %self.source.name, gap = self.resync.gap, "a collection was renamed meanwhile: comparing again");
+            info!(source = %self.stream, gap = self.resync.gap, "a collection was renamed meanwhile: comparing again");
         }
         Err(Error::unavailable("collections are renamed faster than their documents can be compared"))
     }
@@ -118,23 +128,27 @@ impl Comparison {
     /// One pass. False where a collection got another name meanwhile, so that it must be done again.
     async fn compare(&self, judge: &mut Judge, found: &mpsc::Sender<Result<Documents>>) -> Result<bool> {
         let budget = self.limits.batch_max_bytes * BATCHES_KNOWN;
+        let lifecycle = *self.lifecycle.borrow();
+        self.first_partition_reaches(lifecycle).await?;
         let mut slices = vec![Slice::ALL];
         while let Some(slice) = slices.pop() {
-            let mut recorded = Recorded::new(&self.history, &self.source.name, &self.resync, slice, budget);
+            let mut recorded =
+                Recorded::new(&self.history, &self.stream, &self.resync, slice, budget).await?;
             if !recorded.read_to(self.end().await?).await? {
                 slices.extend(slice.halves());
                 continue;
             }
             recorded.take_renamed();
             for (db, coll) in self.collections(recorded.scope()).await? {
-                let mut reader = Reader::new(self.client.clone(), db, coll, self.limits);
+                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
+                let mut reader = Reader::new(self.client.clone(), db, coll, filter, self.limits);
                 while !reader.is_done() {
                     self.compare_batch(&mut recorded, &mut reader, judge, found).await?;
                 }
             }
             self.find_deleted(&mut recorded, judge, found).await?;
             let hold = self.catch_up(&mut recorded, self.hold().await?).await?;
-            if recorded.take_renamed() {
+            if recorded.take_renamed() || *self.lifecycle.borrow() != lifecycle {
                 return Ok(false);
             }
             if slices.is_empty() {
@@ -201,13 +215,14 @@ impl Comparison {
         found: &mpsc::Sender<Result<Documents>>,
     ) -> Result<()> {
         let undecided = judge.undecided();
+        let gap = RecordId::new(&self.stream, self.resync.gap);
         let missing = |identity: &Identity, state: &State| {
             let Namespace { db, coll } = &identity.namespace;
             matches!(state, State::Present(_))
-                && is_watched(&self.source.watch, db, coll)
+                && self.source.watch.iter().any(|w| w.covers(db, coll))
                 && !undecided.contains(&identity.namespace)
         };
-        let in_doubt = recorded.states.in_doubt(self.resync.gap);
+        let in_doubt = recorded.states.in_doubt(gap);
         let gone: Vec<Identity> = in_doubt
             .filter(|(identity, known)| missing(identity, &known.state))
             .filter(|(identity, _)| recorded.scope().is_none_or(|scope| scope.contains(&identity.namespace)))
@@ -218,10 +233,10 @@ impl Comparison {
             let mut own = Vec::new();
             for identity in batch {
                 // An event may have settled it since.
-                if recorded.states.is_in_doubt(identity, self.resync.gap) && !recorded.is_renamed() {
+                if recorded.states.is_in_doubt(identity, gap) && !recorded.is_renamed() {
                     let window = self.window(recorded, identity);
                     own.push(bodies::deleted(identity, self.resync.gap, window, hold.time));
-                    recorded.states.settle(identity, self.resync.gap);
+                    recorded.states.settle(identity, gap);
                     judge.found += 1;
                 }
             }
@@ -231,12 +246,9 @@ impl Comparison {
         Ok(())
     }
 
-    /// Holds the barrier at the present: held before the time is asked for, so that the log can't pass it in between, and
-    /// raised at once, so that the stream goes on meanwhile.
+    /// Holds the barrier at the present.
     async fn hold(&self) -> Result<Hold> {
-        let mut hold = self.barrier.hold();
-        hold.raise(operation_time(&self.client.database("admin")).await?);
-        Ok(hold)
+        Ok(self.barrier.hold(operation_time(&self.client.database("admin")).await?))
     }
 
     /// Waits until everything up to the time that is held is appended, and takes it in. Nothing after it is there yet.
@@ -247,9 +259,28 @@ impl Comparison {
         Ok(hold)
     }
 
+    /// Waits until the first partition has recorded what happened to collections up to this time: it does so for all of them.
+    async fn first_partition_reaches(&self, time: Timestamp) -> Result<()> {
+        if self.stream.partition.is_none_or(|partition| partition == 0) {
+            return Ok(());
+        }
+        let first = StreamId { partition: Some(0), ..self.stream.clone() };
+        let asked = Instant::now();
+        while self.log.checkpoint(&first).await?.is_none_or(|c| c.position.cluster_time < time) {
+            if asked.elapsed() > FIRST_PARTITION {
+                return Err(Error::unavailable(format!(
+                    "the comparison waits for the first partition, which is behind source={}",
+                    self.stream
+                )));
+            }
+            tokio::time::sleep(FIRST_PARTITION_POLL).await;
+        }
+        Ok(())
+    }
+
     /// The seq that the log's next record gets.
     async fn end(&self) -> Result<i64> {
-        let checkpoint = self.log.checkpoint(&self.source.name).await?;
+        let checkpoint = self.log.checkpoint(&self.stream).await?;
         Ok(checkpoint.ok_or_else(|| Error::corrupt("the checkpoint is gone"))?.next_seq)
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Reader {
     client: Client,
     db: String,
     coll: String,
+    /// Selects the documents of the stream's partition.
+    filter: Option<Document>,
     limits: CaptureConfig,
     /// The last document's `{_id: …}`.
     last: Option<Vec<u8>>,
@@ -27,8 +29,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(client: Client, db: String, coll: String, limits: CaptureConfig) -> Self {
-        Reader { client, db, coll, limits, last: None, done: false, failed: 0 }
+    pub(super) fn new(
+        client: Client,
+        db: String,
+        coll: String,
+        filter: Option<Document>,
+        limits: CaptureConfig,
+    ) -> Self {
+        Reader { client, db, coll, filter, limits, last: None, done: false, failed: 0 }
     }
 
     /// Whether there is no further document.
@@ -41,6 +49,7 @@ impl Reader {
         let failed = |e| mongo_error(&format!("reading {}.{} to compare it", self.db, self.coll), e);
         let mut find = doc! {
             "find": &self.coll,
+            "filter": self.filter.clone().unwrap_or_default(),
             "hint": {"_id": 1},
             "batchSize": self.limits.batch_max_events as i64 + 1,
             "readConcern": {"level": "snapshot", "atClusterTime": time},

@@ -1,15 +1,19 @@
 //! What history knows of a source's documents, kept up with the log while they are compared; in slices, so that it fits
 //! the memory it may take.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bson::Timestamp;
+
+use crate::capture::lifecycle::LIFECYCLE;
 use crate::checkpoint::Resync;
 use crate::error::{Error, Result};
 use crate::history::states::{Identity, States, is_from_watched, target};
-use crate::history::stream::Records;
+use crate::history::stream::{Records, UNTIMED};
 use crate::history::{History, Namespace};
 use crate::record::Record;
+use crate::stream_id::StreamId;
 
 /// How many records are taken in between two looks at the size.
 const SIZE_CHECK: usize = 10_000;
@@ -43,7 +47,10 @@ pub(super) struct Recorded {
     pub(super) slice: Slice,
     pub(super) states: States,
     records: Records,
-    gap: i64,
+    /// What happened to collections, where another stream records it.
+    collections: VecDeque<Vec<u8>>,
+    /// The gap's time: what happens to the collections that it concerns is followed from there on.
+    until: Timestamp,
     /// The namespaces that the gap concerns, under the names they have by now; `None`: all.
     scope: Option<BTreeSet<Namespace>>,
     /// Whether a collection has got another name since the last time this was asked.
@@ -52,17 +59,28 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
-    pub(super) fn new(history: &History, source: &str, resync: &Resync, slice: Slice, budget: usize) -> Self {
+    pub(super) async fn new(
+        history: &History,
+        stream: &StreamId,
+        resync: &Resync,
+        slice: Slice,
+        budget: usize,
+    ) -> Result<Self> {
         let scope = resync.namespace.clone().map(|(db, coll)| BTreeSet::from([Namespace { db, coll }]));
-        Recorded {
+        let collections = match stream.partition {
+            None | Some(0) => VecDeque::new(),
+            Some(_) => of_collections(history, stream).await?,
+        };
+        Ok(Recorded {
             slice,
+            collections,
             states: States::default(),
-            records: history.records(source, 1),
-            gap: resync.gap,
+            records: history.records(stream, 1),
+            until: resync.until,
             scope,
             renamed: false,
             budget,
-        }
+        })
     }
 
     /// Takes in the records before `end`. False where the states outgrow what they may take; they are then of no use.
@@ -72,7 +90,11 @@ impl Recorded {
             let Some(record) = self.records.next().await? else {
                 return Err(Error::unavailable("the audit log ends before its checkpoint"));
             };
-            self.take(&Record::new(&record)?)?;
+            let record = Record::new(&record)?;
+            if !UNTIMED.contains(&record.op()) {
+                self.take_collections(Some(record.cluster_time()?))?;
+            }
+            self.take(&record)?;
             unchecked += 1;
             if unchecked > SIZE_CHECK.max(self.states.len()) {
                 unchecked = 0;
@@ -81,7 +103,21 @@ impl Recorded {
                 }
             }
         }
+        self.take_collections(None)?;
         Ok(self.states.size() <= self.budget)
+    }
+
+    /// Takes in what happened to collections up to this time; without one, all of it.
+    fn take_collections(&mut self, until: Option<Timestamp>) -> Result<()> {
+        while let Some(record) = self.collections.pop_front() {
+            let view = Record::new(&record)?;
+            if until.is_some_and(|until| view.cluster_time().is_ok_and(|time| time > until)) {
+                self.collections.push_front(record);
+                break;
+            }
+            self.take(&view)?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, record: &Record<'_>) -> Result<()> {
@@ -106,7 +142,7 @@ impl Recorded {
         let (true, Some(to)) = (record.op() == "rename", target(record)) else { return Ok(()) };
         self.renamed = true;
         if let (Some(scope), Some(from)) = (&mut self.scope, Namespace::of(record))
-            && record.seq()? > self.gap
+            && record.cluster_time()? >= self.until
             && is_from_watched(record)
             && scope.contains(&from)
         {
@@ -128,6 +164,15 @@ impl Recorded {
     pub(super) fn scope(&self) -> Option<&BTreeSet<Namespace>> {
         self.scope.as_ref()
     }
+}
+
+/// The first partition's records of what happened to collections, oldest first: it has them for all partitions.
+async fn of_collections(history: &History, stream: &StreamId) -> Result<VecDeque<Vec<u8>>> {
+    let wide = history.wide(&stream.source).await?.into_iter();
+    let of_first = |record: &Record<'_>| record.record_id().is_ok_and(|id| id.partition == Some(0));
+    let of_collection = |record: &Record<'_>| record.op() == "quarantine" || LIFECYCLE.contains(&record.op());
+    let wanted = |bytes: &Vec<u8>| Record::new(bytes).is_ok_and(|r| of_first(&r) && of_collection(&r));
+    Ok(wide.filter(wanted).collect())
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! The manifests of one source: each names the digest of the one before, and seals one segment after the other.
+//! The manifests of one stream: each names the digest of the one before, and seals one segment after the other.
 
 use bytes::Bytes;
 
 use super::{Objects, Report, SourceReport, read, rows};
 use crate::archive::manifest::Manifest;
 use crate::archive::merkle::sha256;
-use crate::archive::paths::{self, Key};
 use crate::archive::store::Archive;
 use crate::error::{Error, Result};
 use crate::record::hex;
+use crate::stream_id::StreamId;
 
 /// A manifest's file, and what it says where that could be trusted enough to be parsed.
 struct Link {
@@ -18,10 +18,10 @@ struct Link {
     manifest: Option<Manifest>,
 }
 
-/// Verifies all objects of one source.
-pub(super) async fn verify_source(
+/// Verifies all objects of one stream.
+pub(super) async fn verify_stream(
     archive: &Archive,
-    source: &str,
+    stream: &StreamId,
     objects: &Objects,
     report: &mut Report,
 ) -> Result<SourceReport> {
@@ -31,10 +31,11 @@ pub(super) async fn verify_source(
             links.push((key.clone(), *first_seq, bytes));
         }
     }
-    let links = check_chain(source, links, report);
-    let mut verified = SourceReport { source: source.to_owned(), end_seq: 1, ..SourceReport::default() };
+    let links = check_chain(stream, links, report);
+    let StreamId { source, partition } = stream.clone();
+    let mut verified = SourceReport { source, partition, end_seq: 1, ..SourceReport::default() };
     verified.head = links.last().map(|link| link.sha256.clone());
-    check_sequence(source, &links, report);
+    check_sequence(stream, &links, report);
     for link in &links {
         let Some(manifest) = &link.manifest else { continue };
         verified.manifests += 1;
@@ -57,7 +58,7 @@ pub(super) async fn verify_source(
 }
 
 /// Goes from the newest manifest to the oldest: each one's digest is known from the one after it before it is parsed.
-fn check_chain(source: &str, files: Vec<(String, i64, Bytes)>, report: &mut Report) -> Vec<Link> {
+fn check_chain(stream: &StreamId, files: Vec<(String, i64, Bytes)>, report: &mut Report) -> Vec<Link> {
     let mut links = Vec::with_capacity(files.len());
     // `None`: nothing is known of this manifest's digest; `Some(None)`: there should be no manifest here.
     let mut expected: Option<Option<String>> = None;
@@ -74,7 +75,7 @@ fn check_chain(source: &str, files: Vec<(String, i64, Bytes)>, report: &mut Repo
                 "not the manifest that the next one names: changed, or one is missing between them",
             );
         }
-        let manifest = if trusted { parse(source, &key, first_seq, &bytes, report) } else { None };
+        let manifest = if trusted { parse(stream, &key, first_seq, &bytes, report) } else { None };
         expected = manifest.as_ref().map(|manifest| manifest.previous.clone());
         links.push(Link { key, first_seq, sha256: digest, manifest });
     }
@@ -85,7 +86,13 @@ fn check_chain(source: &str, files: Vec<(String, i64, Bytes)>, report: &mut Repo
     links
 }
 
-fn parse(source: &str, key: &str, first_seq: i64, bytes: &[u8], report: &mut Report) -> Option<Manifest> {
+fn parse(
+    stream: &StreamId,
+    key: &str,
+    first_seq: i64,
+    bytes: &[u8],
+    report: &mut Report,
+) -> Option<Manifest> {
     let manifest = match Manifest::from_json(bytes) {
         Ok(manifest) => manifest,
         Err(error) => {
@@ -93,16 +100,8 @@ fn parse(source: &str, key: &str, first_seq: i64, bytes: &[u8], report: &mut Rep
             return None;
         }
     };
-    if manifest.source != source || manifest.first_seq != first_seq {
+    if manifest.stream() != *stream || manifest.first_seq != first_seq {
         report.find(key, None, "its name says another source or seq than its contents");
-        return None;
-    }
-    if matches!(paths::parse(&manifest.segment), Some(Key::Segment { partition: Some(_), .. })) {
-        report.find(
-            key,
-            None,
-            "it seals a segment of a partitioned source, which this version does not write",
-        );
         return None;
     }
     check_counts(key, &manifest, report);
@@ -125,7 +124,7 @@ fn check_counts(key: &str, manifest: &Manifest, report: &mut Report) {
 }
 
 /// The manifests must seal seq after seq from 1, with counters that only grow.
-fn check_sequence(source: &str, links: &[Link], report: &mut Report) {
+fn check_sequence(stream: &StreamId, links: &[Link], report: &mut Report) {
     let mut next_seq = 1;
     let mut read = 0;
     for link in links {
@@ -144,7 +143,7 @@ fn check_sequence(source: &str, links: &[Link], report: &mut Report) {
                 report.find(
                     &link.key,
                     None,
-                    format!("its counters are lower than those before source={source}"),
+                    format!("its counters are lower than those before source={stream}"),
                 );
             }
             read = counters.read;

@@ -9,8 +9,7 @@ use crate::archive::manifest::{ClusterTime, Manifest};
 use crate::archive::merkle::Tree;
 use crate::archive::paths::{self, Key};
 use crate::archive::{day::Day, segment};
-use crate::record::Record;
-use crate::record::hex;
+use crate::record::{Record, RecordId, hex};
 
 /// MongoDB nests at most 180 to 200 levels, and a record adds a few.
 const MAX_DEPTH: usize = 256;
@@ -66,13 +65,16 @@ impl Sums {
         self.bson_bytes += bytes.len() as u64;
         self.tree.push(record.leaf());
         *self.ops.entry(record.op().to_owned()).or_default() += 1;
-        let seq = record.seq().map_err(|e| (None, e.to_string()))?;
+        let RecordId { partition, seq } = record.record_id().map_err(|e| (None, e.to_string()))?;
         let time = record.cluster_time().map_err(|e| (Some(seq), e.to_string()))?;
         let time = ClusterTime { t: time.time, i: time.increment };
         self.first = Some(self.first.map_or(time, |first| first.min(time)));
         self.last = Some(self.last.map_or(time, |last| last.max(time)));
         if seq != expected {
             return Err((Some(seq), format!("the record after seq {} has another seq", expected - 1)));
+        }
+        if partition != manifest.partition {
+            return Err((Some(seq), "it is a record of another partition".to_owned()));
         }
         if !matches!(paths::parse(&manifest.segment), Some(Key::Segment { day, .. }) if day == Day::of_seconds(time.t))
         {

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::super::testing::Shop;
 use super::*;
 use crate::archive::manifest::Manifest;
+use crate::stream_id::StreamId;
 
 fn shop() -> Shop {
     let mut shop = Shop::with_plugins(&[]);
@@ -185,7 +186,7 @@ async fn a_manifest_that_says_something_else_than_its_segment_is_found() {
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let (archive, folder) = shop().archive(&[]).await;
-        let key = paths::manifest_key("shop", 1);
+        let key = paths::manifest_key(&StreamId::whole("shop"), 1);
         let mut manifest = Manifest::from_json(&archive.read_segment(&key).await.unwrap()).unwrap();
         change(&mut manifest);
         std::fs::write(folder.path().join(&key), manifest.to_json().unwrap()).unwrap();

@@ -1,0 +1,106 @@
+//! The archive loop of a stream: rolls what is due and trims the log, beside the capture.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::Service;
+use crate::archive::roll::{Extent, Open};
+use crate::backoff::Backoff;
+use crate::error::{Error, Kind};
+use crate::stream_id::StreamId;
+
+/// How often the archive loop looks whether there is something to roll or to trim.
+const ROLL_TICK: Duration = Duration::from_secs(1);
+/// How often trimming is considered.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// Rolls and trims until stopped. Its faults are its own: capture goes on, and the log holds what is not rolled.
+    pub(super) async fn archive_loop(
+        &self,
+        stream: &StreamId,
+        appended_bytes: &AtomicU64,
+        stop: &CancellationToken,
+    ) {
+        let mut backoff = Backoff::default();
+        let mut failed = false;
+        while !stop.is_cancelled() {
+            let ended = tokio::select! {
+                ended = self.archive_until_fault(stream, appended_bytes, &mut failed) => ended,
+                () = stop.cancelled() => return,
+            };
+            if !std::mem::replace(&mut failed, true) {
+                backoff.reset();
+            }
+            let delay = backoff.next_delay();
+            match ended.kind() {
+                Kind::Corrupt | Kind::Invalid => {
+                    error!(source = %stream, error = ended.explain(), hint = ended.hint_text(), "the archive of this source needs a human; capture goes on");
+                }
+                _ => {
+                    warn!(source = %stream, error = ended.explain(), retry_in_ms = delay.as_millis() as u64, "archiving failed; the log holds what is not rolled")
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn archive_until_fault(
+        &self,
+        stream: &StreamId,
+        appended_bytes: &AtomicU64,
+        failed: &mut bool,
+    ) -> Error {
+        let work = async {
+            let mut roller = self.roller(stream).await?;
+            let mut pass = Pass::default();
+            let mut trimmed = Instant::now();
+            loop {
+                let appended = appended_bytes.load(Ordering::Relaxed);
+                if let Some(Open { bytes: 0, due: None }) = pass.open
+                    && appended > pass.appended
+                {
+                    // The first records since the last pass begin the next segment, and its age.
+                    pass.open = Some(Open { bytes: 0, due: roller.due_time().await? });
+                }
+                if pass.is_due(appended, self.config.archive.segment_max_bytes) {
+                    pass = Pass { open: Some(roller.roll(Extent::Due).await?.open), appended };
+                    *failed = false;
+                }
+                if trimmed.elapsed() > TRIM_EVERY || self.config.archive.hot_retention < TRIM_EVERY {
+                    roller.trim().await?;
+                    trimmed = Instant::now();
+                }
+                tokio::time::sleep(ROLL_TICK).await;
+            }
+        };
+        match work.await {
+            Ok(never) => never,
+            Err(error) => error,
+        }
+    }
+}
+
+/// What the last pass over the log left, and when that was.
+#[derive(Default)]
+struct Pass {
+    /// `None` before the first pass.
+    open: Option<Open>,
+    /// `appended_bytes` at that time.
+    appended: u64,
+}
+
+impl Pass {
+    /// Whether another pass would roll something.
+    fn is_due(&self, appended: u64, segment_max_bytes: usize) -> bool {
+        let Some(open) = self.open else { return true };
+        let old_enough = open.due.is_some_and(|due| due <= SystemTime::now());
+        old_enough || open.bytes as u64 + (appended - self.appended) >= segment_max_bytes as u64
+    }
+}

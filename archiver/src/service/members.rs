@@ -1,0 +1,196 @@
+//! Takes part in the sharing of streams among all living archivers: announces this one, looks who holds what, and says to each
+//! stream's task whether it is wanted here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::balance::share;
+use crate::capture::lease::{Announcement, Board, Instance, Leases};
+use crate::error::Result;
+use crate::stream_id::StreamId;
+
+/// How often all leases are looked at, with one query for all of them.
+pub(super) const POLL: Duration = Duration::from_millis(200);
+/// How long a stream may be free before anybody takes it who can: whoever is to have it is not quick enough, or gone.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// A stream is not given up for the sake of an even spread before it has been held for this long, or for one lease time where
+/// that is shorter: so those who see things differently for a moment do not push it to and fro.
+const SETTLED: Duration = Duration::from_secs(5);
+/// For how long a stream that kept failing here is left to others.
+const SHUNNED: Duration = Duration::from_secs(300);
+
+/// What one stream's task and the sharing of streams say to each other.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) stream: StreamId,
+    wanted: watch::Sender<bool>,
+    health: Mutex<Health>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// It has stopped here for good.
+    halted: bool,
+    /// When it last failed, where it kept failing.
+    failed: Option<Instant>,
+}
+
+impl Seat {
+    /// `changed` wakes the [`Members`].
+    pub(super) fn new(stream: StreamId, changed: Arc<Notify>) -> Self {
+        Seat { stream, wanted: watch::Sender::new(false), health: Mutex::default(), changed }
+    }
+
+    /// Waits until the stream is wanted here. Cancel safe.
+    pub(super) async fn wanted(&self) {
+        // The sender lives in `self`.
+        self.wanted.subscribe().wait_for(|wanted| *wanted).await.ok();
+    }
+
+    /// Waits until the stream is to be given up. Cancel safe.
+    pub(super) async fn unwanted(&self) {
+        self.wanted.subscribe().wait_for(|wanted| !wanted).await.ok();
+    }
+
+    /// Says that the stream has stopped here for good.
+    pub(super) fn halt(&self) {
+        self.health().halted = true;
+        self.changed.notify_one();
+    }
+
+    /// Says that the stream keeps failing here.
+    pub(super) fn fails(&self) {
+        self.health().failed = Some(Instant::now());
+        self.changed.notify_one();
+    }
+
+    fn is_halted(&self) -> bool {
+        self.health().halted
+    }
+
+    fn is_failing(&self) -> bool {
+        self.health().failed.is_some_and(|at| at.elapsed() < SHUNNED)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This archiver among all that live.
+pub(super) struct Members {
+    pub(super) leases: Leases,
+    pub(super) seats: Vec<Arc<Seat>>,
+    pub(super) lease_time: Duration,
+    /// What the others are told, but for the streams.
+    pub(super) about: Announcement,
+    /// A stream halts or fails.
+    pub(super) changed: Arc<Notify>,
+}
+
+impl Members {
+    /// Takes part until stopped, and takes leave.
+    pub(super) async fn take_part(self, stop: CancellationToken) {
+        let mut free_since = BTreeMap::new();
+        let mut failed = false;
+        let taking_part = async {
+            loop {
+                match self.round(&mut free_since).await {
+                    Ok(()) => failed = false,
+                    // What is held goes on as long as the leases can be renewed.
+                    Err(error) if !std::mem::replace(&mut failed, true) => {
+                        warn!(error = error.explain(), "can't see what the other archivers do; trying again");
+                    }
+                    Err(_) => {}
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(POLL) => {}
+                    () = self.changed.notified() => {}
+                }
+            }
+        };
+        tokio::select! {
+            () = taking_part => {}
+            // At once, so that nobody waits for this one to take what the others give up.
+            () = stop.cancelled() => {
+                if let Err(error) = self.leases.leave().await {
+                    debug!(error = error.explain(), "the announcement was not taken back; it expires by itself");
+                }
+            }
+        }
+    }
+
+    async fn round(&self, free_since: &mut BTreeMap<StreamId, Instant>) -> Result<()> {
+        let announcement = self.announcement();
+        if self.leases.announcement().as_ref() != Some(&announcement) {
+            self.leases.announce(announcement.clone()).await?;
+        }
+        let mut board = self.leases.look().await?;
+        self.put_own_truth(&mut board, announcement);
+        free_since.retain(|stream, _| !board.held.contains_key(stream));
+        let share = share(self.leases.holder(), &board);
+        for seat in &self.seats {
+            let wanted = self.wants(seat, &board, &share, free_since);
+            seat.wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        }
+        if board.expired {
+            self.leases.sweep().await?;
+        }
+        Ok(())
+    }
+
+    fn announcement(&self) -> Announcement {
+        let named = |seats: &dyn Fn(&Seat) -> bool| {
+            self.seats.iter().filter(|seat| seats(seat)).map(|seat| seat.stream.clone()).collect()
+        };
+        Announcement {
+            streams: named(&|seat| !seat.is_halted()),
+            failing: named(&|seat| !seat.is_halted() && seat.is_failing()),
+            ..self.about.clone()
+        }
+    }
+
+    /// What this process holds and is willing to run is known better here than from what was read a moment ago.
+    fn put_own_truth(&self, board: &mut Board, announcement: Announcement) {
+        let me = self.leases.holder();
+        board.held.retain(|_, holder| holder != me);
+        for seat in &self.seats {
+            if self.leases.held_for(&seat.stream).is_some() {
+                board.held.insert(seat.stream.clone(), me.to_owned());
+            }
+        }
+        board.instances.retain(|instance| instance.holder != me);
+        board.instances.push(Instance {
+            holder: me.to_owned(),
+            streams: announcement.streams,
+            failing: announcement.failing,
+            fresh: true,
+        });
+    }
+
+    fn wants(
+        &self,
+        seat: &Seat,
+        board: &Board,
+        share: &BTreeSet<StreamId>,
+        free_since: &mut BTreeMap<StreamId, Instant>,
+    ) -> bool {
+        let stream = &seat.stream;
+        let mine = share.contains(stream);
+        match self.leases.held_for(stream) {
+            Some(held_for) => mine || held_for < SETTLED.min(self.lease_time),
+            None if board.held.contains_key(stream) => false,
+            None => {
+                let since = free_since.entry(stream.clone()).or_insert_with(Instant::now);
+                !seat.is_halted() && (mine || since.elapsed() > OVERDUE)
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Compares one source's records with what happened.
+
+use std::collections::BTreeMap;
+
+use bson::{Bson, Document, Timestamp};
+
+use super::{Contents, Delta, Event, Story};
+use crate::record::{at, integer, must, text, time};
+use crate::truth::assert_dense;
+
+/// Records that are of no change event: of the baseline, and of the archiver's own doing.
+const NO_EVENTS: [&str; 4] = ["snapshot", "policy", "gap", "recovery"];
+
+/// What a source watches of the story's database.
+#[derive(Debug, Clone, Copy)]
+pub enum Watched<'a> {
+    /// All of it.
+    Everything,
+    /// These collections.
+    Collections(&'a [&'a str]),
+}
+
+impl Watched<'_> {
+    fn covers(self, event: &Event) -> bool {
+        let Watched::Collections(names) = self else { return true };
+        let is_watched = |name: &str| names.contains(&name);
+        match (&event.collection, &event.contents) {
+            (Some(from), Contents::Renamed(to)) => is_watched(from) || is_watched(to),
+            (Some(name), _) => is_watched(name),
+            (None, _) => true,
+        }
+    }
+
+    fn covers_collection(self, name: &str) -> bool {
+        match self {
+            Watched::Everything => true,
+            Watched::Collections(names) => names.contains(&name),
+        }
+    }
+}
+
+/// Panics unless a source's records, from its first seq on, tell the story: every event from the start of capture on exactly
+/// once, in the oplog's order and with its contents, nothing else, and every document with a beginning.
+#[track_caller]
+pub fn assert_told(story: &Story, watched: Watched<'_>, records: &[Document]) {
+    assert_dense(records);
+    assert_eq!(text(&records[0], "op"), "policy", "what governs the first record");
+    let is_event = |record: &&Document| !NO_EVENTS.contains(&text(record, "op"));
+    let told: Vec<&Document> = records.iter().filter(is_event).collect();
+    let happened: Vec<usize> =
+        (0..story.events.len()).filter(|n| watched.covers(&story.events[*n])).collect();
+    assert!(told.len() <= happened.len(), "{} events made {} records", happened.len(), told.len());
+    let (missing, happened) = happened.split_at(happened.len() - told.len());
+    for (event, record) in happened.iter().zip(&told) {
+        assert_same(story, *event, record);
+    }
+    // The capture began no later than its first record was written.
+    if let Some(last) = missing.last() {
+        let event = &story.events[*last];
+        assert!(event.time <= time(&records[0]), "an event of the time of capture has no record: {event:?}");
+    }
+    assert_beginnings(story, watched, records);
+}
+
+#[track_caller]
+fn assert_same(story: &Story, number: usize, record: &Document) {
+    let event = &story.events[number];
+    let name = |path| at(record, path).and_then(Bson::as_str);
+    let told = (text(record, "op"), name("ns.db"), name("ns.coll"), at(record, "key._id"), time(record));
+    let expected =
+        (event.op, Some(story.database.as_str()), event.collection.as_deref(), event.id.as_ref(), event.time);
+    assert_eq!(told, expected, "event {number} of {}", story.events.len());
+    assert_eq!(at(record, "txn").is_some(), event.in_transaction, "in a transaction: {record}");
+    match &event.contents {
+        Contents::Whole(document) => assert_eq!(must(record, "after").as_document(), Some(document)),
+        Contents::Parts(delta) => {
+            let told = must(record, "delta").as_document().expect("a delta is a document");
+            assert_eq!(&Delta::of_record(told), delta, "{record}");
+        }
+        Contents::Renamed(to) => assert_eq!(text(record, "detail.to.coll"), to),
+        Contents::Nothing => {}
+    }
+    let (before, after) = story.states_around(number);
+    for (image, state) in [("before", before), ("after", after)] {
+        if let Some(image) = at(record, image) {
+            assert_eq!(image.as_document(), state, "an image is the state at its time: {record}");
+        }
+    }
+}
+
+/// What the records have told of one document so far.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// When it changed last.
+    changed: Timestamp,
+    /// Whether they say what it was at some moment, so that its changes can be applied.
+    begun: bool,
+    in_baseline: bool,
+}
+
+type Documents = BTreeMap<(String, String), Known>;
+
+/// Every document's records begin with what it was, and a baseline stands at its place among the changes, once.
+#[track_caller]
+fn assert_beginnings(story: &Story, watched: Watched<'_>, records: &[Document]) {
+    let mut documents = Documents::new();
+    for record in records {
+        let Some(collection) = at(record, "ns.coll").and_then(Bson::as_str) else { continue };
+        let Some(id) = at(record, "key._id") else {
+            follow_names(&mut documents, collection, record);
+            continue;
+        };
+        let now = time(record);
+        let never = Timestamp { time: 0, increment: 0 };
+        let unknown = Known { changed: never, begun: false, in_baseline: false };
+        let known = documents.entry((collection.to_owned(), id.to_string())).or_insert(unknown);
+        // No change stands before a baseline that it came after. One that the stream delivers late may stand behind it.
+        assert!(known.changed <= now, "records of one document out of order: {record}");
+        let op = text(record, "op");
+        if op != "snapshot" {
+            known.changed = now;
+        }
+        match op {
+            "snapshot" => {
+                let state = story.state_at(collection, id, now);
+                assert_eq!(must(record, "after").as_document(), state, "the baseline at its time: {record}");
+                assert!(!known.in_baseline, "twice in the baseline: {record}");
+                (known.begun, known.in_baseline) = (true, true);
+            }
+            "insert" | "replace" => known.begun = true,
+            "delete" => known.begun = false,
+            _ => {}
+        }
+    }
+    for (collection, id, _) in story.present().filter(|(name, ..)| watched.covers_collection(name)) {
+        let begun = documents.get(&(collection.to_owned(), id.to_owned())).is_some_and(|known| known.begun);
+        assert!(begun, "the history of {collection} {id} has no beginning");
+    }
+}
+
+fn follow_names(documents: &mut Documents, from: &str, record: &Document) {
+    if !matches!(text(record, "op"), "rename" | "drop") {
+        return;
+    }
+    let to = at(record, "detail.to.coll").and_then(Bson::as_str);
+    let moved: Vec<_> = documents
+        .iter()
+        .filter(|((name, _), _)| name == from)
+        .map(|((_, id), known)| (id.clone(), *known))
+        .collect();
+    documents.retain(|(name, _), _| name != from && Some(name.as_str()) != to);
+    if let Some(to) = to {
+        documents.extend(moved.into_iter().map(|(id, known)| ((to.to_owned(), id), known)));
+    }
+}
+
+/// Panics unless the checkpoint accounts for every record, and for everything that was read.
+#[track_caller]
+pub fn assert_counted(checkpoint: &Document, records: &[Document]) {
+    let counters = must(checkpoint, "counters").as_document().expect("counters are a document");
+    let number = |name| integer(counters, name);
+    let dropped: i64 =
+        counters.get_document("dropped").expect("a document").values().filter_map(Bson::as_i64).sum();
+    let own =
+        records.iter().filter(|r| matches!(text(r, "op"), "policy" | "gap" | "recovery")).count() as i64;
+    let total = records.len() as i64;
+    assert_eq!(number("read"), number("appended") + dropped, "{counters}");
+    assert_eq!((number("appended"), number("own")), (total - own, own), "{counters}");
+    assert_eq!(number("quarantined"), 0, "{counters}");
+    assert_eq!(integer(checkpoint, "nextSeq"), total + 1, "{checkpoint}");
+}

@@ -56,8 +56,9 @@ async fn recovered(fixture: &Fixture, id: i32, at: Option<&str>) -> Result<Docum
 async fn assert_history_is_the_present(fixture: &Fixture, name: &str) {
     let present = present(fixture, name).await;
     let ids: Vec<String> = present.keys().map(|id| format!("--id={id}")).collect();
-    let mut arguments =
-        vec!["recover", "--source", "orders", "--format", "bson", "--at", "2100-01-01T00:00:00Z"];
+    let namespace = format!("{}.{name}", fixture.db.name());
+    let mut arguments = vec!["recover", "--source", "orders", "--namespace", &namespace, "--format", "bson"];
+    arguments.extend(["--at", "2100-01-01T00:00:00Z"]);
     arguments.extend(ids.iter().map(String::as_str));
     let bytes = fixture.archiver.run_for_bytes(&arguments).await;
     let expected: Vec<u8> = present.values().flat_map(|d| d.as_bytes().to_vec()).collect();
@@ -323,7 +324,7 @@ async fn a_source_that_is_to_halt_stops_with_12_and_appends_nothing() {
     };
     let (records, before) = (fixture.records("orders").await, checkpoint().await);
     for arguments in [&["run", "--once"][..], &["run"]] {
-        fixture.archiver.run(arguments).await.expect_code(12).expect_message(&["oplog"]);
+        fixture.archiver.run(arguments).await.expect_code(12).expect_message(&["code=280"]);
         assert_eq!((fixture.records("orders").await, checkpoint().await), (records.clone(), before.clone()));
     }
 }
@@ -407,4 +408,51 @@ async fn history_lost_while_the_baseline_is_read_leaves_both_complete() {
     // What the baseline had not come to before is in it as it is now.
     assert_eq!(found(&records), BTreeMap::from([(-5, "inserted"), (3, "changed"), (4, "deleted")]));
     assert_history_is_the_present(&fixture, "orders").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_partition_finds_what_happened_to_its_own_documents() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(
+        &(Fixture::source("orders", &["orders", "moved"]).trim_end().to_owned() + "\npartitions = 3\n"),
+    );
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..60).map(|id| doc! {"_id": id, "n": 0})).await.unwrap();
+    fixture.run_once().await;
+    // An unknown collection comes, which the first partition alone records, and a known one moves.
+    let other = fixture.collection("other");
+    other.insert_many((10..70).map(|id| doc! {"_id": id, "n": i32::from(id == 20)})).await.unwrap();
+    other.aggregate([doc! {"$out": "orders"}]).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    let name = |c: &str| format!("{}.{c}", fixture.db.name());
+    let rename = doc! {"renameCollection": name("orders"), "to": name("moved")};
+    server.client().database("admin").run_command(rename).await.unwrap();
+    fixture.run_once().await;
+    let records = fixture.records("orders").await;
+    let replaced = |id: i32| match id {
+        0..10 => Some((id, "deleted")),
+        60..70 => Some((id, "inserted")),
+        20 => Some((id, "changed")),
+        _ => None,
+    };
+    assert_eq!(found(&records), (0..70).filter_map(replaced).collect());
+    assert_eq!(
+        of(&records, &["gap"]).len(),
+        6,
+        "each partition says that history is missing, and that it is dealt with"
+    );
+
+    for partition in 0..3 {
+        lose_position(&fixture, &format!("orders/{partition}")).await;
+    }
+    let moved = fixture.collection("moved");
+    moved.update_many(doc! {"_id": {"$lt": 20}}, doc! {"$inc": {"n": 1}}).await.unwrap();
+    moved.delete_many(doc! {"_id": {"$gte": 60}}).await.unwrap();
+    fixture.run_once().await;
+    let all = fixture.records("orders").await;
+    let new: Vec<Document> = all.into_iter().filter(|r| !records.contains(r)).collect();
+    let lost = (10..20).map(|id| (id, "changed")).chain((60..70).map(|id| (id, "deleted")));
+    assert_eq!(found(&new), lost.collect());
+    assert_history_is_the_present(&fixture, "moved").await;
+    fixture.ok(&["verify"]).await;
 }

@@ -131,7 +131,10 @@ mod tests {
         let mark = |event: &Event| {
             event.doc().unwrap().get_path(&["detail", "fromWatched"]).and_then(|e| e.as_bool())
         };
-        assert_eq!(parts[1].events.iter().map(mark).collect::<Vec<_>>(), [None, Some(true), Some(true), None]);
+        assert_eq!(
+            parts[1].events.iter().map(mark).collect::<Vec<_>>(),
+            [None, Some(true), Some(true), None]
+        );
         let kept = parts[1].events[1].doc().unwrap().get_path(&["detail", "x"]).and_then(|e| e.as_i32());
         assert_eq!(kept, Some(1));
 

@@ -137,7 +137,7 @@ impl BatchWriter<'_> {
         }
         let mut next = self.durable.clone();
         let resync = Resync { gap: next.next_seq, namespace: None, after, until };
-        let reason = "the oplog no longer holds the events after the checkpoint";
+        let reason = "the change stream can't go on from the checkpoint";
         let record = own_record(&opening(&resync, reason, Some(&lost)), &mut next)?;
         next.position = Position { token: None, cluster_time: until };
         next.context = None;

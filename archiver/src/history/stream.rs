@@ -7,6 +7,7 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt};
 
 use super::History;
+use super::gaps::Found;
 use crate::archive::manifest::Sealed;
 use crate::archive::segment;
 use crate::error::{Error, Result};
@@ -159,7 +160,13 @@ struct Head {
 }
 
 /// Operations whose records stand where they were written: what they tell of was read, or happened, at another time.
-pub const UNTIMED: [&str; 4] = ["snapshot", "policy", "quarantine", "recovery"];
+const UNTIMED: [&str; 4] = ["snapshot", "policy", "quarantine", "recovery"];
+
+/// Whether a record stands among those of its stream where its time says. One that a comparison found does: it was read behind
+/// everything that had happened by then.
+pub fn is_timed(record: &Record<'_>) -> bool {
+    !UNTIMED.contains(&record.op()) || Found::of(record).is_some()
+}
 
 impl AllRecords {
     /// The next record's canonical bytes; `None` at the end.
@@ -182,7 +189,7 @@ impl Head {
     async fn read(&mut self) -> Result<bool> {
         let Some(bytes) = self.records.next().await? else { return Ok(false) };
         let record = Record::new(&bytes)?;
-        if !UNTIMED.contains(&record.op()) {
+        if is_timed(&record) {
             let time = record.cluster_time()?;
             self.time = (time.time, time.increment);
         }

@@ -129,7 +129,10 @@ fn wide_entries(
     let (Some(from), Some(to)) = (Namespace::of(&record), target(&record)) else { return Ok(()) };
     let moved = identities.iter().filter(|i| record.op() == "rename" && i.namespace == from);
     let moved: Vec<_> = moved.map(|i| Identity { namespace: to.clone(), id: i.id.clone() }).collect();
-    for identity in moved.into_iter().filter(|i| matches!(states.now(i).state, State::Present(_))) {
+    let is_there = |identity: &Identity| {
+        states.recorded(identity).is_some_and(|known| matches!(known.state, State::Present(_)))
+    };
+    for identity in moved.into_iter().filter(is_there) {
         if !identities.contains(&identity) {
             let (before, after) =
                 (Known { state: State::Absent, policies: Default::default() }, states.now(&identity));

@@ -111,8 +111,11 @@ impl Comparison {
     async fn run(&self, found: &mpsc::Sender<Result<Documents>>) -> Result<()> {
         info!(source = %self.stream, gap = self.resync.gap, "comparing the present documents with what is known from before a gap");
         for _ in 0..ATTEMPTS {
-            let mut judge =
-                Judge::new(RecordId::new(&self.stream, self.resync.gap), self.policy, self.source.snapshot == Snapshot::Initial);
+            let mut judge = Judge::new(
+                RecordId::new(&self.stream, self.resync.gap),
+                self.policy,
+                self.source.snapshot == Snapshot::Initial,
+            );
             if self.compare(&mut judge, found).await? {
                 info!(
                     source = %self.stream, gap = self.resync.gap, compared = judge.compared, found = judge.found,

@@ -10,7 +10,7 @@ use crate::capture::lifecycle::LIFECYCLE;
 use crate::checkpoint::Resync;
 use crate::error::{Error, Result};
 use crate::history::states::{Identity, States, is_from_watched, target};
-use crate::history::stream::{Records, UNTIMED};
+use crate::history::stream::{Records, is_timed};
 use crate::history::{History, Namespace};
 use crate::record::Record;
 use crate::stream_id::StreamId;
@@ -91,7 +91,7 @@ impl Recorded {
                 return Err(Error::unavailable("the audit log ends before its checkpoint"));
             };
             let record = Record::new(&record)?;
-            if !UNTIMED.contains(&record.op()) {
+            if is_timed(&record) {
                 self.take_collections(Some(record.cluster_time()?))?;
             }
             self.take(&record)?;

@@ -293,6 +293,8 @@ async fn a_comparison_that_is_killed_is_done_again_and_records_nothing_twice() {
     .await;
     archiver.kill().await;
     assert!(gaps_open(&fixture).await, "the comparison was complete before the kill");
+    let status = fixture.ok(&["status"]).await;
+    assert!(status.contains("to be compared behind a gap: everything"), "{status}");
     fixture.run_once().await;
     let records = fixture.records("orders").await;
     assert_dense(&records);

@@ -72,6 +72,7 @@ fn row(source: &SourceStatus) -> Vec<String> {
     let state = match (source.state, &source.snapshot) {
         (State::NeverStarted, _) => "never started",
         (State::Running, Some(_)) => "reading baseline",
+        (State::Running, None) if !source.comparisons.is_empty() => "comparing",
         (State::Running, None) => "running",
         (State::Stopped, _) => "stopped",
         (State::Halted, _) => "halted",
@@ -121,6 +122,11 @@ fn remarks(source: &SourceStatus) -> String {
     if let Some(snapshot) = &source.snapshot {
         let current = snapshot.current.as_deref().unwrap_or("-");
         lines.push(format!("baseline: done={} current={current}", snapshot.done));
+    }
+    for comparison in &source.comparisons {
+        let what = comparison.namespace.as_deref().unwrap_or("everything");
+        let (gap, after, until) = (comparison.gap, &comparison.after, &comparison.until);
+        lines.push(format!("to be compared behind a gap: {what} gap={gap} after={after} until={until}"));
     }
     lines.extend(source.counters.dropped.iter().map(|(plugin, n)| format!("dropped by {plugin}: {n}")));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));

@@ -1,9 +1,13 @@
-// The roles and accounts Archiver needs, and nothing more. For mongosh, as a user administrator:
+// Creates the roles and accounts that Archiver needs, and nothing more. For mongosh, as a user administrator, from the
+// top of the repository:
 //
-//   mongosh "mongodb://admin@host/admin" deploy/mongodb-roles.js
+//   mongosh "mongodb://admin@host/admin" --file deploy/mongodb-roles.js
 //
-// Adapt the four constants first. Run it on the watched deployment, and, where [audit] uri names another one, there
-// too, each time with the part that belongs there. Harmless when repeated.
+// Adapt the constants first. Run it on the watched deployment and on that of the audit database, each time with the part
+// that belongs there. Run it again when sources are added: roles are brought up to date, accounts keep their passwords.
+//
+// What each role is for and allows stands in mongodb-roles.json beside this file: `archiver check` compares accounts with
+// the same file, and the tests run under it.
 
 // Databases that the sources watch.
 const WATCHED = ["shop"];
@@ -12,61 +16,58 @@ const WATCHED = ["shop"];
 const WHOLE_DEPLOYMENT = false;
 // [audit] database.
 const AUDIT = "audit";
-// Which accounts to create here.
-const PARTS = ["watch", "audit"];
+// The names of all sources.
+const SOURCES = ["payments"];
+// Which accounts to create here: "watched", "audit", or both where one deployment holds both.
+const PARTS = ["watched", "audit"];
+// Roles for the account that watches, beyond what it needs: "archiverMonitor", "archiverImages", "archiverActors".
+const OPTIONAL = ["archiverMonitor"];
+// For certificates (MONGODB-X509) instead of passwords: their subjects, such as "CN=archiver-watched,O=example".
+const SUBJECTS = { watched: null, audit: null };
 
+const roles = JSON.parse(require("fs").readFileSync(__dirname + "/mongodb-roles.json", "utf8"));
 const admin = db.getSiblingDB("admin");
 
-function role(name, privileges) {
-  const exists = admin.getRole(name) !== null;
-  const definition = { privileges, roles: [] };
-  exists ? admin.updateRole(name, definition) : admin.createRole({ role: name, ...definition });
+// One privilege for everything that the placeholders in its resource stand for.
+function expand({ resource, actions }) {
+  if (resource.cluster) return [{ resource, actions }];
+  const names = { "<watched>": WATCHED, "<audit>": [AUDIT], "<source>": SOURCES };
+  const all = (part) => names[part] ?? [part];
+  return all(resource.db).flatMap((db) =>
+    all(resource.collection).map((collection) => ({ resource: { db, collection }, actions })),
+  );
 }
 
-function account(name, roles) {
-  if (admin.getUser(name) === null) {
-    print(`Password for the new account ${name}:`);
-    admin.createUser({ user: name, pwd: passwordPrompt(), roles });
+function defineRole(name) {
+  const definition = { privileges: roles[name].privileges.flatMap(expand), roles: [] };
+  if (admin.getRole(name) === null) admin.createRole({ role: name, ...definition });
+  else admin.updateRole(name, definition);
+}
+
+// Two accounts even on one deployment: the one that reads documents can't touch the audit log, and the other way round.
+function defineAccount(part, names) {
+  names.forEach(defineRole);
+  const subject = SUBJECTS[part];
+  const home = subject ? db.getSiblingDB("$external") : admin;
+  const user = subject ?? `archiver-${part}`;
+  const granted = names.map((role) => ({ role, db: "admin" }));
+  if (home.getUser(user) !== null) {
+    home.updateUser(user, { roles: granted });
+  } else if (subject) {
+    home.createUser({ user, roles: granted });
   } else {
-    admin.grantRolesToUser(name, roles);
+    print(`Password for the new account ${user}:`);
+    home.createUser({ user, pwd: passwordPrompt(), roles: granted });
   }
+  print(`${user}: ${names.join(", ")}`);
 }
 
-// Reads documents, change streams with their images, and the collections' options. Never on the audit database: a loop
-// is then impossible by privilege, not only by filter.
-const readable = ["find", "changeStream", "listCollections"];
-role("archiverWatch", WHOLE_DEPLOYMENT
-  ? [
-      { resource: { db: "", collection: "" }, actions: readable },
-      { resource: { cluster: true }, actions: ["listDatabases"] },
-    ]
-  : WATCHED.map((name) => ({ resource: { db: name, collection: "" }, actions: readable })));
-
-// What `status` and `check` show beyond that: oplog headroom, compatibility version, lifetime of images. The oplog holds
-// every document in clear, so leave this role out where that matters more than knowing the headroom.
-role("archiverMonitor", [
-  { resource: { db: "local", collection: "oplog.rs" }, actions: ["find"] },
-  { resource: { cluster: true }, actions: ["getParameter", "getClusterParameter"] },
-]);
-
-// Appends records and trims those that are sealed in the archive: records are never updated. `remove` is for the trimming after
-// hot_retention; what proves that nothing else was removed is the archive, which this account can't touch.
-role("archiverAudit", [
-  { resource: { db: AUDIT, collection: "" }, actions: ["find", "insert", "remove", "createCollection", "createIndex", "listCollections", "listIndexes"] },
-  ...["archiver.checkpoints", "archiver.leases", "archiver.marker", "archiver.snapshots"].map((collection) => ({
-    resource: { db: AUDIT, collection },
-    actions: ["find", "insert", "update"],
-  })),
-]);
-
-if (PARTS.includes("watch") && PARTS.includes("audit")) {
-  account("archiver", ["archiverWatch", "archiverMonitor", "archiverAudit"]);
-} else if (PARTS.includes("watch")) {
-  account("archiver", ["archiverWatch", "archiverMonitor"]);
-} else {
-  account("archiver", ["archiverAudit"]);
+if (PARTS.includes("watched")) {
+  defineAccount("watched", [WHOLE_DEPLOYMENT ? "archiverWatchAll" : "archiverWatch", ...OPTIONAL]);
 }
+if (PARTS.includes("audit")) defineAccount("audit", ["archiverAudit"]);
 
-// Not created here, on purpose:
-// - images: a person with collMod runs db.runCommand({collMod: "…", changeStreamPreAndPostImages: {enabled: true}});
-// - `recover --apply`: a short-lived account with find and insert (with --overwrite also update) on the target.
+// For people, defined here and granted by hand: archiverRead, and archiverRecover for as long as a recovery takes.
+for (const [name, role] of Object.entries(roles)) {
+  if (["archiverRead", "archiverRecover"].includes(name) && PARTS.includes(role.on)) defineRole(name);
+}

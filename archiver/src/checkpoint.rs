@@ -6,6 +6,7 @@ use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Position;
+pub use crate::progress::SnapshotProgress;
 use crate::record::RecordId;
 use crate::stream_id::StreamId;
 
@@ -30,8 +31,10 @@ pub struct Checkpoint {
     pub policy: i64,
     /// The digest of the plugin chain and its configuration in force.
     pub policy_digest: String,
-    /// The digest of everything that determines what the stream delivers.
+    /// The digest of everything that determines what the stream delivers that the position is one of.
     pub options: String,
+    /// What is watched since the policy record in force, as configured.
+    pub watch: Vec<String>,
     /// The watched deployment when the position was stored: its version and feature compatibility version.
     pub server: Option<ServerVersion>,
     /// Who acts in the transaction that the position is in the middle of.
@@ -54,6 +57,9 @@ pub struct ServerVersion {
     pub version: String,
     /// The feature compatibility version, such as "6.0"; `None` where the account may not see it.
     pub feature: Option<String>,
+    /// Which deployment it is: the id of its replica set or of its cluster; `None` where the account may not see it.
+    #[serde(default)]
+    pub deployment: Option<String>,
 }
 
 /// A stretch of history that is missing, behind which the present is compared with what is known.
@@ -95,31 +101,6 @@ mod serde_bytes_vec {
     }
 }
 
-/// How far the baseline has been read.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct SnapshotProgress {
-    /// Collections ("db.coll") completely read.
-    pub done: Vec<String>,
-    /// The collection being read.
-    pub current: Option<String>,
-    /// Its last document's `_id`, as the raw BSON of `{_id: …}`.
-    #[serde(with = "serde_bytes_option")]
-    pub last_id: Option<Vec<u8>>,
-}
-
-mod serde_bytes_option {
-    use bson::{Binary, spec::BinarySubtype};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
-        value.as_ref().map(|b| Binary { subtype: BinarySubtype::Generic, bytes: b.clone() }).serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
-        Ok(Option::<Binary>::deserialize(d)?.map(|b| b.bytes))
-    }
-}
-
 /// What was read, and what became of it: `read = appended + dropped`, always.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
@@ -133,7 +114,7 @@ pub struct Counters {
     pub quarantined: i64,
     /// Records of the archiver's own doing: policy, gap, recovery.
     pub own: i64,
-    /// Of the archiver's own, how many say that history is missing.
+    /// How many say that history is missing: records of the archiver's own, and single events that were too large.
     #[serde(default)]
     pub gaps: i64,
 }

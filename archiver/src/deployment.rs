@@ -1,5 +1,6 @@
 //! A MongoDB deployment: connecting to it, asking its clock, and turning its errors into ours without their contents.
 
+mod connection;
 pub mod transport;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use mongodb::options::{
 };
 pub use mongodb::{Client, Database};
 
+use crate::checkpoint::ServerVersion;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 pub use crate::fault::code;
@@ -22,6 +24,10 @@ const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
 const POOL: u32 = 200;
 /// Connections of a client for small operations: a slow one leaves room for others.
 const SMALL_POOL: u32 = 4;
+
+/// What to do where a server asks for an account and the URI has none.
+pub const NO_ACCOUNT: &str = "write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}; or, with a \
+    certificate, authMechanism=MONGODB-X509 and tlsCertificateKeyFile";
 
 /// Command errors whose message names commands, users and servers, never documents, and helps whoever reads it:
 /// Unauthorized, AuthenticationFailed, NotWritablePrimary, 40573 (change streams need a replica set), CommandNotFound,
@@ -111,6 +117,26 @@ pub async fn server_version(database: &Database) -> Result<String> {
     Ok(reply.get_str("version").unwrap_or("unknown").to_owned())
 }
 
+/// Which deployment this is, and of which version, as far as the account may see it.
+pub async fn server(client: &Client) -> Result<ServerVersion> {
+    let admin = client.database("admin");
+    let asked = admin.run_command(doc! {"getParameter": 1, "featureCompatibilityVersion": 1}).await.ok();
+    let feature = asked.and_then(|reply| {
+        reply.get_document("featureCompatibilityVersion").ok()?.get_str("version").ok().map(str::to_owned)
+    });
+    Ok(ServerVersion { version: server_version(&admin).await?, feature, deployment: identity(client).await })
+}
+
+/// The id that a replica set got when it was initiated, or a sharded cluster when it was made.
+async fn identity(client: &Client) -> Option<String> {
+    if let Ok(reply) = client.database("admin").run_command(doc! {"replSetGetConfig": 1}).await {
+        let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+        return settings.get_object_id("replicaSetId").ok().map(|id| id.to_hex());
+    }
+    let version = client.database("config").collection::<Document>("version").find_one(doc! {}).await;
+    version.ok()??.get_object_id("clusterId").ok().map(|id| id.to_hex())
+}
+
 /// A cause that was made safe to show.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -120,11 +146,29 @@ struct Shown(String);
 /// messages known to be harmless are kept; of others the code and its name.
 pub fn mongo_error(doing: &str, error: MongoError) -> Error {
     let Meaning { fault, kind, hint } = meaning(&error);
+    let hint = more_exactly(&error).or(hint);
     let shown =
         Error::new(kind, format!("{doing} failed")).with_fault(fault).because(Shown(harmless_text(&error)));
     match hint {
         Some(hint) => shown.hint(hint),
         None => shown,
+    }
+}
+
+/// What to do about an error, where more can be said than [`meaning`] does from its code.
+fn more_exactly(error: &MongoError) -> Option<&'static str> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(e) if e.code == 13 && e.message.contains("requires authentication") => {
+            Some(NO_ACCOUNT)
+        }
+        ErrorKind::Authentication { message, .. } if message.contains("X509") => Some(
+            "the certificate in tlsCertificateKeyFile needs an account in $external, named after its subject",
+        ),
+        ErrorKind::ServerSelection { message, .. } | ErrorKind::DnsResolve { message, .. } => {
+            Some(connection::hint(message))
+        }
+        ErrorKind::Io(e) => Some(connection::hint(&e.to_string())),
+        _ => None,
     }
 }
 
@@ -140,6 +184,17 @@ fn without_command(message: &str) -> String {
     }
 }
 
+/// Cuts out what servers answered, which the driver shows in hex where it tells of an operation that failed before this one.
+fn without_responses(message: &str) -> String {
+    let mut parts = message.split("server response: Some(");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        kept.push_str("server response cut");
+        kept.push_str(part.split_once(')').map_or("", |(_, rest)| rest));
+    }
+    kept
+}
+
 fn harmless_text(error: &MongoError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(e) if HARMLESS_MESSAGES.contains(&e.code) => {
@@ -149,12 +204,12 @@ fn harmless_text(error: &MongoError) -> String {
         ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
             format!("the server refused a write code={}", code(error).unwrap_or(0))
         }
+        ErrorKind::ServerSelection { message, .. } => connection::reasons(&without_responses(message)),
         ErrorKind::Authentication { message, .. }
-        | ErrorKind::ServerSelection { message, .. }
         | ErrorKind::DnsResolve { message, .. }
         | ErrorKind::InvalidTlsConfig { message, .. }
-        | ErrorKind::ConnectionPoolCleared { message, .. }
         | ErrorKind::InvalidArgument { message, .. } => message.clone(),
+        ErrorKind::ConnectionPoolCleared { message, .. } => without_responses(message),
         ErrorKind::Io(e) => format!("connection error: {e}"),
         ErrorKind::Transaction { message, .. } => message.clone(),
         other => format!("{other:?}").split([' ', '(', '{']).next().unwrap_or("error").to_owned(),
@@ -171,5 +226,16 @@ mod tests {
             "not authorized on shop to execute command { find: \"payments\", filter: { _id: \"4111\" } }";
         assert_eq!(without_command(message), "not authorized on shop to execute command find");
         assert_eq!(without_command("Authentication failed."), "Authentication failed.");
+    }
+
+    #[test]
+    fn what_a_server_answered_to_another_operation_is_not_shown() {
+        let message = "Connection pool cleared: code 91, source: None, server response: Some(RawDocumentBuf { data: \"0f01\" }) }, \
+                       and { Error: x, server response: Some(RawDocumentBuf { data: \"aa\" }), Type: Unknown }";
+        assert_eq!(
+            without_responses(message),
+            "Connection pool cleared: code 91, source: None, server response cut }, and { Error: x, server response cut, Type: Unknown }"
+        );
+        assert_eq!(without_responses("No available servers."), "No available servers.");
     }
 }

@@ -9,7 +9,8 @@ use serde::Serialize;
 pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
-use crate::checkpoint::{Checkpoint, Counters, Resync};
+use crate::capture::headroom::Headroom;
+use crate::checkpoint::{Checkpoint, Counters, Resync, SnapshotProgress};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Kind, Result};
@@ -43,7 +44,9 @@ pub struct SourceStatus {
     /// How much longer the source may stand still before history is lost: the age of what the oplog still holds
     /// before the checkpoint.
     pub oplog_headroom_seconds: Option<i64>,
-    /// The collection whose baseline is being read, and how many are done.
+    /// The same as a share of all that the oplog holds, 0 to 100.
+    pub oplog_headroom_percent: Option<i64>,
+    /// How far the baseline has been read, until it is complete.
     pub snapshot: Option<SnapshotStatus>,
     /// What was read, and what became of it.
     pub counters: Counters,
@@ -78,10 +81,40 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotStatus {
+    /// When it began, RFC 3339 in UTC.
+    pub started: String,
     /// Collections completely read.
-    pub done: usize,
-    /// The collection being read.
-    pub current: Option<String>,
+    pub done: u32,
+    /// Collections to read in all.
+    pub collections: u32,
+    /// Ranges of the collections that are being read.
+    pub ranges: usize,
+    /// Documents read.
+    pub documents: i64,
+    /// Documents to read in all, about.
+    pub estimated: i64,
+    /// How much of the estimate is read.
+    pub percent: u8,
+    /// How fast the last writer has been reading.
+    pub documents_per_second: Option<i64>,
+    /// How long the rest takes at that rate.
+    pub seconds_left: Option<i64>,
+}
+
+impl From<SnapshotProgress> for SnapshotStatus {
+    fn from(progress: SnapshotProgress) -> Self {
+        SnapshotStatus {
+            started: rfc3339(progress.started.timestamp_millis()),
+            done: progress.done(),
+            collections: progress.collections,
+            ranges: progress.open.iter().map(|open| open.ranges.len()).sum(),
+            documents: progress.documents,
+            estimated: progress.estimated,
+            percent: progress.percent(),
+            documents_per_second: progress.per_second().map(|rate| rate.round() as i64),
+            seconds_left: progress.time_left().map(|left| left.as_secs() as i64),
+        }
+    }
 }
 
 /// A gap behind which the present has yet to be compared with what is known.
@@ -231,8 +264,7 @@ impl Deployment {
         status.seq = checkpoint.next_seq - 1;
         status.epoch = Some(checkpoint.epoch.max(status.epoch.unwrap_or(0)));
         status.captured_to = Some(rfc3339(i64::from(captured.time) * 1000));
-        status.snapshot =
-            checkpoint.snapshot.map(|s| SnapshotStatus { done: s.done.len(), current: s.current });
+        status.snapshot = checkpoint.snapshot.map(SnapshotStatus::from);
         status.comparisons = checkpoint.resyncs.iter().map(Comparison::of).collect();
         status.quarantined = checkpoint.counters.quarantined;
         status.gaps = Some(checkpoint.counters.gaps);
@@ -246,13 +278,15 @@ impl Deployment {
         }
         match &self.oldest {
             Ok(Some(oldest)) => {
-                let headroom = seconds_between(*oldest, captured);
-                if headroom < 0 {
+                let newest = self.present.as_ref().copied().unwrap_or(captured);
+                let headroom = Headroom::new(*oldest, captured, newest);
+                if headroom.seconds < 0 {
                     status
                         .problems
                         .push("the oplog no longer holds the events after the checkpoint".to_owned());
                 }
-                status.oplog_headroom_seconds = Some(headroom.max(0));
+                status.oplog_headroom_seconds = Some(headroom.seconds.max(0));
+                status.oplog_headroom_percent = Some(headroom.percent());
             }
             Ok(None) => {}
             Err(error) => status.problems.push(format!("the oplog headroom is unknown: {}", error.explain())),

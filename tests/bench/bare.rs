@@ -12,13 +12,16 @@ use mongodb::options::{
 /// Events in one batch: what `archiver` takes by default.
 pub(crate) const BATCH: usize = 1_000;
 
-/// Drains as many events as there are records, from `start` on, and after each batch inserts the records that Archiver
-/// made of it. One thing after the other: what one connection gives without any cleverness.
+/// How many of the records are kept to be inserted, again and again under new seqs: a million would fill the memory.
+pub(crate) const SAMPLE: usize = 50_000;
+
+/// Drains so many events, from `start` on, and after each batch inserts records that Archiver made of such. One thing after the other: what one connection gives without any cleverness.
 pub(crate) async fn drain_and_insert(
     client: &Client,
     start: Timestamp,
     database: &str,
     records: &[RawDocumentBuf],
+    events: usize,
 ) -> Result<Duration> {
     let majority = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build();
     let options = CollectionOptions::builder().write_concern(majority).build();
@@ -37,7 +40,15 @@ pub(crate) async fn drain_and_insert(
         .with_type::<RawDocumentBuf>();
     let mut batch = Vec::with_capacity(BATCH);
     let mut begun = None;
-    for records in records.chunks(BATCH) {
+    let mut preparing = Duration::ZERO;
+    for first in (0..events).step_by(BATCH) {
+        let started = Instant::now();
+        let records: Vec<_> = (first..events.min(first + BATCH))
+            .map(|n| numbered(&records[n % records.len()], n as i64))
+            .collect();
+        if begun.is_some() {
+            preparing += started.elapsed();
+        }
         while batch.len() < records.len() {
             if let Some(event) = stream.next_if_any().await? {
                 begun.get_or_insert_with(Instant::now);
@@ -47,5 +58,13 @@ pub(crate) async fn drain_and_insert(
         into.insert_many(records).await?;
         batch.clear();
     }
-    Ok(begun.map_or(Duration::ZERO, |b| b.elapsed()))
+    Ok(begun.map_or(Duration::ZERO, |b| b.elapsed() - preparing))
+}
+
+/// The record with another seq: its first field, eight bytes behind length, type and name.
+fn numbered(record: &RawDocumentBuf, seq: i64) -> RawDocumentBuf {
+    const AT: std::ops::Range<usize> = 9..17;
+    let mut bytes = record.as_bytes().to_vec();
+    bytes[AT].copy_from_slice(&seq.to_le_bytes());
+    RawDocumentBuf::from_bytes(bytes).expect("only a number has changed")
 }

@@ -69,16 +69,20 @@ pub struct Mongod {
 impl Mongod {
     /// Starts a server and waits until it takes writes.
     pub async fn start(settings: Settings) -> Result<Mongod> {
+        let server = Mongod::member(settings).await?;
+        server.initiate().await.with_context(|| server.log_tail())?;
+        Ok(server)
+    }
+
+    /// Starts a server that is to become a member of a set.
+    pub async fn member(settings: Settings) -> Result<Mongod> {
         let folder = TempDir::with_prefix("archiver-mongod-")?;
         let mut last = None;
         // Another process can take the free port before mongod does.
         for _ in 0..5 {
-            match Mongod::launch(&folder, &settings).await {
-                Ok((child, port)) => {
-                    let server = Mongod { child, folder, port, settings };
-                    server.initiate().await.with_context(|| server.log_tail())?;
-                    return Ok(server);
-                }
+            let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+            match Mongod::launch(&folder, &settings, port).await {
+                Ok(child) => return Ok(Mongod { child, folder, port, settings }),
                 Err(e) => last = Some(e),
             }
         }
@@ -114,8 +118,15 @@ impl Mongod {
         self.child.id()
     }
 
-    async fn launch(folder: &TempDir, settings: &Settings) -> Result<(Child, u16)> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    /// Kills it, and starts it again on its port with its data.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = Mongod::launch(&self.folder, &self.settings, self.port).await?;
+        Ok(())
+    }
+
+    async fn launch(folder: &TempDir, settings: &Settings, port: u16) -> Result<Child> {
         let mongod = tools::mongod();
         let mut command = Command::new(&mongod);
         let cache = f64::from(settings.cache_megabytes) / 1024.0;
@@ -172,7 +183,7 @@ impl Mongod {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok((child, port))
+        Ok(child)
     }
 
     async fn initiate(&self) -> Result<()> {

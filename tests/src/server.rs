@@ -34,6 +34,12 @@ impl Server {
         Server { client: Client::with_uri_str(&uri).await.expect("connects"), uri, mongod: Some(mongod) }
     }
 
+    /// A deployment that somebody else has started.
+    pub async fn at(uri: &str) -> Server {
+        let client = Client::with_uri_str(uri).await.expect("connects");
+        Server { uri: uri.to_owned(), client, mongod: None }
+    }
+
     /// The connection string.
     pub fn uri(&self) -> &str {
         &self.uri

@@ -152,6 +152,26 @@ async fn what_plugins_redact_of_a_context_is_redacted_in_every_record() {
     assert_eq!(of(&records, &["insert"]).iter().map(|r| actor(r)).collect::<Vec<_>>(), [Some(&masked); 2]);
 }
 
+/// The context is one document, of one partition; the others' changes have it all the same.
+#[tokio::test]
+async fn a_context_reaches_the_changes_of_every_partition() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&source("partitions = 3\n"));
+    prepare(&fixture).await;
+    act(server.client(), &fixture, doc! {"actor": "ann"}, 0..60, 1).await;
+    fixture.run_once().await;
+    let records = fixture.records("orders").await;
+    let inserts = of(&records, &["insert"]);
+    assert_eq!(inserts.len(), 60);
+    assert!(inserts.iter().all(|r| text(r, "actor.id") == "ann"));
+    for partition in 0..3 {
+        let checkpoint = fixture.checkpoint(&format!("orders/{partition}")).await.unwrap();
+        assert_eq!(integer(&checkpoint, "counters.dropped.actor_context"), 1);
+        assert!(inserts.iter().any(|r| integer(r, "_id.p") == partition));
+    }
+}
+
 async fn as_user(server: &Server, database: &str, user: &str) -> Client {
     let mut options = ClientOptions::parse(server.uri()).await.unwrap();
     let account = Credential::builder().username(user.to_owned()).password("p".to_owned());

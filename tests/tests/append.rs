@@ -35,6 +35,7 @@ fn first(epoch: i64) -> Checkpoint {
         policy: 0,
         policy_digest: String::new(),
         options: String::new(),
+        watch: Vec::new(),
         resyncs: Vec::new(),
         server: None,
         context: None,

@@ -46,6 +46,22 @@ async fn a_missing_environment_variable_is_named() {
 }
 
 #[tokio::test]
+async fn a_value_from_the_environment_is_never_quoted() {
+    let server = Server::shared().await;
+    let mut fixture = Fixture::new(&server);
+    fixture.archiver.env("ARCHIVER_TEST_SECRET", "can\"ary\\1");
+    let rules = "{ path = \"card\", action = \"${ARCHIVER_TEST_SECRET}\" }";
+    fixture.configure(&(Fixture::redact("p", rules) + source().trim_end() + "\nplugins = [\"p\"]\n"));
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(PLUGIN);
+    assert!(!outcome.expect_message(&["rules[0]", "[secret]"]).stderr.contains("ary"));
+
+    let archive = "[archive]\nurl = \"s3://bucket/prefix\"\n[archive.options]\nregion = \"x\"\nallow_http = \"${ARCHIVER_TEST_SECRET}\"\n\n";
+    fixture.configure(&(archive.to_owned() + &source()));
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(INVALID);
+    assert!(!outcome.expect_message(&["[secret]", "option=allow_http"]).stderr.contains("ary"));
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_toml_is_refused_with_its_line() {
     refused(&(source() + "watch = [\n"), INVALID, &["archiver.toml:"]).await;
 }

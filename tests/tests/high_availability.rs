@@ -385,7 +385,10 @@ async fn an_archiver_whose_audit_database_hangs_stops_believing_that_it_holds_it
     let fixture = Fixture::new(&server);
     fixture.configure(&(QUICK.to_owned() + &sources(&["ash"])));
     let archiver = fixture.start();
-    wait_until("it runs", LIMIT, || async { holders(&fixture).await.get("ash").copied() }).await;
+    wait_until("it runs", LIMIT, || async {
+        of(&fixture.records("ash").await, &["policy"]).first().map(|_| ())
+    })
+    .await;
     signal(server.mongod().pid(), "STOP");
     wait_until("it gives up by itself", LIMIT, || async {
         archiver.stderr().contains("could not be renewed in time").then_some(())

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use archiver_tests::{Fixture, Server, wait_until};
 use bson::doc;
+use bson::spec::BinarySubtype;
 use serde_json::Value;
 
 fn findings(stdout: &str) -> Vec<Value> {
@@ -90,4 +91,38 @@ async fn status_follows_a_source_from_before_its_start_to_after_its_stop() {
     assert_eq!(seen["rolledSeq"], seen["seq"]);
     assert_eq!(seen["counters"]["read"], seen["counters"]["appended"]);
     assert_eq!(seen["problems"], serde_json::json!([]));
+}
+
+/// Moves the server's logical clock ahead by an hour, as a long pause would: whoever tells it a later time is believed.
+async fn an_hour_passes(server: &Server) {
+    let admin = server.client().database("admin");
+    let now = admin.run_command(doc! {"ping": 1}).await.unwrap().get_timestamp("operationTime").unwrap();
+    let later = bson::Timestamp { time: now.time + 3_600, increment: 1 };
+    let unsigned =
+        doc! {"hash": bson::Binary { subtype: BinarySubtype::Generic, bytes: vec![0; 20] }, "keyId": 0_i64};
+    let later = bson::deserialize_from_document(doc! {"clusterTime": later, "signature": unsigned}).unwrap();
+    let mut session = server.client().start_session().await.unwrap();
+    session.advance_cluster_time(&later);
+    admin.run_command(doc! {"ping": 1}).session(&mut session).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_the_oplog_is_about_to_overtake_says_so_loudly() {
+    let server = Server::own(archiver_tests::replica_set::Settings::default()).await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let outcome = fixture.run_once().await;
+    assert!(!outcome.stderr.contains("oplog"), "a young oplog is no reason to worry: {}", outcome.stderr);
+    an_hour_passes(&server).await;
+    fixture.collection("orders").insert_one(doc! {"_id": 1}).await.unwrap();
+    let seen = status(&fixture).await;
+    assert!(seen["oplogHeadroomPercent"].as_i64().unwrap() <= 1, "{seen:#}");
+    assert!(seen["oplogHeadroomSeconds"].as_i64().unwrap() < 60, "{seen:#}");
+    let outcome = fixture.run_once().await;
+    let said = |line: &&str| {
+        line.contains("ERROR") && line.contains("headroom_seconds") && line.contains("oplog_seconds=3")
+    };
+    assert!(outcome.stderr.lines().any(|line| said(&line)), "{}", outcome.stderr);
+    let seen = status(&fixture).await;
+    assert_eq!(seen["oplogHeadroomPercent"], 100, "it has caught up: {seen:#}");
 }

@@ -21,6 +21,7 @@ use crate::audit_log::AuditLog;
 use crate::checkpoint::Checkpoint;
 use crate::config::ArchiveConfig;
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::record::{Record, hex};
 use crate::stream_id::StreamId;
 
@@ -43,6 +44,8 @@ pub struct Roller {
     last: Option<Sealed>,
     /// Sealed segments whose records the log may still hold, oldest first.
     untrimmed: VecDeque<Manifest>,
+    /// The first record that no segment holds yet, and when it was met here.
+    open_since: Option<(i64, SystemTime)>,
 }
 
 /// What the log holds beyond the last manifest, as the last pass left it.
@@ -109,7 +112,9 @@ impl Roller {
         let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
         let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
         let stream = stream.clone();
-        let roller = Roller { stream, identity, log, archive, config, server, building, last, untrimmed };
+        let open_since = None;
+        let roller =
+            Roller { stream, identity, log, archive, config, server, building, last, untrimmed, open_since };
         roller.check_overlap().await?;
         Ok(roller)
     }
@@ -166,7 +171,7 @@ impl Roller {
     }
 
     /// When the records that no segment holds yet are to be rolled, from the first one alone; `None` where there are none.
-    pub async fn due_time(&self) -> Result<Option<SystemTime>> {
+    pub async fn due_time(&mut self) -> Result<Option<SystemTime>> {
         let first = self.next_seq();
         let mut records = std::pin::pin!(self.log.records(&self.stream, first..first + 1).await?);
         let Some(record) = records.try_next().await? else { return Ok(None) };
@@ -210,7 +215,14 @@ impl Roller {
 
     /// When an open segment is to be rolled: `segment_max_age` after its first record happened, or after the last segment
     /// was written, whichever is later. So catching up with an old backlog does not cut a segment at every pass.
-    fn due(&self, happened: SystemTime) -> SystemTime {
+    fn due(&mut self, happened: SystemTime) -> SystemTime {
+        let first = self.next_seq();
+        let met = match self.open_since {
+            Some((seq, met)) if seq == first => met,
+            _ => self.open_since.insert((first, SystemTime::now())).1,
+        };
+        // The watched cluster's clock may be ahead of this machine's: then by so much the segment would be late.
+        let happened = happened.min(met);
         let written = self.last.as_ref().and_then(|sealed| created_at(&sealed.manifest));
         written.map_or(happened, |written| happened.max(written)) + self.config.segment_max_age
     }
@@ -218,6 +230,7 @@ impl Roller {
     async fn commit(&mut self, builder: SegmentBuilder, checkpoint: &Checkpoint) -> Result<Sealed> {
         let built = tokio::task::spawn_blocking(move || builder.finish()).await;
         let segment = built.map_err(|e| Error::internal("building a segment panicked").because(e))??;
+        fail_point!("segment:built");
         let stored = match self.archive.commit(&segment).await? {
             Commit::Done => segment,
             Commit::Adopted(other) => {
@@ -237,8 +250,10 @@ impl Roller {
                 previous: self.last.as_ref(),
             },
         );
+        fail_point!("segment:committed");
         // Crash here: the segment is committed and has no manifest. The next pass builds it again, finds it, and seals it.
         let sealed = self.archive.seal(&manifest).await?;
+        fail_point!("segment:sealed");
         self.log.note_sealed(&self.stream, sealed.manifest.end_seq, &hex(&sealed.sha256)).await?;
         info!(
             source = %self.stream,
@@ -270,6 +285,7 @@ impl Roller {
             }
             // It was read back when it was sealed. That it is still there is asked once more: after this there is no other copy.
             self.archive.check_present(manifest).await?;
+            fail_point!("trim:begun");
             end = Some(manifest.end_seq);
             self.untrimmed.pop_front();
         }

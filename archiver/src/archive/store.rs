@@ -26,6 +26,7 @@ use super::paths::{self, Key};
 use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::record::hex;
 use crate::stream_id::StreamId;
 
@@ -296,6 +297,7 @@ impl Archive {
         for attempt in 1.. {
             let put =
                 self.store.put_opts(&path, PutPayload::from(bytes.clone()), PutMode::Create.into()).await;
+            fail_point!("object:put");
             // Read back before anybody trims anything: until here a crash leaves an object that the next start adopts.
             let failure = match (self.get(key).await, put) {
                 (Ok(Some(stored)), _) if sha256(&stored) == expected => return Ok(Stored::Same),

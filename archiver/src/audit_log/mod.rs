@@ -5,6 +5,7 @@
 //! checkpoint carries. Does not know what records mean, nor how they are rolled.
 
 mod overflow;
+mod plans;
 mod stored;
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::config::Config;
 pub use crate::deployment::mongo_error;
 use crate::deployment::{code, connect, durable};
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
 
@@ -66,6 +68,7 @@ impl AuditLog {
             .upsert(true)
             .await
             .map_err(|e| mongo_error("marking the audit database", e))?;
+        fail_point!("audit:marked");
         for name in [source, CHECKPOINTS, LEASES, overflow::COLLECTION] {
             const NAMESPACE_EXISTS: i32 = 48;
             match self.database.create_collection(name).await {
@@ -100,7 +103,9 @@ impl AuditLog {
         let note = doc! {"$set": {"sealed": {"endSeq": end_seq, "manifest": manifest}}};
         let older = doc! {"_id": stream.to_string(), "sealed.endSeq": {"$not": {"$gte": end_seq}}};
         let noted = leases.update_one(older, note).await;
-        noted.map(|_| ()).map_err(|e| mongo_error("noting how far the archive is sealed", e))
+        noted.map_err(|e| mongo_error("noting how far the archive is sealed", e))?;
+        fail_point!("archive:noted");
+        Ok(())
     }
 
     /// How far the archive was sealed when it was last noted.
@@ -142,7 +147,10 @@ impl AuditLog {
     /// Writes a stream's first checkpoint. Fails as fenced where there is one already.
     pub async fn create_checkpoint(&self, checkpoint: &Checkpoint) -> Result<()> {
         match self.checkpoints().insert_one(stored::encode(checkpoint)?).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                fail_point!("checkpoint:created");
+                Ok(())
+            }
             Err(e) if code(&e) == Some(DUPLICATE_KEY) => Err(Error::fenced(format!(
                 "another archiver has just started this source source={}",
                 checkpoint.stream
@@ -159,6 +167,7 @@ impl AuditLog {
         let own = doc! {"_id": stream.to_string()};
         let found = self.checkpoints().find_one_and_update(own, update).return_document(after).await;
         let found = found.map_err(|e| mongo_error("taking the checkpoint over", e))?;
+        fail_point!("checkpoint:fenced");
         let checkpoint = found.map(|d| stored::decode(&d)).transpose()?;
         match checkpoint {
             Some(c) if c.epoch > epoch => Err(fenced(stream, epoch)),
@@ -200,6 +209,7 @@ impl AuditLog {
                 Err(e) => return Err(mongo_error("committing a batch", e)),
             }
         }
+        fail_point!("append:committed");
         Ok(())
     }
 
@@ -210,6 +220,7 @@ impl AuditLog {
         expected_seq: i64,
         checkpoint: &Checkpoint,
     ) -> Result<()> {
+        fail_point!("append:begun");
         // The checkpoint first: a fenced writer must learn it before it has sent a batch.
         let stream = &checkpoint.stream;
         let filter = doc! {"_id": stream.to_string(), "epoch": checkpoint.epoch, "nextSeq": expected_seq};
@@ -219,6 +230,7 @@ impl AuditLog {
         if replaced.matched_count == 0 {
             return Err(fenced(stream, checkpoint.epoch));
         }
+        fail_point!("append:checkpoint_replaced");
         if records.is_empty() {
             return Ok(());
         }
@@ -243,13 +255,15 @@ impl AuditLog {
             small.push(record.map_err(|e| Error::internal("a record is not valid BSON").because(e))?);
         }
         let inserted = self.records_of(&stream.source).insert_many(small).session(&mut *session).await;
-        inserted.map(|_| ()).map_err(|e| match code(&e) {
+        inserted.map_err(|e| match code(&e) {
             Some(DUPLICATE_KEY) => Error::corrupt(format!(
                 "the audit log already has a record of the next seq source={stream} seq={expected_seq}"
             ))
             .hint("something else wrote into the audit collection; compare it with its checkpoint before going on"),
             _ => mongo_error("appending a batch", e),
-        })
+        })?;
+        fail_point!("append:records_inserted");
+        Ok(())
     }
 
     /// The records of a stream's seq range in seq order, as canonical bytes. May end early where the log does.
@@ -325,7 +339,9 @@ impl AuditLog {
                 .await
                 .map_err(|e| mongo_error("trimming the audit log", e))?;
             deleted += gone.deleted_count;
+            fail_point!("trim:step");
         }
+        fail_point!("trim:records_deleted");
         // Chunks after records: a crash in between leaves chunks that nothing points to, and the next trim takes them.
         overflow::trim(&self.database, stream, end).await?;
         Ok(deleted)

@@ -17,6 +17,7 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
         "policy": checkpoint.policy,
         "policyDigest": &checkpoint.policy_digest,
         "options": &checkpoint.options,
+        "watch": &checkpoint.watch,
         "counters": bson::serialize_to_bson(&checkpoint.counters).map_err(bad)?,
         "updated": DateTime::now(),
     };
@@ -68,6 +69,7 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
         policy: stored.get_i64("policy")?,
         policy_digest: stored.get_str("policyDigest")?.to_owned(),
         options: stored.get_str("options")?.to_owned(),
+        watch: optional(stored, "watch")?.unwrap_or_default(),
         server: optional(stored, "server")?,
         context: optional(stored, "context")?,
         counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,

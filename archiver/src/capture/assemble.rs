@@ -133,6 +133,9 @@ pub(super) fn assemble(
         let context = checkpoint.context.as_ref().filter(|context| identity.txn() == Some(&context.txn));
         let attributed = actor::attribute(doc, source.actor_field.as_deref(), context);
         let doc = attributed.as_deref().and_then(|event| Doc::new(event).ok()).unwrap_or(doc);
+        if doc.get("op").and_then(|op| op.as_str()) == Some("gap") {
+            checkpoint.counters.gaps += 1;
+        }
         let record = Record::encode(checkpoint.next_id(), doc, checkpoint.policy);
         records.push(record);
         checkpoint.next_seq += 1;
@@ -178,6 +181,7 @@ mod tests {
             policy: 2,
             policy_digest: String::new(),
             options: String::new(),
+            watch: Vec::new(),
             resyncs: Vec::new(),
             server: None,
             context: None,

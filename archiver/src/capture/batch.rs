@@ -120,3 +120,43 @@ impl Batch {
             .is_some_and(|p| p.cluster_time > until || (self.quiet && p.cluster_time == until))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn position(time: u32) -> Position {
+        Position { token: None, cluster_time: Timestamp { time, increment: 1 } }
+    }
+
+    /// A batch that ends with an event of this time, or with the stream's word that nothing more has happened until then.
+    fn batch(time: u32, quiet: bool) -> Batch {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let event = Event { body: Vec::new(), position: position(time) };
+        let mut batch = Batch::default();
+        batch.add(Some(Ok(Read::Event(event, permit))));
+        if quiet {
+            batch.add(Some(Ok(Read::Quiet(position(time)))));
+        }
+        batch
+    }
+
+    #[test]
+    fn an_event_of_the_target_time_may_be_followed_by_another_of_that_time() {
+        let until = position(5).cluster_time;
+        assert!(!batch(5, false).reaches(until), "the rest of its transaction may still come");
+        assert!(batch(5, true).reaches(until));
+        assert!(batch(6, false).reaches(until));
+        assert!(!batch(4, true).reaches(until));
+    }
+
+    #[test]
+    fn only_a_quiet_stream_is_complete_up_to_its_position() {
+        assert_eq!(batch(5, true).complete_to(), Some(position(5).cluster_time));
+        assert_eq!(batch(5, false).complete_to(), Some(Timestamp { time: 5, increment: 0 }));
+    }
+}

@@ -23,10 +23,21 @@ const PLACED: [&str; 12] = [
     "splitEvent",
 ];
 
-/// Why images of a namespace are missing, as far as it can be known when the event is read.
+/// Binary data that is a UUID.
+const UUID_SUBTYPE: u8 = 4;
+
+/// Why images are missing, as far as it can be known when the event is read.
 pub trait ImageSettings {
-    /// "disabled" where the collection does not keep pre- and post-images, else "expired".
-    fn why_missing(&self, db: &str, coll: &str) -> &'static str;
+    /// "disabled" where the collection did not keep images when it was changed, "expired" where it did, else "unknown".
+    fn why_missing(&self, change: Doc<'_>) -> &'static str;
+}
+
+/// Which images this change event should have and has not: that before, that after the change.
+pub fn missing_images(change: Doc<'_>) -> (bool, bool) {
+    let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
+    let before = matches!(op, "update" | "replace" | "delete")
+        && document(change, "fullDocumentBeforeChange").is_none();
+    (before, op == "update" && document(change, "fullDocument").is_none())
 }
 
 /// The event that this change event is, made in a session of `user`.
@@ -93,21 +104,21 @@ fn write_namespace(writer: &mut Writer<'_>, change: Doc<'_>) {
 }
 
 fn write_images(writer: &mut Writer<'_>, change: Doc<'_>, settings: &impl ImageSettings) {
-    let op = change.get("operationType").and_then(|e| e.as_str()).unwrap_or("");
-    let before = matches!(op, "update" | "replace" | "delete")
-        && document(change, "fullDocumentBeforeChange").is_none();
-    let after = op == "update" && document(change, "fullDocument").is_none();
+    let (before, after) = missing_images(change);
     if !before && !after {
         return;
     }
-    let name = |part| change.get_path(&["ns", part]).and_then(|e| e.as_str()).unwrap_or("");
-    let why = settings.why_missing(name("db"), name("coll"));
+    // Where the stream was asked to leave an image out, the reason stands in its place; see `portion`.
+    let why = |field| {
+        let told = change.get(field).and_then(|e| e.as_str());
+        told.unwrap_or_else(|| settings.why_missing(change))
+    };
     let mut images = writer.begin_doc(b"images");
     if before {
-        images.str("before", why);
+        images.str("before", why("fullDocumentBeforeChange"));
     }
     if after {
-        images.str("after", why);
+        images.str("after", why("fullDocument"));
     }
     images.end();
 }
@@ -143,31 +154,49 @@ fn write_detail(writer: &mut Writer<'_>, change: Doc<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The event of a document that a snapshot read, true at `time`. The position is the stream's, which a snapshot does
-/// not move.
-pub fn snapshot_event(
-    db: &str,
-    coll: &str,
-    document: &[u8],
-    time: Timestamp,
-    position: &Position,
-) -> Result<Event> {
+/// Where and when a document was read.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadFrom<'a> {
+    /// The database.
+    pub db: &'a str,
+    /// The collection.
+    pub coll: &'a str,
+    /// The collection's identity.
+    pub uuid: Option<[u8; 16]>,
+    /// The cluster time at which the document is true.
+    pub time: Timestamp,
+    /// Where it can't be read as of a time: it is true at some moment from `time` until this one.
+    pub until: Option<Timestamp>,
+}
+
+/// The event of a document that a snapshot read. The position is the stream's, which a snapshot does not move.
+pub fn snapshot_event(from: &ReadFrom<'_>, document: &[u8], position: &Position) -> Result<Event> {
     let doc =
         Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
     let mut body = Vec::with_capacity(document.len() + 128);
     let mut writer = Writer::begin(&mut body);
     writer.str("op", "snapshot");
     let mut ns = writer.begin_doc(b"ns");
-    ns.str("db", db);
-    ns.str("coll", coll);
+    ns.str("db", from.db);
+    ns.str("coll", from.coll);
     ns.end();
     if let Some(id) = doc.get("_id") {
         let mut key = writer.begin_doc(b"key");
         key.append(&id);
         key.end();
     }
-    writer.timestamp("clusterTime", time.time, time.increment);
+    writer.timestamp("clusterTime", from.time.time, from.time.increment);
     writer.doc("after", doc.as_bytes());
+    if from.uuid.is_some() || from.until.is_some() {
+        let mut detail = writer.begin_doc(b"detail");
+        if let Some(uuid) = &from.uuid {
+            detail.binary("collectionUUID", UUID_SUBTYPE, uuid);
+        }
+        if let Some(until) = from.until {
+            detail.timestamp("until", until.time, until.increment);
+        }
+        detail.end();
+    }
     writer.end();
     Ok(Event { body, position: position.clone() })
 }
@@ -180,7 +209,7 @@ mod tests {
 
     struct Disabled;
     impl ImageSettings for Disabled {
-        fn why_missing(&self, _: &str, _: &str) -> &'static str {
+        fn why_missing(&self, _: Doc<'_>) -> &'static str {
             "disabled"
         }
     }
@@ -209,6 +238,16 @@ mod tests {
             "images": {"before": "disabled", "after": "disabled"},
         };
         assert_eq!(convert(&change), expected);
+    }
+
+    #[test]
+    fn an_image_that_was_left_out_says_why_and_one_that_never_was_says_that() {
+        let change = doc! {
+            "_id": {"_data": "82"}, "operationType": "update", "clusterTime": time(),
+            "fullDocument": "too-large", "fullDocumentBeforeChange": null, "documentKey": {"_id": 1},
+        };
+        let images = doc! {"before": "disabled", "after": "too-large"};
+        assert_eq!(convert(&change).get_document("images").unwrap(), &images);
     }
 
     #[test]

@@ -7,39 +7,48 @@ mod assemble;
 mod barrier;
 mod batch;
 pub mod change_event;
+mod fragments;
+pub mod headroom;
+pub mod images;
 pub mod lease;
 mod lifecycle;
 pub mod namespaces;
+pub mod portion;
+mod resume;
 mod resync;
 pub mod snapshot;
 pub mod stream;
+mod token;
 pub mod users;
+mod watchdog;
 pub mod watcher;
 mod writer;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use bson::Timestamp;
 use mongodb::Client;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::barrier::Barrier;
 use self::batch::Batches;
+use self::headroom::Gauge;
 use self::lease::Lease;
-use self::namespaces::{archivers_databases, watched_collections};
-use self::snapshot::Snapshot;
+use self::namespaces::archivers_databases;
+use self::snapshot::{Report, Snapshot, plan};
 use self::stream::{StreamOptions, partition_filter};
-use self::watcher::Watcher;
-use self::writer::BatchWriter;
+use self::watcher::{Start, Watcher};
+use self::writer::{BatchWriter, Documents};
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
-use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
+use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
-use crate::deployment::operation_time;
+use crate::deployment::{operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::fault::Fault;
@@ -65,6 +74,8 @@ pub struct Capture {
     pub chain: Arc<PluginChain>,
     /// The stream's lease, held.
     pub lease: Lease,
+    /// Measures how much of the oplog is left.
+    pub headroom: Arc<Gauge>,
     /// Bytes appended since the start, for whoever decides when to roll.
     pub appended_bytes: Arc<AtomicU64>,
     /// Ends the capture at the next batch boundary.
@@ -80,19 +91,27 @@ impl Capture {
         let audit_database = self.log.database().name().to_owned();
         let options = StreamOptions::new(&self.source.watch, &audit_database)
             .of(&self.stream, self.source.partitions)
-            .with_context(&self.source);
-        let checkpoint = self.begin(&options).await?;
-        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+            .with_context(&self.source)
+            .probed(&self.client)
+            .await?;
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
+        let checkpoint = self.begin(&options, &left_out).await?;
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
+        self.headroom.note_stored(checkpoint.position.cluster_time);
         let mut writer = BatchWriter {
             capture: &self,
             session,
+            options: options.digest(),
             barrier: Barrier::new(checkpoint.position.cluster_time),
             durable: checkpoint,
             stored_at: Instant::now(),
+            report: Report::new(),
             left_out,
             stop_reading: self.stop.child_token(),
             lifecycle,
@@ -132,35 +151,38 @@ impl Capture {
         writer.barrier = Barrier::new(position.cluster_time);
         writer.stop_reading = stop.clone();
         writer.lifecycle.send_replace(position.cluster_time);
-        let audit_database = self.log.database().name().to_owned();
-        let documents = match writer.durable.snapshot.clone() {
-            Some(progress) => {
-                let collections =
-                    watched_collections(&self.client, &self.source.watch, &audit_database, &writer.left_out)
-                        .await?;
-                let snapshot =
-                    Snapshot::new(self.client.clone(), collections, progress, position.clone(), self.limits);
-                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
-                Some(snapshot.of(filter).start(writer.barrier.clone(), stop.clone()))
+        let documents = self.baseline(writer, &stop).await?;
+        let start = match writer.durable.options == writer.options {
+            true => Start::After(position),
+            false => {
+                info!(source = %self.stream, "the stream has other options now; it is reopened at the checkpoint's time");
+                Start::Among(position)
             }
-            None => None,
+        };
+        let enable_images = match self.source.enable_images && options.keyless {
+            true => self.source.watch.clone(),
+            false => Vec::new(),
         };
         let watcher = Watcher {
+            source: self.stream.to_string(),
             client: self.client.clone(),
             options: options.clone(),
-            audit_database,
+            audit_database: self.log.database().name().to_owned(),
             left_out: writer.left_out.clone(),
             limits: self.limits,
+            enable_images,
         };
-        let events = watcher.start(position, stop);
-        writer.take(Batches::new(events, self.limits), documents, until).await
+        let events = watcher.start(start, stop);
+        tokio::select! {
+            taken = writer.take(Batches::new(events, self.limits), documents, until) => taken,
+            never = self.headroom.watch(&self.client, &self.stream) => match never {},
+        }
     }
 
     /// The checkpoint to go on from, taken over under this writer's epoch; the first one where there is none.
-    async fn begin(&self, options: &StreamOptions) -> Result<Checkpoint> {
+    async fn begin(&self, options: &StreamOptions, left_out: &HashSet<String>) -> Result<Checkpoint> {
         let name = &self.stream;
-        let digest = options.digest();
-        if let Some(checkpoint) = self.log.fence(name, self.lease.epoch).await? {
+        if let Some(mut checkpoint) = self.log.fence(name, self.lease.epoch).await? {
             if checkpoint.partitions != self.source.partitions {
                 return Err(partitions_changed(
                     &self.source.name,
@@ -168,35 +190,66 @@ impl Capture {
                     self.source.partitions,
                 ));
             }
-            if checkpoint.options != digest {
-                return Err(Error::invalid(format!("what this source watches has changed since its last start source={name}"))
-                    .hint("a change stream can't go on under another filter; give the new set of namespaces a source of its own name, \
-                           or restore `watch` and the audit database's name"));
-            }
             if !checkpoint.counters.add_up() {
                 return Err(Error::corrupt(format!("the checkpoint's counters do not add up source={name}")));
             }
+            resume::identify(&self.client, &mut checkpoint).await?;
             return Ok(checkpoint);
         }
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
         let cluster_time = operation_time(&self.client.database("admin")).await?;
+        let snapshot = match self.source.snapshot {
+            SnapshotMode::Never => None,
+            SnapshotMode::Initial => {
+                let audit_database = self.log.database().name();
+                let collections =
+                    plan::present(&self.client, &self.source.watch, audit_database, left_out).await?;
+                plan::plan(&self.log, &self.stream, self.source.partitions, None, collections).await?
+            }
+        };
         let checkpoint = Checkpoint {
             stream: name.clone(),
             partitions: self.source.partitions,
             epoch: self.lease.epoch,
             next_seq: 1,
             position: Position { token: None, cluster_time },
-            snapshot: (self.source.snapshot == SnapshotMode::Initial).then(SnapshotProgress::default),
+            snapshot,
             policy: 0,
             policy_digest: String::new(),
-            options: digest,
+            options: options.digest(),
+            watch: Vec::new(),
             resyncs: Vec::new(),
-            server: None,
+            server: Some(server(&self.client).await?),
             context: None,
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;
         Ok(checkpoint)
+    }
+
+    /// Starts reading what the checkpoint leaves of a baseline; `None` where there is none to read.
+    async fn baseline(
+        &self,
+        writer: &mut BatchWriter<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Option<mpsc::Receiver<Result<Documents>>>> {
+        let Some(progress) = &mut writer.durable.snapshot else {
+            // A crash may have left one behind that is read to its end, or was never begun.
+            self.log.forget_plans(&self.stream).await?;
+            return Ok(None);
+        };
+        progress.resume(snapshot::now());
+        let first = progress.first_left();
+        let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;
+        let snapshot = Snapshot {
+            client: self.client.clone(),
+            watch: self.source.watch.clone(),
+            limits: self.limits,
+            position: writer.durable.position.clone(),
+            filter: partition_filter(&self.stream, self.source.partitions, "$_id"),
+            barrier: writer.barrier.clone(),
+        };
+        snapshot.start(progress, collections, stop.clone()).map(Some)
     }
 }
 

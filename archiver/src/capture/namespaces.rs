@@ -1,14 +1,12 @@
-//! What the deployment has: collections to read a baseline of, databases of other archivers to leave out, and which
-//! collections keep images.
+//! What the deployment has: collections to read a baseline of, and databases of other archivers to leave out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 use mongodb::results::{CollectionSpecification, CollectionType};
 
-use super::change_event::ImageSettings;
 use super::stream::INTERNAL_DATABASES;
 use crate::audit_log::MARKER;
 use crate::config::Watch;
@@ -70,31 +68,12 @@ pub async fn watched_databases(
     Ok(databases)
 }
 
-/// The watched collections that exist, sorted: ordinary ones only, neither views nor time series nor MongoDB's own.
-pub async fn watched_collections(
-    client: &Client,
-    watch: &[Watch],
-    audit_database: &str,
-    left_out: &HashSet<String>,
-) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for database in watched_databases(client, watch, audit_database).await? {
-        if left_out.contains(&database) {
-            continue;
-        }
-        let listing = client.database(&database).list_collections().await;
-        let listing = listing.map_err(|e| mongo_error("listing the collections", e))?;
-        let mut collections =
-            listing.try_collect::<Vec<_>>().await.map_err(|e| mongo_error("listing the collections", e))?;
-        collections
-            .retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
-        for collection in collections {
-            if watch.iter().any(|w| w.covers(&database, &collection.name)) {
-                found.push((database.clone(), collection.name));
-            }
-        }
-    }
-    found.sort();
+/// The ordinary collections of a database: neither views nor time series nor MongoDB's own.
+pub async fn ordinary_collections(client: &Client, database: &str) -> Result<Vec<CollectionSpecification>> {
+    let failed = |e| mongo_error(&format!("listing the collections of {database}"), e);
+    let listing = client.database(database).list_collections().await.map_err(failed)?;
+    let mut found = listing.try_collect::<Vec<_>>().await.map_err(failed)?;
+    found.retain(|c| c.collection_type == CollectionType::Collection && !c.name.starts_with("system."));
     Ok(found)
 }
 
@@ -103,12 +82,12 @@ pub async fn watched_collections(
 pub struct Listed {
     /// Its name.
     pub name: String,
+    /// What tells it from other collections that have had or will have its name.
+    pub uuid: Option<Vec<u8>>,
     /// Why it has no change stream: "a view", "a time series collection"; `None` for an ordinary collection.
     pub without_stream: Option<&'static str>,
     /// Whether it keeps images before and after a change.
     pub images: bool,
-    /// Whether its oldest documents go without an event.
-    pub capped: bool,
 }
 
 /// All collections of a database but MongoDB's own, sorted.
@@ -125,44 +104,8 @@ pub async fn list_collections(client: &Client, database: &str) -> Result<Vec<Lis
             _ => Some("a time series collection"),
         },
         images: c.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled),
-        capped: c.options.capped == Some(true),
+        uuid: c.info.uuid.map(|uuid| uuid.bytes),
         name: c.name,
     };
     Ok(found.into_iter().map(listed).collect())
-}
-
-/// Which collections keep images, asked for once per database and again after its collections changed.
-#[derive(Debug, Default)]
-pub struct ImageCache {
-    enabled: HashMap<String, Option<HashSet<String>>>,
-}
-
-impl ImageCache {
-    /// Makes sure that the settings of this database are known, as far as the account may see them.
-    pub async fn load(&mut self, client: &Client, database: &str) {
-        if self.enabled.contains_key(database) {
-            return;
-        }
-        let filter = doc! {"options.changeStreamPreAndPostImages.enabled": true};
-        let enabled = match client.database(database).list_collections().filter(filter).await {
-            Ok(listing) => listing.map_ok(|c| c.name).try_collect::<HashSet<_>>().await.ok(),
-            Err(_) => None,
-        };
-        self.enabled.insert(database.to_owned(), enabled);
-    }
-
-    /// Forgets a database whose collections were created, changed or dropped.
-    pub fn forget(&mut self, database: &str) {
-        self.enabled.remove(database);
-    }
-}
-
-impl ImageSettings for ImageCache {
-    fn why_missing(&self, db: &str, coll: &str) -> &'static str {
-        match self.enabled.get(db) {
-            Some(Some(enabled)) if enabled.contains(coll) => "expired",
-            Some(Some(_)) => "disabled",
-            _ => "unknown",
-        }
-    }
 }

@@ -2,10 +2,14 @@
 //! same options, and its digest tells when it is not.
 
 use bson::{Document, doc};
+use mongodb::Client;
 use sha2::{Digest, Sha256};
 
+use super::portion::Portion;
 use crate::audit_log::MARKER;
 use crate::config::{SourceConfig, Watch};
+use crate::deployment::{code, mongo_error};
+use crate::error::Result;
 use crate::record::hex;
 use crate::stream_id::StreamId;
 
@@ -22,18 +26,28 @@ pub struct StreamOptions {
     /// Whether events without a document key (what happens to collections and databases) become records of this stream. They
     /// are delivered all the same where they do not: settings change by them, and an `invalidate` ends every stream.
     pub keyless: bool,
+    /// Whether the server splits events that are larger than a reply.
+    pub split: bool,
 }
 
 impl StreamOptions {
-    /// The stream of these namespaces, the audit database always left out.
+    /// The stream of these namespaces, in whatever order, the audit database always left out.
     pub fn new(watch: &[Watch], audit_database: &str) -> Self {
+        let mut watch = watch.to_vec();
+        watch.sort();
+        let watch = &watch[..];
         let mut wanted: Vec<Document> = watch.iter().flat_map(selection).collect();
         // A stream on a database ends with an event that has no namespace; filtered out, the stream would just end.
         wanted.push(doc! {"operationType": "invalidate"});
         let mut left_out = vec![audit_database];
         left_out.extend(INTERNAL_DATABASES);
         let selected = doc! {"$match": {"$and": [{"ns.db": {"$nin": left_out}}, {"$or": wanted}]}};
-        StreamOptions { database: common_database(watch), pipeline: vec![selected], keyless: true }
+        StreamOptions {
+            database: common_database(watch),
+            pipeline: vec![selected],
+            keyless: true,
+            split: false,
+        }
     }
 
     /// The part of it that one stream of a source with this many partitions delivers.
@@ -48,6 +62,34 @@ impl StreamOptions {
             ]}});
         }
         self
+    }
+
+    /// The same, with large events split where the server can do it. Asked by trying: versions lie, look-alikes differ.
+    pub async fn probed(mut self, client: &Client) -> Result<Self> {
+        let mut pipeline = self.pipeline.clone();
+        pipeline.push(split_stage());
+        let tried = match &self.database {
+            Some(database) => client.database(database).watch().pipeline(pipeline).await,
+            None => client.watch().pipeline(pipeline).await,
+        };
+        self.split = match tried {
+            Ok(_) => true,
+            // In words of its own, as each look-alike does. What else is wrong shows when the stream is opened.
+            Err(e) if code(&e).is_some() => false,
+            Err(e) => return Err(mongo_error("asking whether large events can be split", e)),
+        };
+        Ok(self)
+    }
+
+    /// The stages behind `$changeStream`.
+    pub(super) fn stages(&self, portion: Portion) -> Vec<Document> {
+        let mut stages = self.pipeline.clone();
+        stages.extend(portion.stages());
+        if self.split {
+            // The last stage, by MongoDB's rule, and always there: the tokens of fragments are valid with it only.
+            stages.push(split_stage());
+        }
+        stages
     }
 
     /// Delivers what is inserted into the source's `actor_context` collection too, through every filter there is: whichever
@@ -72,13 +114,17 @@ impl StreamOptions {
     pub fn digest(&self) -> String {
         let options = doc! {
             "database": self.database.as_deref(),
-            "pipeline": self.pipeline.clone(),
+            "pipeline": self.stages(Portion::Whole),
             "fullDocument": "whenAvailable",
             "fullDocumentBeforeChange": "whenAvailable",
             "showExpandedEvents": true,
         };
         hex(&Sha256::digest(options.to_string()).into())
     }
+}
+
+fn split_stage() -> Document {
+    doc! {"$changeStreamSplitLargeEvent": {}}
 }
 
 /// Selects the documents of one partition by the hash of their `_id`, which `id` is the path of, such as `$_id`; `None` where
@@ -130,8 +176,26 @@ mod tests {
     }
 
     #[test]
+    fn large_events_are_split_behind_everything_else() {
+        let mut options = StreamOptions::new(&[collection("shop", "a")], "audit");
+        let digest = options.digest();
+        options.split = true;
+        assert_ne!(options.digest(), digest);
+        for portion in [Portion::Whole, Portion::WithoutImages, Portion::Identity] {
+            assert_eq!(options.stages(portion).last(), Some(&split_stage()));
+            assert_eq!(options.stages(portion).len(), 2 + portion.stages().len());
+        }
+    }
+
+    #[test]
     fn the_digest_changes_with_what_is_delivered() {
         let a = StreamOptions::new(&[collection("shop", "a")], "audit");
+        let both = [collection("shop", "a"), collection("shop", "b")];
+        let turned = [collection("shop", "b"), collection("shop", "a")];
+        assert_eq!(
+            StreamOptions::new(&both, "audit").digest(),
+            StreamOptions::new(&turned, "audit").digest()
+        );
         let b = StreamOptions::new(&[collection("shop", "b")], "audit");
         assert_eq!(a.digest(), StreamOptions::new(&[collection("shop", "a")], "audit").digest());
         assert_ne!(a.digest(), b.digest());

@@ -19,8 +19,10 @@ use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
 use super::lifecycle::{self, Part};
 use super::resync::{Compared, Comparison, opening};
-use super::snapshot::SnapshotBatch;
+use super::snapshot::{Report, SnapshotBatch, now, plan};
+use super::token;
 use crate::checkpoint::{Checkpoint, Resync};
+use crate::config::{Snapshot as SnapshotMode, Watch};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
@@ -45,11 +47,15 @@ pub(super) struct BatchWriter<'a> {
     pub(super) capture: &'a Capture,
     /// The one that the lease names.
     pub(super) session: ClientSession,
+    /// The digest of the stream's options, which every position that comes from it is one of.
+    pub(super) options: String,
     /// The stored checkpoint.
     pub(super) durable: Checkpoint,
     pub(super) stored_at: Instant,
     /// Held by those who read documents.
     pub(super) barrier: Barrier,
+    /// How far the baseline is, now and then.
+    pub(super) report: Report,
     /// Databases of other archivers.
     pub(super) left_out: HashSet<String>,
     /// Ends those who read.
@@ -99,7 +105,11 @@ impl BatchWriter<'_> {
     }
 
     /// Appends events, and behind each with which an unknown collection took a watched name, that history is missing.
-    async fn append_events(&mut self, events: Vec<Event>, position: Position) -> Result<()> {
+    async fn append_events(
+        &mut self,
+        events: Vec<Event>,
+        advance: impl FnOnce(&mut Checkpoint),
+    ) -> Result<()> {
         let keyless = self.capture.stream.partition.is_none_or(|partition| partition == 0);
         let (parts, seen) = lifecycle::split(events, &self.capture.source.watch, keyless)?;
         if let Some(time) = seen.filter(|_| !keyless) {
@@ -107,7 +117,7 @@ impl BatchWriter<'_> {
         }
         for Part { events, replaced } in parts {
             let Some((namespace, behind)) = replaced else {
-                return self.append(events, |next| next.position = position).await;
+                return self.append(events, advance).await;
             };
             let mut next = self.durable.clone();
             let time = behind.cluster_time;
@@ -152,6 +162,9 @@ impl BatchWriter<'_> {
     }
 
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
+        if token::goes_back(&self.durable.position, &next.position) {
+            return Err(Error::internal(format!("the position would go back source={}", next.stream)));
+        }
         let bytes: usize = records.iter().map(Vec::len).sum();
         let withheld = next.counters.quarantined - self.durable.counters.quarantined;
         if withheld > 0 {
@@ -162,26 +175,38 @@ impl BatchWriter<'_> {
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
+        self.capture.headroom.note_stored(self.durable.position.cluster_time);
         self.stored_at = Instant::now();
         Ok(())
     }
 
-    /// Appends a policy record where the plugins or their configuration are not those of the last one.
+    /// Appends a policy record where the plugins, their configuration or what is watched are not those of the last one. It is in
+    /// force from the position on, and has its time. Collections that are watched only now get a baseline with it.
     pub(super) async fn record_policy(&mut self) -> Result<()> {
-        let chain = &self.capture.chain;
-        if self.durable.policy_digest == chain.digest() && self.durable.policy != 0 {
+        let (chain, source) = (&self.capture.chain, &self.capture.source);
+        let mut watch: Vec<String> = source.watch.iter().map(ToString::to_string).collect();
+        watch.sort();
+        let first = self.durable.policy == 0;
+        let rewatched = self.durable.watch != watch;
+        if !first && !rewatched && self.durable.policy_digest == chain.digest() {
             return Ok(());
         }
-        let time = operation_time(&self.capture.client.database("admin")).await?;
-        let detail = chain.policy();
-        let body = Writer::build(|writer| {
-            writer.str("op", "policy");
-            writer.timestamp("clusterTime", time.time, time.increment);
-            writer.doc("detail", &detail);
-        });
         let mut next = self.durable.clone();
+        if rewatched && !first && source.snapshot == SnapshotMode::Initial {
+            let before: Vec<Watch> = next.watch.iter().filter_map(|text| Watch::parse(text)).collect();
+            let audit_database = self.capture.log.database().name();
+            let mut new =
+                plan::present(&self.capture.client, &source.watch, audit_database, &self.left_out).await?;
+            new.retain(|c| !before.iter().any(|watch| watch.covers(&c.db, &c.coll)));
+            if !new.is_empty() {
+                let (log, running) = (&self.capture.log, next.snapshot.as_ref());
+                next.snapshot = plan::plan(log, &next.stream, source.partitions, running, new).await?;
+            }
+        }
+        let body = policy_body(next.position.cluster_time, &chain.policy(), &watch);
         next.policy = next.next_seq;
         next.policy_digest = chain.digest().to_owned();
+        next.watch = watch;
         let record = own_record(&body, &mut next)?;
         self.store(vec![record], next).await
     }
@@ -213,9 +238,9 @@ impl BatchWriter<'_> {
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
                 () = self.barrier.moves(lowest), if waiting.is_some() => {}
-                read = next_documents(&mut documents) => match read.transpose()? {
-                    Some(read) => self.take_documents(read).await?,
-                    None => documents = None,
+                read = next_documents(&mut documents) => match (read.transpose()?, &mut documents) {
+                    (Some(read), Some(behind)) => self.take_documents(read, behind).await?,
+                    _ => documents = self.end_of_documents()?,
                 },
             }
             if let Some(mut batch) = waiting.take() {
@@ -240,7 +265,9 @@ impl BatchWriter<'_> {
             let due =
                 !batch.events.is_empty() || (moved && (done || self.stored_at.elapsed() >= IDLE_ADVANCE));
             if due {
-                self.append_events(batch.events, position).await?;
+                let options = self.options.clone();
+                let advance = |next: &mut Checkpoint| (next.position, next.options) = (position, options);
+                self.append_events(batch.events, advance).await?;
             }
         }
         if let Some(time) = complete_to {
@@ -255,17 +282,34 @@ impl BatchWriter<'_> {
         }
     }
 
-    async fn take_documents(&mut self, read: Documents) -> Result<()> {
-        match read {
-            Documents::Baseline(batch) => {
-                let complete = batch.progress.is_none();
-                self.append(batch.events, |next| next.snapshot = batch.progress).await?;
-                drop(batch.hold);
-                if complete {
-                    info!(source = %self.durable.stream, "baseline complete");
+    fn end_of_documents<T>(&self) -> Result<Option<T>> {
+        match self.durable.snapshot {
+            None => Ok(None),
+            Some(_) => Err(Error::internal("the baseline ended before it was complete")),
+        }
+    }
+
+    /// Appends documents, and small batches that wait behind them in one go.
+    async fn take_documents(
+        &mut self,
+        first: Documents,
+        behind: &mut mpsc::Receiver<Result<Documents>>,
+    ) -> Result<()> {
+        let mut next = Some(Ok(first));
+        while let Some(read) = next.take() {
+            match read? {
+                Documents::Baseline(mut batch) => {
+                    while next.is_none() && batch.events.len() * 2 < self.capture.limits.batch_max_events {
+                        match behind.try_recv() {
+                            Ok(Ok(Documents::Baseline(more))) => batch.add(more),
+                            Ok(other) => next = Some(other),
+                            Err(_) => break,
+                        }
+                    }
+                    self.take_baseline(batch).await?;
                 }
+                Documents::Compared(compared) => self.append_compared(compared).await?,
             }
-            Documents::Compared(compared) => self.append_compared(compared).await?,
         }
         Ok(())
     }
@@ -305,6 +349,25 @@ impl BatchWriter<'_> {
             position: self.durable.position.clone(),
         }
     }
+    async fn take_baseline(&mut self, mut batch: SnapshotBatch) -> Result<()> {
+        let SnapshotBatch { events, steps, .. } = &mut batch;
+        let unasked = || Error::internal("documents of a baseline that nobody reads");
+        let mut progress = self.durable.snapshot.clone().ok_or_else(unasked)?;
+        for step in std::mem::take(steps) {
+            progress.advance(step, now())?;
+        }
+        self.report.note(&self.durable.stream, &progress);
+        let (complete, documents) = (progress.is_complete(), progress.documents);
+        let left = (!complete).then_some(progress);
+        self.append(std::mem::take(events), |next| next.snapshot = left).await?;
+        // With its holds: events after the times that were read may follow now.
+        drop(batch);
+        if complete {
+            info!(source = %self.durable.stream, documents, "baseline complete");
+            self.capture.log.forget_plans(&self.capture.stream).await?;
+        }
+        Ok(())
+    }
 }
 
 async fn next_documents(
@@ -314,6 +377,23 @@ async fn next_documents(
         Some(documents) => documents.recv().await,
         None => std::future::pending().await,
     }
+}
+
+fn policy_body(time: Timestamp, plugins: &[u8], watch: &[String]) -> Vec<u8> {
+    Writer::build(|writer| {
+        writer.str("op", "policy");
+        writer.timestamp("clusterTime", time.time, time.increment);
+        let mut detail = writer.begin_doc(b"detail");
+        for element in Doc::new(plugins).unwrap_or(Doc::EMPTY).elements().map_while(std::result::Result::ok) {
+            detail.append(&element);
+        }
+        let mut list = detail.begin_array(b"watch");
+        for (n, entry) in watch.iter().enumerate() {
+            list.str(&n.to_string(), entry);
+        }
+        list.end();
+        detail.end();
+    })
 }
 
 /// A record of the archiver's own doing, counted in `next` and given its seq.

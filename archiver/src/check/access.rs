@@ -8,7 +8,7 @@ use super::Findings;
 use super::roles::{Need, Privilege, beyond, lacking, privileges};
 use crate::config::Secret;
 use crate::deployment::transport::transport;
-use crate::deployment::{Client, code, mongo_error};
+use crate::deployment::{Client, NO_ACCOUNT, code, mongo_error};
 use crate::error::{Error, Result};
 
 /// One deployment as this connection sees it.
@@ -30,27 +30,22 @@ pub(super) struct Account {
 }
 
 impl Side {
-    /// Asks the server. Fails as unavailable where it can't be reached, or wants an account and the URI has none.
-    pub(super) async fn ask(client: &Client) -> Result<Side> {
+    /// Asks the server that said this `hello`. Fails as unavailable where it wants an account and the URI has none.
+    pub(super) async fn ask(client: &Client, hello: &Document) -> Result<Side> {
         let admin = client.database("admin");
-        let asked = |command: Document, doing: &'static str| {
-            let admin = admin.clone();
-            async move { admin.run_command(command).await.map_err(|e| mongo_error(doing, e)) }
-        };
-        let hello = asked(doc! {"hello": 1}, "reaching MongoDB").await?;
-        let status =
-            asked(doc! {"connectionStatus": 1, "showPrivileges": true}, "asking for the account").await?;
+        let status = admin.run_command(doc! {"connectionStatus": 1, "showPrivileges": true}).await;
+        let status = status.map_err(|e| mongo_error("asking for the account", e))?;
         let mut hosts: Vec<String> =
-            list(&hello, "hosts").iter().filter_map(|h| h.as_str().map(str::to_owned)).collect();
+            list(hello, "hosts").iter().filter_map(|h| h.as_str().map(str::to_owned)).collect();
         hosts.sort();
         let account = Account::read(status.get_document("authInfo").unwrap_or(&Document::new()));
         if account.is_none() {
             let tried = doc! {"listDatabases": 1, "nameOnly": true, "authorizedDatabases": false};
             const UNAUTHORIZED: i32 = 13;
             if admin.run_command(tried).await.is_err_and(|e| code(&e) == Some(UNAUTHORIZED)) {
-                return Err(Error::unavailable("the server asks for an account, and the MongoDB URI has none")
-                    .hint("write mongodb://user:password@host/?authSource=admin, the password as ${ENV_NAME}; or with a \
-                           certificate, authMechanism=MONGODB-X509 and tlsCertificateKeyFile"));
+                let error =
+                    Error::unavailable("the server asks for an account, and the MongoDB URI has none");
+                return Err(error.hint(NO_ACCOUNT));
             }
         }
         Ok(Side { hosts, account })
@@ -61,8 +56,8 @@ impl Side {
         !self.hosts.is_empty() && self.hosts == other.hosts
     }
 
-    /// Says who the account is and what it lacks of the needs.
-    pub(super) fn report(&self, about: &str, needs: &[Need], findings: &mut Findings) {
+    /// Says who the account is and what it lacks of the needs, and of what would only be good to have.
+    pub(super) fn report(&self, about: &str, needs: &[Need], wishes: &[Need], findings: &mut Findings) {
         let Some(account) = &self.account else {
             let hint = "run mongod with --auth, and create the accounts of deploy/mongodb-roles.js";
             findings.warn(
@@ -72,16 +67,20 @@ impl Side {
             );
             return;
         };
-        let lacking = lacking(&account.privileges, needs);
-        if lacking.is_empty() {
+        let missing = lacking(&account.privileges, needs);
+        if missing.is_empty() {
             let Account { name, roles, .. } = account;
             findings.ok(about, format!("account {name} may do what is needed, roles {}", roles.join(", ")));
         }
-        for (role, what) in lacking {
-            let error = Error::unavailable(format!("the account {} lacks {what}", account.name));
-            let hint =
-                format!("grant it role {role}, as deploy/mongodb-roles.js defines it for this configuration");
-            findings.fail(about, &error.hint(hint));
+        let lacks = |what: &str| format!("the account {} lacks {what}", account.name);
+        let grant = |role: &str| {
+            format!("grant it role {role}, as deploy/mongodb-roles.js defines it for this configuration")
+        };
+        for (role, what) in missing {
+            findings.fail(about, &Error::unavailable(lacks(&what)).hint(grant(role)));
+        }
+        for (role, what) in lacking(&account.privileges, wishes) {
+            findings.warn(about, lacks(&what), &grant(role));
         }
     }
 

@@ -17,6 +17,9 @@ const ABOUT: &str = "audit log";
 
 /// Checks the audit database. Fails as unavailable where the server can't be reached. `watched` is the other side.
 pub(super) async fn check(config: &Config, watched: &Side, findings: &mut Findings) -> Result<()> {
+    if let Some(uri) = &config.audit_uri {
+        report_transport(ABOUT, uri, findings).await?;
+    }
     let log = AuditLog::connect(config).await?;
     let hello = log.database().run_command(doc! {"hello": 1}).await;
     let hello = hello.map_err(|e| mongo_error("reaching the audit database", e))?;
@@ -26,10 +29,7 @@ pub(super) async fn check(config: &Config, watched: &Side, findings: &mut Findin
         findings.fail(ABOUT, &error.hint(hint));
         return Ok(());
     }
-    if let Some(uri) = &config.audit_uri {
-        report_transport(ABOUT, uri, findings).await?;
-    }
-    let side = Side::ask(log.database().client()).await?;
+    let side = Side::ask(log.database().client(), &hello).await?;
     access(config, watched, &side, findings)?;
     match try_transaction(&log).await {
         Ok(()) => {
@@ -44,7 +44,7 @@ pub(super) async fn check(config: &Config, watched: &Side, findings: &mut Findin
 fn access(config: &Config, watched: &Side, side: &Side, findings: &mut Findings) -> Result<()> {
     let needs = roles::auditing(config)?;
     let database = BTreeSet::from([config.audit_database.as_str()]);
-    side.report(ABOUT, &needs, findings);
+    side.report(ABOUT, &needs, &[], findings);
     side.report_beyond(ABOUT, &needs, &database, findings);
     if !side.is(watched) {
         findings.ok(ABOUT, "it lies on another deployment than the watched one");

@@ -6,8 +6,11 @@ use std::collections::HashSet;
 use bson::{Document, doc};
 
 use super::Findings;
+use crate::capture::images::{Lifetime, lifetime};
 use crate::capture::namespaces::{Listed, archivers_databases, list_collections, watched_databases};
+use crate::capture::portion::Portion;
 use crate::capture::stream::StreamOptions;
+use crate::capture::users::list_users;
 use crate::capture::watcher::Watcher;
 use crate::config::{Config, Snapshot, SourceConfig, Watch};
 use crate::deployment::{Client, mongo_error, operation_time};
@@ -15,11 +18,9 @@ use crate::error::{Error, Result};
 use crate::event::Position;
 
 /// What no source of any kind can see, said once.
-const NEVER_COVERED: [&str; 4] = [
+const NEVER_COVERED: [&str; 2] = [
     "views and time series collections: MongoDB has no change stream of them",
-    "evictions from capped collections: they leave no event",
     "MongoDB's own databases and system collections",
-    "who did it, unless the application writes it into the document (actor_field)",
 ];
 
 /// Checks every source.
@@ -35,9 +36,30 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findi
             findings.fail(&about, &error);
         }
     }
+    users(client, findings).await;
     for what in NEVER_COVERED {
         findings.info("not covered", what);
     }
+}
+
+/// Says how far it can be known who made a change.
+async fn users(client: &Client, findings: &mut Findings) {
+    let about = "who did it";
+    match list_users(client).await {
+        Ok(Some(users)) => findings.ok(
+            about,
+            format!("the users of transactions' sessions can be named, users={}", users.len()),
+        ),
+        Ok(None) => findings.info(
+            about,
+            "the users of transactions' sessions can't be named: that takes the privilege viewUser on the cluster",
+        ),
+        Err(error) => findings.fail(about, &error),
+    }
+    findings.info(
+        about,
+        "outside of transactions only what the application writes into the document tells (actor_field)",
+    );
 }
 
 async fn check_source(
@@ -48,6 +70,7 @@ async fn check_source(
 ) -> Result<()> {
     open_stream(client, config, source).await?;
     findings.ok(format!("source {}", source.name), "its change stream can be opened");
+    let lifetime = lifetime(client).await;
     let other_archivers = archivers_databases(client, &source.watch, &config.audit_database).await?;
     for database in watched_databases(client, &source.watch, &config.audit_database).await? {
         if other_archivers.contains(&database) {
@@ -57,7 +80,7 @@ async fn check_source(
         let collections = list_collections(client, &database).await?;
         missing(source, &database, &collections, findings);
         for collection in collections.iter().filter(|c| is_watched(source, &database, &c.name)) {
-            check_collection(client, source, &database, collection, findings).await;
+            check_collection(client, source, &database, collection, lifetime, findings).await;
         }
     }
     Ok(())
@@ -65,14 +88,20 @@ async fn check_source(
 
 async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) -> Result<()> {
     let watcher = Watcher {
+        source: source.name.clone(),
         client: client.clone(),
-        options: StreamOptions::new(&source.watch, &config.audit_database).with_context(source),
+        options: StreamOptions::new(&source.watch, &config.audit_database)
+            .with_context(source)
+            .probed(client)
+            .await?,
         audit_database: config.audit_database.clone(),
         left_out: HashSet::new(),
         limits: config.capture,
+        enable_images: Vec::new(),
     };
     let cluster_time = operation_time(&client.database("admin")).await?;
-    watcher.open(&Position { token: None, cluster_time }).await.map(|_| ())
+    let from = Position { token: None, cluster_time };
+    watcher.open(&from, Portion::Whole, 1).await.map(|_| ())
 }
 
 /// Whether the collection is named by an entry of its own.
@@ -109,6 +138,7 @@ async fn check_collection(
     source: &SourceConfig,
     database: &str,
     collection: &Listed,
+    lifetime: Lifetime,
     findings: &mut Findings,
 ) {
     let namespace = format!("{database}.{}", collection.name);
@@ -126,16 +156,24 @@ async fn check_collection(
         findings.fail(&namespace, &mongo_error("reading the collection", error));
         return;
     }
-    images_of(&namespace, collection.images, source, findings);
-    if collection.capped {
-        findings.info("not covered", format!("{namespace}: it is capped, and evictions leave no event"));
-    }
+    images_of(&namespace, collection.images, lifetime, source, findings);
 }
 
-fn images_of(namespace: &str, enabled: bool, source: &SourceConfig, findings: &mut Findings) {
+fn images_of(
+    namespace: &str,
+    enabled: bool,
+    lifetime: Lifetime,
+    source: &SourceConfig,
+    findings: &mut Findings,
+) {
     if enabled {
-        findings.ok(namespace, "can be read, images before and after a change are on");
-        return;
+        let what = format!("can be read, images before and after a change are on and kept {lifetime}");
+        return findings.ok(namespace, what);
+    }
+    if source.enable_images {
+        let what = "can be read, images before and after a change are off: `run` switches them on (enable_images), \
+                    which takes the privilege collMod; changes before that have none";
+        return findings.info(namespace, what);
     }
     let what = match source.snapshot {
         Snapshot::Initial => {

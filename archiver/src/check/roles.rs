@@ -7,11 +7,11 @@ use bson::Bson;
 use serde::Deserialize;
 
 use crate::capture::stream::StreamOptions;
-use crate::config::Config;
+use crate::config::{Config, Watch};
 use crate::error::{Error, Result};
 
 /// Actions that change, remove or cut off what is stored.
-const ALTERING: [&str; 9] = [
+const ALTERING: [&str; 8] = [
     "insert",
     "update",
     "remove",
@@ -20,7 +20,6 @@ const ALTERING: [&str; 9] = [
     "renameCollectionSameDB",
     "collMod",
     "convertToCapped",
-    "bypassDocumentValidation",
 ];
 /// Whoever may do this in the database of the accounts can give himself everything else.
 const GRANTING: (&str, &str) = ("admin", "grantRole");
@@ -59,13 +58,29 @@ pub(super) struct Need {
 pub(super) fn watching(config: &Config) -> Result<Vec<Need>> {
     let mut needs = BTreeSet::new();
     for source in &config.sources {
-        let (role, databases) = match StreamOptions::new(&source.watch, &config.audit_database).database {
+        let options = StreamOptions::new(&source.watch, &config.audit_database).with_context(source);
+        let (role, databases) = match options.database {
             Some(database) => ("archiverWatch", vec![database]),
             None => ("archiverWatchAll", Vec::new()),
         };
         needs.extend(expand(role, &databases, config)?);
     }
     Ok(needs.into_iter().collect())
+}
+
+/// What the account of the watched deployment needs where images are to be switched on.
+pub(super) fn imaging(config: &Config) -> Result<Vec<Need>> {
+    let wanted = config.sources.iter().filter(|s| s.enable_images).flat_map(|s| &s.watch);
+    let databases: BTreeSet<String> = wanted.map(|w| database_of(w).to_owned()).collect();
+    expand("archiverImages", &Vec::from_iter(databases), config)
+}
+
+/// The database that an entry is in; empty: all.
+pub(super) fn database_of(watch: &Watch) -> &str {
+    match watch {
+        Watch::Collection(db, _) | Watch::Database(db) => db,
+        Watch::Everything => "",
+    }
 }
 
 /// What the account of the audit database needs.
@@ -158,7 +173,7 @@ pub(super) fn beyond(privileges: &[Privilege], needs: &[Need], databases: &BTree
     for database in databases {
         let whole = Resource::database(database);
         let parts: BTreeSet<&Resource> =
-            needs.iter().map(|n| &n.resource).filter(|r| r.db == *database).collect();
+            privileges.iter().map(|p| &p.resource).filter(|r| r.db == *database).collect();
         for action in ALTERING {
             let extra =
                 |resource: &Resource| allows(privileges, action, resource) && !needed(action, resource);

@@ -1,11 +1,12 @@
 //! The watched deployment: replica set, version, compatibility, access, oplog, lifetime of images.
 
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
 
 use super::Findings;
 use super::access::{Side, report_transport};
 use super::roles;
-use crate::config::{Config, Watch};
+use crate::capture::images::{Lifetime, lifetime};
+use crate::config::Config;
 use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Result};
 
@@ -16,6 +17,7 @@ const OLDEST: (u32, u32) = (6, 0);
 /// What the account is like; `None` where change streams need not be tried at all. Fails as unavailable where the
 /// server can't be reached.
 pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findings) -> Result<Option<Side>> {
+    report_transport(ABOUT, &config.mongodb_uri, findings).await?;
     let admin = client.database("admin");
     let hello = command(&admin, doc! {"hello": 1}, "reaching MongoDB").await?;
     let build = command(&admin, doc! {"buildInfo": 1}, "asking for the version").await?;
@@ -31,11 +33,11 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findi
         );
         return Ok(None);
     }
-    report_transport(ABOUT, &config.mongodb_uri, findings).await?;
-    let side = access(client, config, findings).await?;
+    let side = Side::ask(client, &hello).await?;
+    access(&side, config, findings)?;
     compatibility(&admin, findings).await;
     oplog(client, findings).await;
-    image_lifetime(&admin, findings).await;
+    image_lifetime(client, findings).await;
     Ok(Some(side))
 }
 
@@ -80,21 +82,12 @@ async fn compatibility(admin: &Database, findings: &mut Findings) {
     }
 }
 
-/// The database that an entry is in; empty: all.
-fn database_of(watch: &Watch) -> &str {
-    match watch {
-        Watch::Collection(db, _) | Watch::Database(db) => db,
-        Watch::Everything => "",
-    }
-}
-
-async fn access(client: &Client, config: &Config, findings: &mut Findings) -> Result<Side> {
-    let side = Side::ask(client).await?;
-    let needs = roles::watching(config)?;
-    side.report(ABOUT, &needs, findings);
-    let watched = config.sources.iter().flat_map(|s| &s.watch).map(database_of).collect();
-    side.report_beyond(ABOUT, &needs, &watched, findings);
-    Ok(side)
+fn access(side: &Side, config: &Config, findings: &mut Findings) -> Result<()> {
+    let (needs, images) = (roles::watching(config)?, roles::imaging(config)?);
+    side.report(ABOUT, &needs, &images, findings);
+    let watched = config.sources.iter().flat_map(|s| &s.watch).map(roles::database_of).collect();
+    side.report_beyond(ABOUT, &[needs, images].concat(), &watched, findings);
+    Ok(())
 }
 
 async fn oplog(client: &Client, findings: &mut Findings) {
@@ -113,34 +106,16 @@ async fn oplog(client: &Client, findings: &mut Findings) {
     }
 }
 
-async fn image_lifetime(admin: &Database, findings: &mut Findings) {
-    let asked = admin.run_command(doc! {"getClusterParameter": "changeStreamOptions"}).await;
-    let seconds = asked.ok().and_then(|reply| {
-        let parameter = reply.get_array("clusterParameters").ok()?.first()?.as_document()?;
-        parameter.get_document("preAndPostImages").ok()?.get("expireAfterSeconds").cloned()
-    });
-    let seconds = match seconds {
-        None => {
-            findings.info(
-                ABOUT,
-                "how long images are kept may not be seen by this account; role archiverMonitor allows it",
-            );
-            return;
+async fn image_lifetime(client: &Client, findings: &mut Findings) {
+    let lifetime = lifetime(client).await;
+    let what = format!("images are kept {lifetime}");
+    match lifetime {
+        Lifetime::Seconds(..3600) => {
+            let hint = "a standstill longer than that loses images, though no changes; raise preAndPostImages.\
+                        expireAfterSeconds of the cluster parameter changeStreamOptions";
+            findings.warn(ABOUT, what, hint);
         }
-        Some(Bson::Int32(seconds)) => i64::from(seconds),
-        Some(Bson::Int64(seconds)) => seconds,
-        Some(Bson::Double(seconds)) => seconds as i64,
-        Some(_) => {
-            findings.info(ABOUT, "images are kept as long as the oplog, expireAfterSeconds=off");
-            return;
-        }
-    };
-    let what = format!("images are kept at most expireAfterSeconds={seconds}");
-    if seconds < 3600 {
-        let hint = "a standstill longer than that loses images, though no changes; raise preAndPostImages.\
-                    expireAfterSeconds of the cluster parameter changeStreamOptions";
-        findings.warn(ABOUT, what, hint);
-    } else {
-        findings.info(ABOUT, what);
+        Lifetime::Unknown => findings.info(ABOUT, format!("{what}; role archiverMonitor allows it")),
+        _ => findings.info(ABOUT, what),
     }
 }

@@ -162,9 +162,9 @@ fn try_start(cli: Cli) -> Result<Outcome> {
         .build()
         .context("the runtime can't be started")?;
     let ended = runtime.block_on(command.execute(&global));
-    // Ends with the process, without waiting for work that nobody wants any more, such as a segment that was being built. Shut
-    // down in order, it cancels the driver's tasks in any order, and one that says goodbye to the server panics where the task
-    // that gives it a connection is gone already (mongodb 3.9.1, connection_requester.rs).
+    // Ends with the process, and with it what nobody wants any more, such as a segment that was being built: what counts is
+    // stored already. Shut down in order, it cancels the driver's tasks in any order, and one that says goodbye to the server
+    // panics where the task that gives it a connection is gone already (mongodb 3.9.1, connection_requester.rs).
     std::mem::forget(runtime);
     ended
 }

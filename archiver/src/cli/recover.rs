@@ -31,7 +31,8 @@ pub(crate) struct Args {
     /// The document's _id: plain text for a string or ObjectId, else Extended JSON; may be given several times
     #[arg(long, required_unless_present = "deleted_since", conflicts_with = "deleted_since")]
     pub(super) id: Vec<String>,
-    /// Every document deleted since this time (RFC 3339) that was not inserted again
+    /// Every document deleted since this time (RFC 3339) that is not there again: by itself, with its collection or
+    /// database, or because another collection took the collection's name
     #[arg(long, value_name = "TIME", conflicts_with = "at")]
     pub(super) deleted_since: Option<String>,
     /// As the documents were at this time (RFC 3339), after the changes that history --to TIME lists: those whose second,
@@ -122,8 +123,10 @@ async fn by_ids(
 
 /// Says what of a period could not be given back.
 fn lost(summary: &Summary) -> Result<Outcome> {
-    for end in &summary.ended_namespaces {
-        say(&format!("note: {end}: documents that ended with it are not included; recover them with --id"))?;
+    for (from, to) in &summary.renamed {
+        say(&format!(
+            "note: {from} was renamed to {to}: its documents are not deleted, they went on under that name"
+        ))?;
     }
     for lost in &summary.lost {
         say(&format!("not recovered: {:?} of {}: {}", lost.id, lost.namespace, lost.why))?;

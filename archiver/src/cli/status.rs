@@ -1,7 +1,7 @@
 //! `archiver status`: where every source stands.
 
 use anyhow::Result;
-use archiver::status::{InstanceStatus, SourceStatus, State, instances, status};
+use archiver::status::{InstanceStatus, SnapshotStatus, SourceStatus, State, instances, status};
 use archiver::stream_id::StreamId;
 
 use super::{EXIT_CODES, Format, Global, Outcome, output};
@@ -89,7 +89,7 @@ fn row(source: &SourceStatus) -> Vec<String> {
         source.lease_age_seconds.map_or("-".to_owned(), duration),
         source.captured_to.clone().unwrap_or_else(|| "-".to_owned()),
         seconds(source.lag_seconds),
-        seconds(source.oplog_headroom_seconds),
+        headroom(source),
         counters.read.to_string(),
         counters.appended.to_string(),
         counters.dropped.values().sum::<i64>().to_string(),
@@ -101,6 +101,14 @@ fn row(source: &SourceStatus) -> Vec<String> {
 /// `payments`, or `payments/3` for one of its partitions.
 fn name(source: &SourceStatus) -> String {
     StreamId { source: source.source.clone(), partition: source.partition }.to_string()
+}
+
+/// `5h 3m, 80%`
+fn headroom(source: &SourceStatus) -> String {
+    match (source.oplog_headroom_seconds, source.oplog_headroom_percent) {
+        (Some(seconds), Some(percent)) => format!("{}, {percent}%", duration(seconds)),
+        _ => "unknown".to_owned(),
+    }
 }
 
 fn instance_row(instance: &InstanceStatus) -> Vec<String> {
@@ -119,10 +127,7 @@ fn instance_row(instance: &InstanceStatus) -> Vec<String> {
 /// What does not fit a column: which plugin dropped, the last error, problems.
 fn remarks(source: &SourceStatus) -> String {
     let mut lines = Vec::new();
-    if let Some(snapshot) = &source.snapshot {
-        let current = snapshot.current.as_deref().unwrap_or("-");
-        lines.push(format!("baseline: done={} current={current}", snapshot.done));
-    }
+    lines.extend(source.snapshot.as_ref().map(|snapshot| baseline(snapshot, source.state)));
     for comparison in &source.comparisons {
         let what = comparison.namespace.as_deref().unwrap_or("everything");
         let (gap, after, until) = (comparison.gap, &comparison.after, &comparison.until);
@@ -132,6 +137,20 @@ fn remarks(source: &SourceStatus) -> String {
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
     lines.iter().map(|line| format!("{}: {line}\n", name(source))).collect()
+}
+
+/// How far the baseline is, and for how long it is still being read.
+fn baseline(snapshot: &SnapshotStatus, state: State) -> String {
+    let SnapshotStatus { documents, estimated, percent, done, collections, ranges, .. } = snapshot;
+    let mut text = format!(
+        "baseline: {documents} of about {estimated} documents ({percent} %), {done} of {collections} collections, {ranges} ranges open"
+    );
+    if state == State::Running
+        && let (Some(rate), Some(left)) = (snapshot.documents_per_second, snapshot.seconds_left)
+    {
+        text.push_str(&format!(", {rate}/s, about {} left", duration(left)));
+    }
+    text
 }
 
 /// Two units are exact enough for a person.
@@ -152,6 +171,24 @@ mod tests {
     fn a_duration_has_at_most_two_units() {
         let shown: Vec<String> = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 900_000].map(duration).into();
         assert_eq!(shown, ["0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "10d 10h"]);
+    }
+
+    #[test]
+    fn a_baseline_says_how_far_it_is_and_how_long_it_takes() {
+        let snapshot = SnapshotStatus {
+            started: String::new(),
+            done: 3,
+            collections: 9,
+            ranges: 5,
+            documents: 1_200,
+            estimated: 4_000,
+            percent: 30,
+            documents_per_second: Some(15),
+            seconds_left: Some(187),
+        };
+        let stopped = "baseline: 1200 of about 4000 documents (30 %), 3 of 9 collections, 5 ranges open";
+        assert_eq!(baseline(&snapshot, State::Stopped), stopped);
+        assert_eq!(baseline(&snapshot, State::Running), format!("{stopped}, 15/s, about 3m 7s left"));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct PluginConfig {
     pub sha256: Option<String>,
     /// What the plugin's `configure` gets: its `config` table as JSON text, `{}` where there is none.
     pub config_json: Secret,
+    /// The values in it that came from the environment; no message may show them.
+    pub secrets: Vec<Secret>,
 }
 
 /// `[[source]]`.
@@ -152,6 +154,17 @@ impl Secret {
     /// The value itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Somebody else's text without this value, as it is or as messages quote it. Values of less than four characters
+    /// stay: they hide nothing, and are parts of any text.
+    pub fn hide_in(&self, text: &str) -> String {
+        if self.0.chars().count() < 4 {
+            return text.to_owned();
+        }
+        let quoted = [self.0.escape_debug().to_string(), serde_json::Value::from(self.expose()).to_string()];
+        let json = quoted[1].trim_matches('"');
+        text.replace(&self.0, "[secret]").replace(&quoted[0], "[secret]").replace(json, "[secret]")
     }
 }
 

@@ -254,10 +254,11 @@ fn plugin(section: Section<'_>, folder: &Path, development: bool) -> Option<Plug
     };
     let config_json = match section.value("config") {
         Some(value) => value.json(),
-        None => Some("{}".to_owned()),
+        None => Some(("{}".to_owned(), Vec::new())),
     };
     section.finish();
-    Some(PluginConfig { name: name?, path: path?, sha256, config_json: Secret::new(config_json?) })
+    let (config_json, secrets) = config_json?;
+    Some(PluginConfig { name: name?, path: path?, sha256, config_json: Secret::new(config_json), secrets })
 }
 
 fn name(text: &str) -> Option<String> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::Secret;
 use super::suggest::nearest;
 use crate::error::{Error, Result};
 
@@ -15,11 +16,13 @@ pub(super) struct File<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     /// Line (0: the file as a whole), key and what is wrong with it.
     problems: RefCell<Vec<(usize, String)>>,
+    /// Every value that came from the environment.
+    secrets: RefCell<Vec<Secret>>,
 }
 
 impl<'a> File<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        File { path, text, env, problems: RefCell::default() }
+        File { path, text, env, problems: RefCell::default(), secrets: RefCell::default() }
     }
 
     /// Keeps a problem; `at` is its place in the text, where it has one.
@@ -168,7 +171,12 @@ impl<'a> Value<'a> {
             self.problem(format!("is {}; it must be {form}", kind(self.value)));
             return None;
         };
-        match substitute(text, self.file.env) {
+        let env = |name: &str| {
+            let value = (self.file.env)(name)?;
+            self.file.secrets.borrow_mut().push(Secret::new(&value));
+            Some(value)
+        };
+        match substitute(text, &env) {
             Ok(value) => Some(Text { value, shown: format!("{text:?}") }),
             Err(what) => {
                 self.problem(what);
@@ -237,14 +245,16 @@ impl<'a> Value<'a> {
         Some(Section { file: self.file, label, table, at: Some(self.at), known: RefCell::default() })
     }
 
-    /// The table as JSON text, keys in the file's order, environment variables put into its strings.
-    pub(super) fn json(&self) -> Option<String> {
+    /// The table as JSON text, keys in the file's order, environment variables put into its strings; and their values.
+    pub(super) fn json(&self) -> Option<(String, Vec<Secret>)> {
         let DeValue::Table(_) = self.value else {
             self.problem(format!("is {}; it must be a table", kind(self.value)));
             return None;
         };
+        let known = self.file.secrets.borrow().len();
         let json = self.to_json();
-        (!self.broken.get()).then(|| json.to_string())
+        let secrets = self.file.secrets.borrow()[known..].to_vec();
+        (!self.broken.get()).then(|| (json.to_string(), secrets))
     }
 
     fn to_json(&self) -> serde_json::Value {

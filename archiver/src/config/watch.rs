@@ -1,5 +1,7 @@
 //! Entries of `watch`: which namespaces a source may name.
 
+use std::fmt;
+
 use super::Watch;
 
 /// MongoDB's own databases, whose changes are no application's.
@@ -9,12 +11,32 @@ const INTERNAL: [&str; 3] = ["admin", "local", "config"];
 pub(super) const WATCH_FORM: &str = "\"db.collection\", \"db.*\" or \"*\"";
 
 impl Watch {
+    /// Reads what [`fmt::Display`] wrote. Not for configurations: it refuses nothing that names something.
+    pub fn parse(text: &str) -> Option<Watch> {
+        match text.split_once('.') {
+            None if text == "*" => Some(Watch::Everything),
+            None => None,
+            Some((db, "*")) => Some(Watch::Database(db.to_owned())),
+            Some((db, coll)) => Some(Watch::Collection(db.to_owned(), coll.to_owned())),
+        }
+    }
+
     /// Whether it names this collection.
     pub fn covers(&self, database: &str, collection: &str) -> bool {
         match self {
             Watch::Everything => true,
             Watch::Database(db) => db == database,
             Watch::Collection(db, coll) => db == database && coll == collection,
+        }
+    }
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Watch::Everything => write!(f, "*"),
+            Watch::Database(db) => write!(f, "{db}.*"),
+            Watch::Collection(db, coll) => write!(f, "{db}.{coll}"),
         }
     }
 }
@@ -90,6 +112,16 @@ mod tests {
         );
         assert_eq!(watch("shop.*", "audit"), Ok(Watch::Database("shop".into())));
         assert_eq!(watch("*", "audit"), Ok(Watch::Everything));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for text in ["shop.orders.eu", "shop.*", "*"] {
+            let entry = watch(text, "audit").unwrap();
+            assert_eq!(entry.to_string(), text);
+            assert_eq!(Watch::parse(text), Some(entry));
+        }
+        assert_eq!(Watch::parse("shop"), None);
     }
 
     #[test]

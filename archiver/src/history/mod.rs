@@ -13,7 +13,9 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod timeline;
+mod vanished;
 pub mod verify;
+mod watched;
 
 use std::collections::BTreeMap;
 

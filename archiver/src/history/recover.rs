@@ -10,12 +10,16 @@ use futures_util::TryStreamExt;
 
 use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::DocumentId;
-use super::states::{Identity, Known, Policies, Reason, State, States, policy_of};
+use super::states::{Identity, Known, Policies, Reason, State, States, policy_of, target};
 use super::timeline::{Entry, Timeline};
+use super::vanished::{Moment, Vanished};
 use super::{History, Namespace, policies};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId};
+
+/// Bytes of documents that are held in memory while they are rebuilt; history is read once more for what is beyond.
+const REBUILD_BYTES: usize = if cfg!(test) { 1024 } else { 256 * 1024 * 1024 };
 
 /// Up to this many documents are looked up one by one; more are gathered in one pass over the whole history.
 const ONE_BY_ONE: usize = 32;
@@ -53,8 +57,8 @@ pub struct Summary {
     pub recovered: u64,
     /// Those that were not.
     pub lost: Vec<Lost>,
-    /// Drops and renames in the period: the documents that ended with them are not among the recovered.
-    pub ended_namespaces: Vec<String>,
+    /// Renames in the period, the old and the new name: the documents went on under the new one.
+    pub renamed: Vec<(Namespace, Namespace)>,
     /// The policies, to name the plugins of [`Recovered::policies`].
     pub policies: Policies,
 }
@@ -183,14 +187,15 @@ fn before_first(first: &Entry, at: i64) -> Result<Known> {
 /// Where a document last ended, and whether it came back.
 #[derive(Debug, Clone, Copy)]
 struct Last {
-    at: (u32, u32, RecordId),
+    at: Moment,
     deleted: bool,
 }
 
-/// Gives all documents back that were deleted since a second and not inserted again, as they were just before.
+/// Gives all documents back that were deleted since a second and are not there again, as they were just before: by an event of
+/// their own, with their collection or database, or because another collection took its name.
 ///
-/// Calls `give` for each: those whose deletion brought an image first, in the order of the log and then of the archive. Documents
-/// held in memory at once: those without an image, as they are rebuilt.
+/// Calls `give` for each: those whose deletion brought an image first, in the order of the log and then of the archive. Held in
+/// memory at once: the `_id`s, and [`REBUILD_BYTES`] of the documents without an image, as they are rebuilt.
 pub async fn deleted_since(
     history: &History,
     source: &str,
@@ -202,8 +207,13 @@ pub async fn deleted_since(
     let since = Timestamp { time: u32::try_from(since.max(0)).unwrap_or(u32::MAX), increment: 0 };
     let wide = history.wide(source).await?;
     let mut summary = Summary { policies: policies(&wide)?, ..Summary::default() };
-    note_ends(&wide, since, &mut summary)?;
+    note_renames(&wide, since, &mut summary)?;
     let mut wanted = find_deleted(history, source, since, namespace).await?;
+    let vanished = Vanished::since(history, source, since, &wide).await?;
+    wanted.retain(|identity, _| !vanished.is_alive(identity));
+    let within = |identity: &Identity| namespace.is_none_or(|wanted| *wanted == identity.namespace);
+    let vanished = vanished.ended().filter(|(identity, _)| within(identity));
+    wanted.extend(vanished.map(|(identity, at)| (identity, Last { at, deleted: true })));
     let mut found = async |bytes: Vec<u8>| -> Result<()> {
         let record = Record::new(&bytes)?;
         let (Some(identity), Some(image)) = (Identity::of(&record), record.part("before")) else {
@@ -225,7 +235,11 @@ pub async fn deleted_since(
     };
     each_operation(history, source, &["delete"], since, &mut found).await?;
     // An image that was there in the first pass and is not in the second is rebuilt like the others.
-    rebuild(history, source, wanted, &wide, &mut summary, &mut give).await?;
+    if wanted.len() <= ONE_BY_ONE {
+        rebuild_few(history, source, wanted, &wide, &mut summary, &mut give).await?;
+    } else {
+        rebuild_many(history, source, wanted, &mut summary, &mut give).await?;
+    }
     Ok(summary)
 }
 
@@ -279,8 +293,8 @@ async fn each_operation(
     Ok(())
 }
 
-/// Rebuilds the documents whose deletion brought no image.
-async fn rebuild(
+/// Rebuilds documents whose end brought no image, one by one.
+async fn rebuild_few(
     history: &History,
     source: &str,
     wanted: HashMap<Identity, Last>,
@@ -288,44 +302,104 @@ async fn rebuild(
     summary: &mut Summary,
     give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
 ) -> Result<()> {
-    let (few, many) =
-        if wanted.len() <= ONE_BY_ONE { (wanted, HashMap::new()) } else { (HashMap::new(), wanted) };
-    let mut few: Vec<_> = few.into_iter().collect();
-    few.sort_by_key(|(_, last)| last.at);
-    for (identity, last) in few {
+    let mut wanted: Vec<_> = wanted.into_iter().collect();
+    wanted.sort_by_key(|(_, last)| last.at);
+    for (identity, last) in wanted {
         let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
         let Some(element) = Doc::new(&id).ok().and_then(|d| d.get("_id")) else { continue };
         let timeline = history
             .timeline_among(source, &DocumentId::of(&element), Some(&identity.namespace), wide)
             .await?;
-        for entry in timeline.entries.iter().filter(|e| e.identity == identity) {
+        let mut before = Known::unrecorded();
+        for entry in timeline.entries.into_iter().filter(|e| e.identity == identity) {
             if Record::new(&entry.record)?.record_id()? == last.at.2 {
-                hand_over(&identity, entry.before.clone(), last, summary, give).await?;
+                before = entry.before;
             }
         }
+        hand_over(&identity, before, last, summary, give).await?;
     }
-    if many.is_empty() {
-        return Ok(());
+    Ok(())
+}
+
+/// Rebuilds documents whose end brought no image, together; where they take more than [`REBUILD_BYTES`], each half by itself.
+async fn rebuild_many(
+    history: &History,
+    source: &str,
+    wanted: HashMap<Identity, Last>,
+    summary: &mut Summary,
+    give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
+) -> Result<()> {
+    let mut groups = vec![wanted];
+    while let Some(mut group) = groups.pop() {
+        let complete = rebuild_group(history, source, &mut group, summary, give).await?;
+        if complete {
+            for (identity, last) in group {
+                hand_over(&identity, Known::unrecorded(), last, summary, give).await?;
+            }
+            continue;
+        }
+        let half = group.len() / 2;
+        let mut group = group.into_iter();
+        groups.push(group.by_ref().take(half).collect());
+        groups.push(group.collect());
     }
+    Ok(())
+}
+
+/// Hands over the documents of a group as their ends are met, and takes them out of it. Whether it got to the end of the
+/// history: not so where they took more than [`REBUILD_BYTES`], which only a single one may.
+async fn rebuild_group(
+    history: &History,
+    source: &str,
+    group: &mut HashMap<Identity, Last>,
+    summary: &mut Summary,
+    give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
+) -> Result<bool> {
     // By `_id` alone: a document's life goes on under another name when its collection is renamed.
-    let ids: HashSet<(u8, Vec<u8>)> = many.keys().map(|identity| identity.id.clone()).collect();
+    let ids: HashSet<(u8, Vec<u8>)> = group.keys().map(|identity| identity.id.clone()).collect();
+    let mut ends: HashMap<RecordId, Vec<Identity>> = HashMap::new();
+    for (identity, last) in &*group {
+        ends.entry(last.at.2).or_default().push(identity.clone());
+    }
     let mut states = States::new(summary.policies.clone());
+    // Wherever they are: a collection may still have another name than at its end.
+    let mut places: HashSet<Identity> = group.keys().cloned().collect();
+    let mut read = 0;
     let mut records = history.all_records(source).await?;
     while let Some(bytes) = records.next().await? {
         let record = Record::new(&bytes)?;
-        let identity = Identity::of(&record);
-        let last = identity.as_ref().and_then(|i| many.get(i)).copied();
-        if identity.as_ref().is_some_and(|identity| !ids.contains(&identity.id)) {
+        let own = Identity::of(&record);
+        if own.as_ref().is_some_and(|identity| !ids.contains(&identity.id)) {
             continue;
         }
+        places.extend(own.clone());
+        let ended = ends.remove(&record.record_id()?).unwrap_or_default();
+        let before: Vec<Known> = ended.iter().map(|identity| states.now(identity)).collect();
         let change = states.advance(&record)?;
-        if let (Some(identity), Some(last), Some(change)) = (identity, last, change)
-            && record.record_id()? == last.at.2
-        {
-            hand_over(&identity, change.before, last, summary, give).await?;
+        for (identity, known) in ended.into_iter().zip(before) {
+            let Some(last) = group.remove(&identity) else { continue };
+            // A deletion of its own can bring what was not known.
+            let told = change.as_ref().filter(|_| own.is_some()).map(|change| change.before.clone());
+            hand_over(&identity, told.unwrap_or(known), last, summary, give).await?;
+        }
+        read += bytes.len();
+        if read > REBUILD_BYTES && group.len() > 1 {
+            read = places.iter().map(|identity| size(&states.now(identity))).sum();
+            if read > REBUILD_BYTES {
+                return Ok(false);
+            }
+            // Looked at again when as much was read as there is room left.
+            read = read.max(REBUILD_BYTES / 2);
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+fn size(known: &Known) -> usize {
+    match &known.state {
+        State::Present(document) => document.len(),
+        _ => 0,
+    }
 }
 
 async fn hand_over(
@@ -349,14 +423,15 @@ async fn hand_over(
     Ok(())
 }
 
-/// Notes the namespaces that ended with all their documents.
-fn note_ends(wide: &[Vec<u8>], since: Timestamp, summary: &mut Summary) -> Result<()> {
+/// Notes which collections were renamed.
+fn note_renames(wide: &[Vec<u8>], since: Timestamp, summary: &mut Summary) -> Result<()> {
     for bytes in wide {
         let record = Record::new(bytes)?;
-        let time = record.cluster_time()?;
-        if matches!(record.op(), "drop" | "dropDatabase" | "rename") && time >= since {
-            let name = [record.db(), record.coll()].into_iter().flatten().collect::<Vec<_>>().join(".");
-            summary.ended_namespaces.push(format!("{} {name}", record.op()));
+        if record.op() == "rename"
+            && record.cluster_time()? >= since
+            && let (Some(from), Some(to)) = (Namespace::of(&record), target(&record))
+        {
+            summary.renamed.push((from, to));
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
 use super::gaps::{Finding, Found, Gap, GapRecord};
+use super::watched::Watched;
 use crate::error::Result;
 use crate::record::{Record, RecordId, id_digest};
 
@@ -47,8 +48,12 @@ pub enum Reason {
     InsideGap(i64),
     /// The contents of this change were withheld because a plugin failed on it.
     Quarantined(i64),
+    /// It is not watched since this record.
+    Unwatched(i64),
     /// Another collection took this one's name.
     Renamed(i64),
+    /// This record changed a document of another collection of that name.
+    OtherCollection(i64),
     /// This record's delta could not be applied.
     Delta(i64, Unapplied),
 }
@@ -61,7 +66,9 @@ impl fmt::Display for Reason {
             Reason::Gap(seq) => write!(f, "history is missing before seq={seq}"),
             Reason::InsideGap(seq) => write!(f, "the time is inside a gap of history seq={seq}"),
             Reason::Quarantined(seq) => write!(f, "a change was quarantined seq={seq}"),
+            Reason::Unwatched(seq) => write!(f, "it is no longer watched since seq={seq}"),
             Reason::Renamed(seq) => write!(f, "another collection was renamed to this one seq={seq}"),
+            Reason::OtherCollection(seq) => write!(f, "the collection is another one of that name seq={seq}"),
             Reason::Delta(seq, why) => write!(f, "{why} seq={seq}"),
         }
     }
@@ -189,11 +196,29 @@ struct Tracked {
     partition: Option<u32>,
     /// The time of the baseline it was read by: changes up to it are in it already.
     baseline: Option<Timestamp>,
+    /// The UUID of the collection that it was in, where its last record says so.
+    collection: Option<Vec<u8>>,
+}
+
+impl Tracked {
+    /// Notes in which collection this record found the document. What was known is that of another document where the
+    /// collection is another one: a name can be used again, in a gap without a record of it.
+    fn be_in(&mut self, record: &Record<'_>) -> Result<()> {
+        let uuid = record.part("detail").and_then(|d| d.get("collectionUUID")).and_then(|e| e.as_binary());
+        let collection = uuid.map(|(_, uuid)| uuid.to_vec());
+        let another = self.collection.as_ref().zip(collection.as_ref()).is_some_and(|(was, is)| was != is);
+        if another && self.known.state != State::Absent && self.doubts.is_empty() {
+            self.known = Known::unknown(Reason::OtherCollection(record.seq()?));
+        }
+        self.collection = collection;
+        Ok(())
+    }
 }
 
 impl Tracked {
     fn unrecorded(partition: Option<u32>) -> Tracked {
-        Tracked { known: Known::unrecorded(), doubts: BTreeSet::new(), partition, baseline: None }
+        let (known, doubts) = (Known::unrecorded(), BTreeSet::new());
+        Tracked { known, doubts, partition, baseline: None, collection: None }
     }
 
     fn set(&mut self, known: Known) {
@@ -216,6 +241,8 @@ pub struct States {
     gaps: BTreeMap<RecordId, Gap>,
     /// Renames of unknown collections into known ones.
     renames: BTreeSet<RecordId>,
+    /// As the last policy record of each partition says.
+    watched: BTreeMap<Option<u32>, Watched>,
 }
 
 impl States {
@@ -310,10 +337,14 @@ impl States {
     /// Takes the next record in. Returns what it did to its document; `None` for records that are not about one.
     pub fn advance(&mut self, record: &Record<'_>) -> Result<Option<Change>> {
         match record.op() {
-            "policy" => self.policies.note(record)?,
+            "policy" => {
+                self.policies.note(record)?;
+                self.note_watched(record)?;
+            }
             "drop" | "dropDatabase" => self.end_namespace(record)?,
             "rename" => self.rename(record)?,
-            "gap" => return self.gap(record),
+            // One change of one document is missing; else all may have changed.
+            "gap" if record.id().is_none() => self.gap(record)?,
             "quarantine" => self.quarantine(record)?,
             _ => return self.change(record),
         }
@@ -347,9 +378,14 @@ impl States {
             self.documents.insert(identity, tracked);
             return Ok(Some(Change { before, after }));
         }
+        tracked.be_in(record)?;
         let told = self.told(&tracked);
         let mut effect = effect(record, &tracked.known, contents)?;
-        if effect.is_certain {
+        if let Some(watched) = self.watched.get(&tracked.partition)
+            && watched.ends(&identity.namespace, record.seq()?)
+        {
+            tracked.set(Known::unknown(Reason::Unwatched(watched.seq)));
+        } else if effect.is_certain {
             tracked.set(effect.after);
         } else {
             tracked.known = effect.after;
@@ -366,10 +402,7 @@ impl States {
     }
 
     /// Takes in that history is missing, or what became of it.
-    fn gap(&mut self, record: &Record<'_>) -> Result<Option<Change>> {
-        if let Some(identity) = Identity::of(record) {
-            return self.lost_change(record, identity);
-        }
+    fn gap(&mut self, record: &Record<'_>) -> Result<()> {
         match GapRecord::of(record)? {
             GapRecord::Opens(gap) => {
                 let renames = std::mem::take(&mut self.renames);
@@ -394,21 +427,7 @@ impl States {
                 }
             }
         }
-        Ok(None)
-    }
-
-    /// One change of one document is missing.
-    fn lost_change(&mut self, record: &Record<'_>, identity: Identity) -> Result<Option<Change>> {
-        let seq = record.seq()?;
-        let time = record.cluster_time()?;
-        let mut tracked = self.tracked(&identity, record)?;
-        let before = self.told(&tracked);
-        if !tracked.is_read_after(time) {
-            tracked.set(Known::unknown(Reason::Gap(seq)));
-        }
-        let change = Change { before, after: self.told(&tracked) };
-        self.documents.insert(identity, tracked);
-        Ok(Some(change))
+        Ok(())
     }
 
     /// Casts doubt on documents, but for those read by a later baseline.
@@ -423,6 +442,23 @@ impl States {
                 tracked.doubts.insert(id);
             }
         }
+    }
+
+    /// Nobody sees any more what becomes of documents that are left out, whenever they were read; of those that are watched
+    /// again, nothing is known yet.
+    fn note_watched(&mut self, record: &Record<'_>) -> Result<()> {
+        let Some(watched) = Watched::of(record)? else { return Ok(()) };
+        let partition = record.record_id()?.partition;
+        for (identity, tracked) in self.documents.iter_mut().filter(|(_, t)| t.partition == partition) {
+            let was_left_out = matches!(tracked.known.state, State::Unknown(Reason::Unwatched(_)));
+            match watched.covers(&identity.namespace) {
+                false if !was_left_out => tracked.set(Known::unknown(Reason::Unwatched(watched.seq))),
+                true if was_left_out => tracked.set(Known::unrecorded()),
+                _ => {}
+            }
+        }
+        self.watched.insert(partition, watched);
+        Ok(())
     }
 
     fn end_namespace(&mut self, record: &Record<'_>) -> Result<()> {
@@ -454,7 +490,8 @@ impl States {
         let moved: Vec<Identity> = self.documents.keys().filter(|i| i.namespace == from).cloned().collect();
         for identity in moved {
             let Some(tracked) = self.documents.get_mut(&identity) else { continue };
-            let gone = Tracked { known: Known::absent(), doubts: BTreeSet::new(), ..*tracked };
+            let mut gone = tracked.clone();
+            gone.set(Known::absent());
             let tracked = std::mem::replace(tracked, gone);
             self.documents.insert(Identity { namespace: to.clone(), id: identity.id }, tracked);
         }
@@ -533,6 +570,8 @@ fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> Result<Effe
     };
     let (after, is_certain) = match record.op() {
         "delete" => (Known::absent(), true),
+        // A change of this document is missing.
+        "gap" => (Known::unknown(Reason::Gap(seq)), true),
         "update" => match image("after") {
             Some(image) => (image, true),
             None => (updated(record, seq, &before, contents), tells_before),

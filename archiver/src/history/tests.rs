@@ -215,6 +215,87 @@ async fn everything_deleted_since_a_time_comes_back_but_what_was_inserted_again(
 }
 
 #[tokio::test]
+async fn what_ended_with_its_collection_comes_back_unless_it_is_there_again() {
+    for documents in [5_i32, 90] {
+        let mut shop = Shop::with_plugins(&[]);
+        let of = |coll: &str, op: &str| doc! {"op": op, "ns": {"db": "shop", "coll": coll}};
+        let about = |coll: &str, op: &str, n: i32| {
+            doc! {"op": op, "ns": {"db": "shop", "coll": coll}, "key": {"_id": n}}
+        };
+        let moved =
+            |watched: bool| doc! {"detail": {"to": {"db": "shop", "coll": "b"}, "fromWatched": watched}};
+        // Dropped long ago, before what is asked for.
+        shop.push(about("b", "insert", -1), doc! {"after": {"_id": -1}});
+        shop.push(of("b", "drop"), doc! {});
+        for n in 0..documents {
+            shop.push(about("a", "insert", n), doc! {"after": {"_id": n, "x": 0}});
+            shop.push(about("b", "insert", 1_000 + n), doc! {"after": {"_id": 1_000 + n}});
+            shop.push(about("other", "insert", n), doc! {"after": {"_id": n}});
+        }
+        shop.push(about("b", "insert", 0), doc! {"after": {"_id": 0, "replaced": true}});
+        let since = shop.second;
+        // 1 is deleted by itself; the others go on as `b`, whose own documents end, but for 0, which is there again.
+        shop.push(about("a", "delete", 1), doc! {"before": {"_id": 1, "x": 0}});
+        shop.push(of("a", "rename"), moved(true));
+        shop.push(about("b", "update", 2), set(doc! {"x": 2}));
+        let over = shop.next_seq();
+        shop.push(of("b", "drop"), doc! {});
+        shop.push(about("b", "insert", 3), doc! {"after": {"_id": 3, "again": true}});
+        let history = history(&shop, &[over / 2, over]).await;
+        let mut given = Vec::new();
+        let give = async |r: Recovered| -> Result<()> {
+            given.push((r.namespace.coll.clone(), document(&r), r.seq));
+            Ok(())
+        };
+        let summary = deleted_since(&history, "shop", i64::from(since), None, give).await.unwrap();
+        given.sort_by_key(|(coll, d, _)| (coll.clone(), d.get_i32("_id").unwrap()));
+        let mut expected = vec![("a".to_owned(), doc! {"_id": 1, "x": 0}, over - 3)];
+        for n in [0].into_iter().chain(2..documents).filter(|n| *n != 3) {
+            expected.push(("b".to_owned(), doc! {"_id": n, "x": if n == 2 { 2 } else { 0 }}, over));
+        }
+        expected.extend((0..documents).map(|n| ("b".to_owned(), doc! {"_id": 1_000 + n}, over - 2)));
+        assert_eq!(given, expected);
+        assert_eq!((summary.recovered, summary.lost), (expected.len() as u64, Vec::new()));
+        assert_eq!(summary.renamed[0].1.coll, "b");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_never_applied_to_the_document_of_another_collection_of_that_name() {
+    let mut shop = Shop::with_plugins(&[]);
+    let uuid = |n: u8| doc! {"collectionUUID": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![n; 16] }};
+    let within = |mut fields: Document, n: u8| {
+        fields.insert("detail", uuid(n));
+        fields
+    };
+    shop.change("insert", 1, within(doc! {"after": {"_id": 1, "x": 1}}, 1));
+    shop.change("update", 1, within(set(doc! {"x": 2}), 1));
+    let other = shop.change("update", 1, within(set(doc! {"x": 3}), 2));
+    shop.change("insert", 2, within(doc! {"after": {"_id": 2, "x": 1}}, 1));
+    // Read again, the collection is not said; whatever it is, the change is one of it.
+    shop.change("snapshot", 2, doc! {"after": {"_id": 2, "x": 5}});
+    shop.change("update", 2, within(set(doc! {"y": 1}), 2));
+    let history = history(&shop, &[]).await;
+    let timeline = history.timeline("shop", &id("1"), None).await.unwrap();
+    let before = |n: usize| timeline.entries[n].before.state.clone();
+    assert!(matches!(before(1), State::Present(_)));
+    assert_eq!(before(2), State::Unknown(Reason::OtherCollection(other)));
+    let later = recovered(&history, "2", Some(i64::from(shop.second))).await.unwrap();
+    assert_eq!(later, doc! {"_id": 2, "x": 5, "y": 1});
+}
+
+#[tokio::test]
+async fn documents_of_a_collection_that_is_renamed_away_are_not_deleted() {
+    let mut shop = Shop::with_plugins(&[]);
+    let from = doc! {"op": "rename", "ns": {"db": "shop", "coll": "orders"}};
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.push(from, doc! {"detail": {"to": {"db": "elsewhere", "coll": "b"}, "fromWatched": true}});
+    let give = async |r: Recovered| -> Result<()> { panic!("{r:?}") };
+    let summary = deleted_since(&history(&shop, &[]).await, "shop", 0, None, give).await.unwrap();
+    assert_eq!((summary.recovered, summary.lost.len(), summary.renamed.len()), (0, 0, 1));
+}
+
+#[tokio::test]
 async fn unknown_sources_and_documents_are_not_found() {
     let mut shop = Shop::with_plugins(&[]);
     shop.change("insert", 1, doc! {"after": {"_id": 1}});
@@ -247,4 +328,93 @@ async fn changes_say_from_what_to_what() {
     let expected = ["a.b x y", "new - 5", "gone true -", "l 3 items 1 items"];
     assert_eq!(shown(&timeline.entries[1]), expected);
     assert_eq!(shown(&timeline.entries[2]), [r#"a {"b":"y"} 1"#, "l [1] -", "new 5 -"]);
+}
+
+#[tokio::test]
+async fn a_change_that_was_too_large_makes_its_document_unknown_and_no_other() {
+    let mut shop = Shop::with_plugins(&[]);
+    for id in ["a", "b"] {
+        shop.change("insert", id, doc! {"after": {"_id": id}});
+    }
+    let gap = shop.change("gap", "a", doc! {"detail": {"reason": "event too large", "op": "update"}});
+    let then = i64::from(shop.second);
+    shop.change("replace", "a", doc! {"after": {"_id": "a", "n": 2}});
+    let history = history(&shop, &[3]).await;
+    let timeline = history.timeline("shop", &id("a"), None).await.unwrap();
+    assert_eq!(timeline.entries[1].after.state, State::Unknown(Reason::Gap(gap)));
+    assert_eq!(recovered(&history, "a", Some(then)).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(recovered(&history, "a", Some(then + 1)).await.unwrap(), doc! {"_id": "a", "n": 2});
+    assert_eq!(recovered(&history, "b", Some(then)).await.unwrap(), doc! {"_id": "b"});
+    assert_eq!(history.timeline("shop", &id("b"), None).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_document_does_not_stand_still_while_it_is_not_watched() {
+    let mut shop = Shop::with_plugins(&[]);
+    let watch = |shop: &mut Shop, list: &[&str]| {
+        shop.push(doc! {"op": "policy"}, doc! {"detail": {"plugins": [], "watch": list}})
+    };
+    watch(&mut shop, &["shop.*"]);
+    shop.change("insert", "a", doc! {"after": {"_id": "a"}});
+    let watched = i64::from(shop.second);
+    let left_out = watch(&mut shop, &["shop.others"]);
+    let meanwhile = i64::from(shop.second) + 5;
+    shop.second += 10;
+    watch(&mut shop, &["shop.orders"]);
+    shop.change("update", "a", doc! {"before": {"_id": "a", "n": 1}, "after": {"_id": "a", "n": 2}});
+    let again = i64::from(shop.second);
+    let history = history(&shop, &[]).await;
+    assert_eq!(recovered(&history, "a", Some(watched)).await.unwrap(), doc! {"_id": "a"});
+    let error = recovered(&history, "a", Some(meanwhile)).await.unwrap_err();
+    assert!(
+        error.explain().contains(&format!("no longer watched since seq={left_out}")),
+        "{}",
+        error.explain()
+    );
+    assert_eq!(recovered(&history, "a", Some(again)).await.unwrap(), doc! {"_id": "a", "n": 2});
+}
+
+#[tokio::test]
+async fn what_a_baseline_read_of_a_namespace_before_it_was_left_out_is_no_present_either() {
+    let mut shop = Shop::with_plugins(&[]);
+    // Read later than the position at which the new list is in force.
+    let policy = shop.second;
+    shop.second += 3;
+    shop.change("snapshot", "a", doc! {"after": {"_id": "a"}});
+    let later = i64::from(shop.second) + 1;
+    shop.second = policy;
+    shop.push(doc! {"op": "policy"}, doc! {"detail": {"plugins": [], "watch": ["shop.others"]}});
+    let history = history(&shop, &[]).await;
+    let error = recovered(&history, "a", Some(later)).await.unwrap_err();
+    assert!(error.explain().contains("no longer watched"), "{}", error.explain());
+}
+
+#[test]
+fn what_is_lost_in_one_partition_leaves_the_documents_of_others_known() {
+    let record = |partition, seq, op: &str, id: Option<i32>, detail: Document| {
+        let mut body = doc! {"op": op, "ns": {"db": "shop", "coll": "orders"}};
+        body.extend(id.map(|id| doc! {"key": {"_id": id}}).unwrap_or_default());
+        body.insert("clusterTime", bson::Timestamp { time: DAY + seq as u32, increment: 1 });
+        body.extend(id.map(|id| doc! {"after": {"_id": id}}).unwrap_or_default());
+        body.insert("detail", detail);
+        let body = bson::serialize_to_vec(&body).unwrap();
+        Record::encode(RecordId { partition: Some(partition), seq }, bson_walker::Doc::new(&body).unwrap(), 1)
+    };
+    let known_after = |lost: Vec<u8>| {
+        let mut states = states::States::default();
+        let mut identities = Vec::new();
+        for partition in 0..3 {
+            let baseline = record(partition, 2, "snapshot", Some(partition as i32), doc! {});
+            states.advance(&Record::new(&baseline).unwrap()).unwrap();
+            identities.push(states::Identity::of(&Record::new(&baseline).unwrap()).unwrap());
+        }
+        states.advance(&Record::new(&lost).unwrap()).unwrap();
+        identities.iter().map(|i| matches!(states.now(i).state, State::Present(_))).collect::<Vec<_>>()
+    };
+    let at = bson::Timestamp { time: DAY, increment: 1 };
+    assert_eq!(known_after(record(1, 3, "gap", None, doc! {"after": at, "until": at})), [true, false, true]);
+    let update = doc! {"op": "update", "error": "trap"};
+    assert_eq!(known_after(record(2, 3, "quarantine", None, update)), [true, true, false]);
+    let drop = doc! {"op": "drop", "error": "trap"};
+    assert_eq!(known_after(record(0, 3, "quarantine", None, drop)), [false, false, false]);
 }

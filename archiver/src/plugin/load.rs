@@ -179,6 +179,8 @@ fn configure(plugin: &PluginConfig, program: &Program) -> Result<()> {
     let config = plugin.config_json.expose();
     let configured = program.start(config.len()).and_then(|mut running| running.configure(config));
     configured.map_err(|fault| faulty(plugin, "configure", fault))?.map_err(|words| {
+        // Plugins quote the values that they do not accept.
+        let words = plugin.secrets.iter().fold(words, |words, secret| secret.hide_in(&words));
         Error::plugin(format!(
             "plugin `{}` does not accept its configuration; in its own words: \"{}\"",
             plugin.name,

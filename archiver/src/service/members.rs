@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::balance::share;
+use crate::capture::headroom::Gauge;
 use crate::capture::lease::{Announcement, Board, Instance, Leases};
 use crate::error::Result;
 use crate::stream_id::StreamId;
@@ -29,6 +30,8 @@ const SHUNNED: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) stream: StreamId,
+    /// Measured while the stream runs here.
+    pub(super) headroom: Arc<Gauge>,
     wanted: watch::Sender<bool>,
     health: Mutex<Health>,
     changed: Arc<Notify>,
@@ -45,7 +48,13 @@ struct Health {
 impl Seat {
     /// `changed` wakes the [`Members`].
     pub(super) fn new(stream: StreamId, changed: Arc<Notify>) -> Self {
-        Seat { stream, wanted: watch::Sender::new(false), health: Mutex::default(), changed }
+        Seat {
+            stream,
+            headroom: Arc::default(),
+            wanted: watch::Sender::new(false),
+            health: Mutex::default(),
+            changed,
+        }
     }
 
     /// Waits until the stream is wanted here. Cancel safe.

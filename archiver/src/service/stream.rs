@@ -28,6 +28,8 @@ use crate::stream_id::StreamId;
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 /// How much longer than a lease holds `run --once` waits for that of a process that was killed.
 const LEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long preparing the audit collection may take. What happens under a lease ends with it; this does not.
+const PREPARE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a source that has stopped says so again.
 const HALTED_REMINDER: Duration = Duration::from_secs(60);
 /// After this long without a fault the faults before it are forgotten.
@@ -131,7 +133,10 @@ impl StreamTask {
     async fn hold_and_run(&self) -> Result<()> {
         check_partitions(&self.service.log, &self.source).await?;
         // Before the lease, so that a hand-over does not wait for it.
-        self.service.log.prepare(&self.source.name).await?;
+        let prepared = tokio::time::timeout(PREPARE_LIMIT, self.service.log.prepare(&self.source.name)).await;
+        prepared
+            .unwrap_or_else(|_| Err(Error::unavailable("preparing the audit collection took too long")))?;
+        self.service.leases.sweep().await?;
         let Some(lease) = self.wait_for_lease().await? else { return Ok(()) };
         let stop = self.service.stop.child_token();
         let mut in_order = false;
@@ -211,6 +216,7 @@ impl StreamTask {
             archive: service.archive.clone(),
             chain: Arc::clone(&self.chain),
             lease: lease.clone(),
+            headroom: Arc::clone(&self.seat.headroom),
             appended_bytes: Arc::clone(&appended_bytes),
             stop: stop.clone(),
         };

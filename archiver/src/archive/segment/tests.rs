@@ -221,6 +221,40 @@ fn every_record_can_be_kept_whole() {
     assert_eq!(read_all(&Segment { file: encode_as(&records, Keep::Whole), ..segment }), records);
 }
 
+/// The record as one of a partition.
+pub(in super::super) fn in_partition(partition: u32, record: &[u8]) -> Vec<u8> {
+    let record = Record::new(record).unwrap();
+    Writer::build(|w| {
+        RecordId { partition: Some(partition), seq: record.seq().unwrap() }.write(w);
+        record.doc().elements().skip(1).for_each(|e| w.append(&e.unwrap()));
+    })
+}
+
+#[test]
+fn records_of_a_partition_come_back_exactly_and_those_of_another_are_refused() {
+    let partition = |p| StreamId { source: "shop".to_owned(), partition: Some(p) };
+    let mut random = Random::new(7, true);
+    let whole: Vec<Vec<u8>> = (1..300).map(|n| random_record(&mut random, n, n % 2 == 0)).collect();
+    let records: Vec<Vec<u8>> = whole.iter().map(|record| in_partition(3, record)).collect();
+    let mut builder = SegmentBuilder::new(&partition(3));
+    for wrong in [&whole[0], &in_partition(2, &whole[0])] {
+        assert_eq!(builder.push(wrong).unwrap_err().kind(), crate::Kind::Internal);
+    }
+    records.iter().for_each(|record| builder.push(record).unwrap());
+    let segment = builder.finish().unwrap();
+    assert_eq!(segment.key, "source=shop/date=2026-11-21/seg-p3-00000000000000000001.parquet");
+    assert_eq!(read_all(&segment), records);
+    assert_eq!(Segment::from_file(&segment.key, segment.file.clone()).unwrap(), segment);
+    let other = segment.key.replace("seg-p3-", "seg-p2-");
+    assert_eq!(Segment::from_file(&other, segment.file).unwrap_err().kind(), crate::Kind::Corrupt);
+    // A file whose records are another partition's than its footer says.
+    let mut arena = Arena::default();
+    arena.push(&records[0]);
+    let footer = Footer { stream: &partition(2), first_seq: 1, end_seq: 2, merkle_root: String::new() };
+    let file = encode::encode(&arena, &[0], &footer, Keep::Columns).unwrap();
+    assert_eq!(read::summarize(file.into()).unwrap_err().kind(), crate::Kind::Corrupt);
+}
+
 #[test]
 fn a_summary_counts_what_is_in_it() {
     let (segment, records) = sample(5, 20);

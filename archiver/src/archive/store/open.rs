@@ -93,11 +93,22 @@ macro_rules! client {
             let key: $key = name.to_ascii_lowercase().parse().map_err(|_| unknown_option(name))?;
             builder = builder.with_config(key, value.expose());
         }
-        Arc::new(builder.build().map_err(|e| {
-            let error = Error::invalid("the archive's options do not fit together").because(e);
-            error.hint("correct [archive] url and [archive.options]")
-        })?)
+        Arc::new(builder.build().map_err(|e| unusable_options(&e, $options))?)
     }};
+}
+
+/// object_store quotes the value that it can't use: it may be a secret, so its option is named instead.
+fn unusable_options(error: &object_store::Error, options: &[(String, Secret)]) -> Error {
+    let mut text = error.to_string();
+    for (name, value) in options {
+        let hidden = value.hide_in(&text);
+        if hidden != text {
+            text = format!("{hidden} option={name}");
+        }
+    }
+    Error::invalid("the archive's options do not fit together")
+        .because(text)
+        .hint("correct [archive] url and [archive.options]")
 }
 
 fn unknown_option(name: &str) -> Error {

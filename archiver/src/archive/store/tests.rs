@@ -8,7 +8,7 @@ use url::Url;
 
 use super::super::manifest::Context;
 use super::super::segment::SegmentBuilder;
-use super::super::segment::tests::{manifest, record, sample};
+use super::super::segment::tests::{in_partition, manifest, record, sample};
 use super::faulty::{Fault, Faulty};
 use super::*;
 use crate::Kind;
@@ -107,6 +107,39 @@ async fn fill(archive: &Archive, segments: i64) -> Vec<Sealed> {
         sealed.push(archive.seal(&Manifest::new(&segment, context)).await.unwrap());
     }
     sealed
+}
+
+#[tokio::test]
+async fn each_partition_has_a_chain_of_its_own() {
+    let (_, archive) = archive([]);
+    let streams = StreamId::all("shop", 3);
+    let mut sealed = Vec::new();
+    for stream in &streams[..2] {
+        let mut previous: Option<Sealed> = None;
+        for first in [1, 4] {
+            let mut builder = SegmentBuilder::new(stream);
+            for record in sample(first, 3).1 {
+                builder.push(&in_partition(stream.partition.unwrap(), &record)).unwrap();
+            }
+            let segment = builder.finish().unwrap();
+            archive.commit(&segment).await.unwrap();
+            let mut manifest = manifest(&segment);
+            manifest.previous = previous.as_ref().map(|sealed| hex(&sealed.sha256));
+            let link = archive.seal(&manifest).await.unwrap();
+            assert_eq!(link.manifest.stream(), *stream);
+            previous = Some(link.clone());
+            sealed.push(link);
+        }
+    }
+    assert_eq!(archive.streams("shop").await.unwrap(), streams[..2]);
+    assert_eq!(archive.manifests(&streams[1]).await.unwrap(), sealed[2..]);
+    assert_eq!(archive.manifests_of("shop").await.unwrap(), sealed);
+    assert_eq!(archive.last_manifest(&streams[0]).await.unwrap().as_ref(), Some(&sealed[1]));
+    let of_another = archive.last_manifest(&streams[2]).await.unwrap();
+    assert_eq!(of_another.as_ref(), sealed.last(), "it tells whose archive it is");
+    assert!(archive.manifests(&StreamId::whole("shop")).await.unwrap().is_empty());
+    let one = String::from_utf8(manifest(&sample(1, 3).0).to_json().unwrap()).unwrap();
+    assert!(!one.contains("partition"), "a source without partitions is stored as ever");
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ use crate::audit_log::{LEASES, mongo_error};
 use crate::config::Config;
 use crate::deployment::{code, connect_small};
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 use crate::stream_id::StreamId;
 
 const DUPLICATE_KEY: i32 = 11000;
@@ -105,6 +106,7 @@ impl Leases {
             Ok(Err(e)) => return Err(mongo_error("taking the lease", e)),
             Err(_) => return Err(too_slow("taking the lease")),
         };
+        fail_point!("lease:taken");
         let epoch = lease.get_i64("epoch").map_err(|e| Error::corrupt("a lease has no epoch").because(e))?;
         let term = Arc::new(Term::new(asked + self.0.time));
         self.held().insert(stream.clone(), Arc::downgrade(&term));
@@ -151,11 +153,12 @@ impl Lease {
     pub async fn name_session(&self, session: &Document) -> Result<()> {
         let name = doc! {"$set": {"session": session}};
         let named = self.leases.0.collection.update_one(self.mine(), name);
-        match self.leases.within("naming the session in the lease", named.into_future()).await?.matched_count
-        {
-            0 => Err(self.lost_to_another()),
-            _ => Ok(()),
+        let named = self.leases.within("naming the session in the lease", named.into_future()).await?;
+        if named.matched_count == 0 {
+            return Err(self.lost_to_another());
         }
+        fail_point!("lease:session_named");
+        Ok(())
     }
 
     /// Fails where it is not certain any more that this process holds the lease. To be asked before every append.
@@ -177,6 +180,7 @@ impl Lease {
     ///
     /// With `in_order`, the holder has ended its last transaction; otherwise whoever comes next does.
     pub async fn release(&self, error: Option<&Error>, in_order: bool) -> Result<()> {
+        fail_point!("lease:before_release");
         self.leases.held().remove(&self.stream);
         let mut changes = doc! {"expires": "$$NOW", "holder": Bson::Null};
         if in_order {
@@ -194,7 +198,9 @@ impl Lease {
             }
         }
         let released = self.leases.0.collection.update_one(self.mine(), vec![doc! {"$set": changes}]);
-        self.leases.within("releasing the lease", released.into_future()).await.map(|_| ())
+        self.leases.within("releasing the lease", released.into_future()).await?;
+        fail_point!("lease:released");
+        Ok(())
     }
 
     fn mine(&self) -> Document {

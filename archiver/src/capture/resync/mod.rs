@@ -28,18 +28,19 @@ use self::reader::Reader;
 use self::recorded::{Recorded, Slice};
 use super::assemble::Identity as Kept;
 use super::barrier::{Barrier, Hold};
-use super::namespaces::watched_collections;
+use super::snapshot::{Snapshot, plan};
 use super::stream::partition_filter;
 use super::writer::Documents;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::Resync;
-use crate::config::{CaptureConfig, Snapshot, SourceConfig};
+use crate::config::{CaptureConfig, Snapshot as SnapshotMode, SourceConfig};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
-use crate::event::Position;
+use crate::event::{Event, Position};
 use crate::history::states::{Identity, State};
 use crate::history::{History, Namespace};
 use crate::plugin::{Outcome, PluginChain};
+use crate::progress::Planned;
 use crate::record::RecordId;
 use crate::stream_id::StreamId;
 
@@ -114,7 +115,7 @@ impl Comparison {
             let mut judge = Judge::new(
                 RecordId::new(&self.stream, self.resync.gap),
                 self.policy,
-                self.source.snapshot == Snapshot::Initial,
+                self.source.snapshot == SnapshotMode::Initial,
             );
             if self.compare(&mut judge, found).await? {
                 info!(
@@ -134,6 +135,14 @@ impl Comparison {
         let lifecycle = *self.lifecycle.borrow();
         self.first_partition_reaches(lifecycle).await?;
         let mut slices = vec![Slice::ALL];
+        let snapshot = Snapshot {
+            client: self.client.clone(),
+            watch: self.source.watch.clone(),
+            limits: self.limits,
+            position: self.position.clone(),
+            filter: partition_filter(&self.stream, self.source.partitions, "$_id"),
+            barrier: self.barrier.clone(),
+        };
         while let Some(slice) = slices.pop() {
             let mut recorded =
                 Recorded::new(&self.history, &self.stream, &self.resync, slice, budget).await?;
@@ -142,11 +151,10 @@ impl Comparison {
                 continue;
             }
             recorded.take_renamed();
-            for (db, coll) in self.collections(recorded.scope()).await? {
-                let filter = partition_filter(&self.stream, self.source.partitions, "$_id");
-                let mut reader = Reader::new(self.client.clone(), db, coll, filter, self.limits);
-                while !reader.is_done() {
-                    self.compare_batch(&mut recorded, &mut reader, judge, found).await?;
+            for collection in self.collections(recorded.scope()).await? {
+                let mut reader = Reader::new(&snapshot, collection);
+                while let Some((events, hold)) = reader.next().await? {
+                    self.compare_batch(&mut recorded, events, hold, judge, found).await?;
                 }
             }
             self.find_deleted(&mut recorded, judge, found).await?;
@@ -164,20 +172,15 @@ impl Comparison {
         Ok(true)
     }
 
-    /// Reads and compares one batch of documents.
+    /// Compares one batch of documents.
     async fn compare_batch(
         &self,
         recorded: &mut Recorded,
-        reader: &mut Reader,
+        events: Vec<Event>,
+        hold: Hold,
         judge: &mut Judge,
         found: &mpsc::Sender<Result<Documents>>,
     ) -> Result<()> {
-        let (hold, events) = loop {
-            let hold = self.hold().await?;
-            if let Some(events) = reader.read(hold.time, &self.position).await? {
-                break (hold, events);
-            }
-        };
         let kept = events.iter().map(Kept::of).collect::<Result<Vec<_>>>()?;
         let before = events.iter().map(judge::identity).collect::<Result<Vec<_>>>()?;
         let chain = Arc::clone(&self.chain);
@@ -293,13 +296,12 @@ impl Comparison {
     }
 
     /// The watched collections that the gap concerns.
-    async fn collections(&self, scope: Option<&BTreeSet<Namespace>>) -> Result<Vec<(String, String)>> {
+    async fn collections(&self, scope: Option<&BTreeSet<Namespace>>) -> Result<Vec<Planned>> {
         let audit_database = self.log.database().name();
         let mut collections =
-            watched_collections(&self.client, &self.source.watch, audit_database, &self.left_out).await?;
+            plan::present(&self.client, &self.source.watch, audit_database, &self.left_out).await?;
         if let Some(scope) = scope {
-            collections
-                .retain(|(db, coll)| scope.contains(&Namespace { db: db.clone(), coll: coll.clone() }));
+            collections.retain(|c| scope.contains(&Namespace { db: c.db.clone(), coll: c.coll.clone() }));
         }
         Ok(collections)
     }

@@ -177,6 +177,7 @@ impl File {
             path,
             sha256: Some(hex(&Sha256::digest(bytes).into())),
             config_json: Secret::new("{}"),
+            secrets: Vec::new(),
         };
         File { _folder: folder, config }
     }

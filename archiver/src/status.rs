@@ -10,7 +10,7 @@ pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
 use crate::audit_log::{AuditLog, LEASES};
 use crate::capture::headroom::Headroom;
-use crate::checkpoint::{Checkpoint, Counters, SnapshotProgress};
+use crate::checkpoint::{Checkpoint, Counters, Resync, SnapshotProgress};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Kind, Result};
@@ -53,7 +53,9 @@ pub struct SourceStatus {
     /// How many events were withheld because a plugin failed on them.
     pub quarantined: i64,
     /// How many stretches of history are known to be missing.
-    pub gaps: Option<u64>,
+    pub gaps: Option<i64>,
+    /// Gaps behind which the present has not been compared yet with what is known, the one that is being compared first.
+    pub comparisons: Vec<Comparison>,
     /// What stopped the last writer, if it was an error.
     pub last_error: Option<LastError>,
     /// What a human must look at, or could not be found out.
@@ -111,6 +113,30 @@ impl From<SnapshotProgress> for SnapshotStatus {
             percent: progress.percent(),
             documents_per_second: progress.per_second().map(|rate| rate.round() as i64),
             seconds_left: progress.time_left().map(|left| left.as_secs() as i64),
+        }
+    }
+}
+
+/// A gap behind which the present has yet to be compared with what is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// The seq of the gap's record.
+    pub gap: i64,
+    /// The one namespace that it concerns; `None`: everything the source watches.
+    pub namespace: Option<String>,
+    /// What is missing happened after this time (RFC 3339, UTC) …
+    pub after: String,
+    /// … and no later than this one.
+    pub until: String,
+}
+
+impl Comparison {
+    fn of(resync: &Resync) -> Comparison {
+        Comparison {
+            gap: resync.gap,
+            namespace: resync.namespace.as_ref().map(|(db, coll)| format!("{db}.{coll}")),
+            after: rfc3339(i64::from(resync.after.time) * 1000),
+            until: rfc3339(i64::from(resync.until.time) * 1000),
         }
     }
 }
@@ -239,7 +265,9 @@ impl Deployment {
         status.epoch = Some(checkpoint.epoch.max(status.epoch.unwrap_or(0)));
         status.captured_to = Some(rfc3339(i64::from(captured.time) * 1000));
         status.snapshot = checkpoint.snapshot.map(SnapshotStatus::from);
+        status.comparisons = checkpoint.resyncs.iter().map(Comparison::of).collect();
         status.quarantined = checkpoint.counters.quarantined;
+        status.gaps = Some(checkpoint.counters.gaps);
         if !checkpoint.counters.add_up() {
             status.problems.push("the counters do not add up: read is not appended + dropped".to_owned());
         }
@@ -268,26 +296,19 @@ impl Deployment {
     async fn add_archive(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {
         let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
         let mut end_seq = 1;
-        let mut gaps = 0;
         let manifests = match archive {
             Some(archive) => archive.read_manifests(stream).await?,
             None => Vec::new(),
         };
         for (key, manifest) in manifests {
             match manifest {
-                Ok(sealed) => {
-                    end_seq = end_seq.max(sealed.manifest.end_seq);
-                    gaps += sealed.manifest.ops.get("gap").copied().unwrap_or(0);
-                }
+                Ok(sealed) => end_seq = end_seq.max(sealed.manifest.end_seq),
                 Err(_) => {
                     status.problems.push(format!("a manifest can't be read, run `archiver verify`: {key}"))
                 }
             }
         }
-        // Only what is not rolled yet: the log keeps rolled records for a while, and they are counted already.
-        gaps += self.log.count(stream, end_seq, "gap").await?;
         status.rolled_seq = Some(end_seq - 1);
-        status.gaps = Some(gaps);
         Ok(())
     }
 }

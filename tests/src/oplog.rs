@@ -1,10 +1,13 @@
 //! The oracle: what changed, read from the oplog by a path that shares nothing with the code under test.
 
+use std::time::Duration;
+
 use bson::{Bson, Document, Timestamp, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 
 use crate::record::{must, of, text, time};
+use crate::wait::wait_until;
 
 /// The operations on documents, as records name them.
 pub const DOCUMENT_OPS: [&str; 4] = ["insert", "update", "replace", "delete"];
@@ -78,4 +81,20 @@ fn change(time: Timestamp, entry: &Document, prefix: &str) -> Option<Change> {
         _ => return None,
     };
     Some(Change { time, op: op.to_owned(), namespace: namespace.to_owned(), id: id.clone() })
+}
+
+/// Writes into a database that nobody watches until the server's oplog, made tiny for it, no longer holds what it holds now.
+pub async fn roll_over(client: &Client) {
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let last =
+        oplog.find_one(doc! {}).sort(doc! {"$natural": -1}).await.expect("readable").expect("an entry");
+    let last = last.get_timestamp("ts").expect("an oplog entry has a time");
+    let filler = client.database("filler").collection::<Document>("filler");
+    wait_until("the oplog rolls over", Duration::from_secs(60), async || {
+        let padding = (0..10).map(|_| doc! {"padding": "x".repeat(50_000)});
+        filler.insert_many(padding).await.expect("insertable");
+        let first = oplog.find_one(doc! {}).sort(doc! {"$natural": 1}).await.expect("readable")?;
+        (first.get_timestamp("ts").expect("an oplog entry has a time") > last).then_some(())
+    })
+    .await;
 }

@@ -328,14 +328,6 @@ impl AuditLog {
         first.map(|r| Record::new(r.as_bytes())?.seq()).transpose()
     }
 
-    /// How many records of an operation the log holds of a stream from a seq on.
-    pub async fn count(&self, stream: &StreamId, from_seq: i64, operation: &str) -> Result<u64> {
-        let mut filter = in_range(stream, from_seq..i64::MAX);
-        filter.insert("op", operation);
-        let counted = self.records_of(&stream.source).count_documents(filter).await;
-        counted.map_err(|e| mongo_error("counting records", e))
-    }
-
     /// Deletes a stream's records before `end`, in small steps. The caller has made sure that they are sealed in the archive.
     pub async fn trim(&self, stream: &StreamId, end: i64) -> Result<u64> {
         let mut deleted = 0;

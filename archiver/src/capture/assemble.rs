@@ -71,7 +71,10 @@ impl Identity {
 
 /// Whether the plugins leave `_id`s as they are, as far as the kept events of this batch show. Without evidence: no. A
 /// digest of an `_id` that no other record has would point to no document, and its loss would go unnoticed.
-fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
+pub(super) fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
+    if !outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(_))) {
+        return false; // Nobody asks.
+    }
     let mut shown = false;
     for (identity, outcome) in outcomes {
         let Outcome::Keep(body) = outcome else { continue };
@@ -85,16 +88,15 @@ fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
     shown
 }
 
-/// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters.
-/// Fails where a plugin failed and the source is to halt; the checkpoint is then of no more use.
+/// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters. `id_is_kept`: see
+/// [`ids_are_kept`]. Fails where a plugin failed and the source is to halt; the checkpoint is then of no more use.
 pub(super) fn assemble(
     outcomes: Vec<(Identity, Outcome)>,
+    id_is_kept: bool,
     source: &SourceConfig,
     checkpoint: &mut Checkpoint,
 ) -> Result<Vec<Vec<u8>>> {
     let mut records = Vec::with_capacity(outcomes.len());
-    let failed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(_)));
-    let id_is_kept = failed && ids_are_kept(&outcomes);
     let context_is_watched = actor::context_is_watched(source);
     for (identity, outcome) in outcomes {
         checkpoint.counters.read += 1;
@@ -216,7 +218,8 @@ mod tests {
         policy: OnPluginError,
         c: &mut Checkpoint,
     ) -> Result<Vec<Vec<u8>>> {
-        assemble(outcomes, &source(policy), c)
+        let id_is_kept = ids_are_kept(&outcomes);
+        assemble(outcomes, id_is_kept, &source(policy), c)
     }
 
     fn failure() -> Outcome {

@@ -11,9 +11,11 @@ mod fragments;
 pub mod headroom;
 pub mod images;
 pub mod lease;
+mod lifecycle;
 pub mod namespaces;
 pub mod portion;
 mod resume;
+mod resync;
 pub mod snapshot;
 pub mod stream;
 mod token;
@@ -29,7 +31,7 @@ use std::time::Instant;
 
 use bson::Timestamp;
 use mongodb::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -42,12 +44,14 @@ use self::snapshot::{Report, Snapshot, plan};
 use self::stream::{StreamOptions, partition_filter};
 use self::watcher::{Start, Watcher};
 use self::writer::{BatchWriter, Documents};
+use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters};
-use crate::config::{CaptureConfig, Snapshot as SnapshotMode, SourceConfig};
+use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
 use crate::deployment::{operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
+use crate::fault::Fault;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -64,6 +68,8 @@ pub struct Capture {
     pub client: Client,
     /// Where records go.
     pub log: AuditLog,
+    /// Where they go from there: asked what is known, when history is lost.
+    pub archive: Archive,
     /// The source's plugins.
     pub chain: Arc<PluginChain>,
     /// The stream's lease, held.
@@ -77,7 +83,8 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Captures until stopped, or until everything up to `until` is appended.
+    /// Captures until stopped, or until everything up to `until` is appended. Where history is lost, says so in the log and
+    /// goes on behind the gap, unless the source is to halt.
     ///
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
@@ -95,24 +102,57 @@ impl Capture {
         info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
-        let barrier = Barrier::new(checkpoint.position.cluster_time);
-        let digest = options.digest();
+        let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
         self.headroom.note_stored(checkpoint.position.cluster_time);
         let mut writer = BatchWriter {
             capture: &self,
             session,
-            options: digest.clone(),
+            options: options.digest(),
+            barrier: Barrier::new(checkpoint.position.cluster_time),
             durable: checkpoint,
             stored_at: Instant::now(),
-            barrier,
             report: Report::new(),
+            left_out,
+            stop_reading: self.stop.child_token(),
+            lifecycle,
         };
-        writer.record_policy(&left_out).await?;
+        writer.record_policy().await?;
+        let mut behind_gap = None;
+        loop {
+            let Err(error) = self.read(&mut writer, &options, until).await else { return Ok(()) };
+            // Lost again before anything was read: rather than one gap after the other, start over, with backoff.
+            let again = behind_gap.as_ref() == Some(&writer.durable.position);
+            match error.fault() {
+                Some(Fault::PositionLost) if self.source.on_history_lost == OnHistoryLost::Halt => {
+                    return Err(error);
+                }
+                Some(Fault::PositionLost) if again => {
+                    return Err(Error::unavailable("history was lost again before the stream could go on")
+                        .hint("the oplog is too short for what the deployment writes; enlarge it")
+                        .because(error));
+                }
+                Some(Fault::PositionLost) => writer.open_gap(error).await?,
+                _ => return Err(error),
+            }
+            behind_gap = Some(writer.durable.position.clone());
+        }
+    }
+
+    /// Reads the stream, and documents beside it, from the checkpoint on.
+    async fn read(
+        &self,
+        writer: &mut BatchWriter<'_>,
+        options: &StreamOptions,
+        until: Option<Timestamp>,
+    ) -> Result<()> {
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
-        let documents = self.baseline(&mut writer, &stop).await?;
         let position = writer.durable.position.clone();
-        let start = match writer.durable.options == digest {
+        writer.barrier = Barrier::new(position.cluster_time);
+        writer.stop_reading = stop.clone();
+        writer.lifecycle.send_replace(position.cluster_time);
+        let documents = self.baseline(writer, &stop).await?;
+        let start = match writer.durable.options == writer.options {
             true => Start::After(position),
             false => {
                 info!(source = %self.stream, "the stream has other options now; it is reopened at the checkpoint's time");
@@ -126,9 +166,9 @@ impl Capture {
         let watcher = Watcher {
             source: self.stream.to_string(),
             client: self.client.clone(),
-            options,
-            audit_database,
-            left_out,
+            options: options.clone(),
+            audit_database: self.log.database().name().to_owned(),
+            left_out: writer.left_out.clone(),
             limits: self.limits,
             enable_images,
         };

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::change_event::to_event;
 use super::fragments::Fragments;
 use super::images::Images;
+use super::lifecycle::LIFECYCLE;
 use super::portion::Portion;
 use super::stream::StreamOptions;
 use super::token::{self, Recorded};
@@ -272,7 +273,7 @@ impl Reading {
             self.recorded = None;
         }
         let is_own = database == self.watcher.audit_database || self.watcher.left_out.contains(database);
-        let is_keyless = view.get_path(&["documentKey", "_id"]).is_none();
+        let is_keyless = view.get_path(&["documentKey", "_id"]).is_none() && !LIFECYCLE.contains(&operation(view));
         if known == Some(true) || is_own || (is_keyless && !self.watcher.options.keyless) {
             return Ok(());
         }

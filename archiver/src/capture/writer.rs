@@ -9,20 +9,25 @@ use std::time::{Duration, Instant};
 use bson::Timestamp;
 use bson_walker::{Doc, Writer};
 use mongodb::ClientSession;
-use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 
 use super::Capture;
-use super::assemble::{Identity, assemble};
+use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
+use super::lifecycle::{self, Part};
+use super::resync::{Compared, Comparison, opening};
 use super::snapshot::{Report, SnapshotBatch, now, plan};
 use super::token;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Resync};
 use crate::config::{Snapshot as SnapshotMode, Watch};
+use crate::deployment::operation_time;
 use crate::error::{Error, Result};
-use crate::event::Event;
-use crate::record::Record;
+use crate::event::{Event, Position};
+use crate::history::History;
+use crate::record::{Record, RecordId};
 
 /// How often a source on which nothing happens stores how far it has looked, so that its position never ages out of
 /// the oplog.
@@ -33,6 +38,8 @@ const IDLE_ADVANCE: Duration = Duration::from_secs(5);
 pub(super) enum Documents {
     /// Of the baseline.
     Baseline(SnapshotBatch),
+    /// Compared with what is known from before a gap.
+    Compared(Compared),
 }
 
 /// Makes batches durable, one after the other.
@@ -49,6 +56,12 @@ pub(super) struct BatchWriter<'a> {
     pub(super) barrier: Barrier,
     /// How far the baseline is, now and then.
     pub(super) report: Report,
+    /// Databases of other archivers.
+    pub(super) left_out: HashSet<String>,
+    /// Ends those who read.
+    pub(super) stop_reading: CancellationToken,
+    /// When the stream began to be read, or of the last event of a collection that this partition saw and another records.
+    pub(super) lifecycle: watch::Sender<Timestamp>,
 }
 
 impl BatchWriter<'_> {
@@ -61,30 +74,91 @@ impl BatchWriter<'_> {
     ) -> Result<()> {
         let mut next = self.durable.clone();
         advance(&mut next);
-        let source = &self.capture.source;
         let reached = events.last().map_or(self.durable.position.cluster_time, |e| e.position.cluster_time);
         let reached = reached.max(self.durable.position.cluster_time);
-        let records = if events.is_empty() {
-            Vec::new()
-        } else {
-            debug!(source = %next.stream, events = events.len(), "to the plugins");
-            let chain = Arc::clone(&self.capture.chain);
-            let process = move || {
-                let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
-                let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
-                if identities.len() != outcomes.len() {
-                    return Err(Error::internal("the plugin chain lost count of its events"));
-                }
-                Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
-            };
-            let outcomes = tokio::task::spawn_blocking(process).await;
-            let outcomes =
-                outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
-            assemble(outcomes, source, &mut next)?
-        };
+        let records = self.records_of(events, &mut next).await?;
         // All events of a transaction have one cluster time: behind it, nobody acts in it any more.
         next.context.take_if(|_| next.position.cluster_time > reached);
         self.store(records, next).await
+    }
+
+    /// Passes events through the plugins; what comes out is counted in `next`.
+    async fn records_of(&self, events: Vec<Event>, next: &mut Checkpoint) -> Result<Vec<Vec<u8>>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        debug!(source = %next.stream, events = events.len(), "to the plugins");
+        let source = &self.capture.source;
+        let chain = Arc::clone(&self.capture.chain);
+        let process = move || {
+            let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
+            let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
+            if identities.len() != outcomes.len() {
+                return Err(Error::internal("the plugin chain lost count of its events"));
+            }
+            Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
+        };
+        let outcomes = tokio::task::spawn_blocking(process).await;
+        let outcomes = outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
+        let id_is_kept = ids_are_kept(&outcomes);
+        assemble(outcomes, id_is_kept, source, next)
+    }
+
+    /// Appends events, and behind each with which an unknown collection took a watched name, that history is missing.
+    async fn append_events(
+        &mut self,
+        events: Vec<Event>,
+        advance: impl FnOnce(&mut Checkpoint),
+    ) -> Result<()> {
+        let keyless = self.capture.stream.partition.is_none_or(|partition| partition == 0);
+        let (parts, seen) = lifecycle::split(events, &self.capture.source.watch, keyless)?;
+        if let Some(time) = seen.filter(|_| !keyless) {
+            self.lifecycle.send_replace(time);
+        }
+        for Part { events, replaced } in parts {
+            let Some((namespace, behind)) = replaced else {
+                return self.append(events, advance).await;
+            };
+            let mut next = self.durable.clone();
+            let time = behind.cluster_time;
+            next.position = behind;
+            let mut records = self.records_of(events, &mut next).await?;
+            let namespace = Some(namespace);
+            let resync = Resync { gap: next.next_seq, namespace, after: time, until: time };
+            records.push(own_record(&opening(&resync, "renamed-into", None), &mut next)?);
+            next.counters.gaps += 1;
+            next.resyncs.push(resync);
+            self.store(records, next).await?;
+            warn!(source = %self.durable.stream, gap = self.durable.next_seq - 1, "a collection that is not watched took a watched name: its documents are compared with what is known");
+        }
+        Ok(())
+    }
+
+    /// Records that everything between the checkpoint and the present is missing, and goes on from the present.
+    ///
+    /// The stream is opened at that very time, inclusive. So what happened then is delivered, and nothing before it; nothing of
+    /// it is in the log, which ends at the checkpoint. The documents are read later still, and compared with what the stream
+    /// has delivered by then.
+    pub(super) async fn open_gap(&mut self, lost: Error) -> Result<()> {
+        let after = self.durable.position.cluster_time;
+        let until = operation_time(&self.capture.client.database("admin")).await?;
+        if until <= after {
+            return Err(lost);
+        }
+        let mut next = self.durable.clone();
+        let resync = Resync { gap: next.next_seq, namespace: None, after, until };
+        let reason = "the change stream can't go on from the checkpoint";
+        let record = own_record(&opening(&resync, reason, Some(&lost)), &mut next)?;
+        next.position = Position { token: None, cluster_time: until };
+        next.context = None;
+        next.counters.gaps += 1;
+        next.resyncs.push(resync);
+        self.store(vec![record], next).await?;
+        error!(
+            source = %self.durable.stream, gap = self.durable.next_seq - 1, after = after.time, until = until.time,
+            error = lost.explain(), "history is lost: what happened in between is missing; going on behind the gap, and comparing what is there with what is known"
+        );
+        Ok(())
     }
 
     async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
@@ -108,7 +182,7 @@ impl BatchWriter<'_> {
 
     /// Appends a policy record where the plugins, their configuration or what is watched are not those of the last one. It is in
     /// force from the position on, and has its time. Collections that are watched only now get a baseline with it.
-    pub(super) async fn record_policy(&mut self, left_out: &HashSet<String>) -> Result<()> {
+    pub(super) async fn record_policy(&mut self) -> Result<()> {
         let (chain, source) = (&self.capture.chain, &self.capture.source);
         let mut watch: Vec<String> = source.watch.iter().map(ToString::to_string).collect();
         watch.sort();
@@ -122,7 +196,7 @@ impl BatchWriter<'_> {
             let before: Vec<Watch> = next.watch.iter().filter_map(|text| Watch::parse(text)).collect();
             let audit_database = self.capture.log.database().name();
             let mut new =
-                plan::present(&self.capture.client, &source.watch, audit_database, left_out).await?;
+                plan::present(&self.capture.client, &source.watch, audit_database, &self.left_out).await?;
             new.retain(|c| !before.iter().any(|watch| watch.covers(&c.db, &c.coll)));
             if !new.is_empty() {
                 let (log, running) = (&self.capture.log, next.snapshot.as_ref());
@@ -149,7 +223,15 @@ impl BatchWriter<'_> {
         // Read, but later than the documents that are being read.
         let mut waiting: Option<Batch> = None;
         let mut lowest = None;
-        while !(reached && documents.is_none()) {
+        let mut compared = 0;
+        while !(reached && documents.is_none() && self.durable.resyncs.is_empty()) {
+            if let (None, Some(resync)) = (&documents, self.durable.resyncs.first().cloned()) {
+                // One comparison after the other, and none before the baseline is complete.
+                if std::mem::replace(&mut compared, resync.gap) == resync.gap {
+                    return Err(Error::internal("the comparison ended by itself"));
+                }
+                documents = Some(self.comparison(resync).start(self.stop_reading.clone()));
+            }
             tokio::select! {
                 biased;
                 () = self.capture.stop.cancelled() => return Ok(()),
@@ -165,6 +247,10 @@ impl BatchWriter<'_> {
                 lowest = batch.last_time().and_then(|last| self.barrier.pass(last));
                 waiting = batch.split_after(lowest);
                 reached |= self.take_events(batch, until).await?;
+                if let (Some(time), Some(_)) = (lowest, &waiting) {
+                    // Something later is here already, so nothing up to this time is to come.
+                    self.barrier.note_appended(time);
+                }
             }
         }
         Ok(())
@@ -181,7 +267,7 @@ impl BatchWriter<'_> {
             if due {
                 let options = self.options.clone();
                 let advance = |next: &mut Checkpoint| (next.position, next.options) = (position, options);
-                self.append(batch.events, advance).await?;
+                self.append_events(batch.events, advance).await?;
             }
         }
         if let Some(time) = complete_to {
@@ -222,11 +308,47 @@ impl BatchWriter<'_> {
                     }
                     self.take_baseline(batch).await?;
                 }
+                Documents::Compared(compared) => self.append_compared(compared).await?,
             }
         }
         Ok(())
     }
 
+    async fn append_compared(&mut self, compared: Compared) -> Result<()> {
+        let mut next = self.durable.clone();
+        let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
+        let source = &self.capture.source;
+        let mut records = assemble(outcomes, ids_are_kept, source, &mut next)?;
+        for body in &own {
+            records.push(own_record(body, &mut next)?);
+        }
+        next.resyncs.retain(|resync| Some(resync.gap) != closes);
+        if !records.is_empty() {
+            self.store(records, next).await?;
+        }
+        drop(hold);
+        Ok(())
+    }
+
+    /// The comparison behind a gap, with everything as it is now.
+    fn comparison(&self, resync: Resync) -> Comparison {
+        let capture = self.capture;
+        Comparison {
+            client: capture.client.clone(),
+            log: capture.log.clone(),
+            history: History::new(Some(capture.log.clone()), capture.archive.clone()),
+            stream: capture.stream.clone(),
+            source: capture.source.clone(),
+            chain: Arc::clone(&capture.chain),
+            limits: capture.limits,
+            left_out: self.left_out.clone(),
+            barrier: self.barrier.clone(),
+            resync,
+            policy: RecordId::new(&capture.stream, self.durable.policy),
+            lifecycle: self.lifecycle.subscribe(),
+            position: self.durable.position.clone(),
+        }
+    }
     async fn take_baseline(&mut self, mut batch: SnapshotBatch) -> Result<()> {
         let SnapshotBatch { events, steps, .. } = &mut batch;
         let unasked = || Error::internal("documents of a baseline that nobody reads");

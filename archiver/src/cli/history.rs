@@ -3,6 +3,7 @@
 use anyhow::Result;
 use archiver::archive::extjson;
 use archiver::history::History;
+use archiver::history::gaps::{Finding, Found, GapRecord};
 use archiver::history::id::DocumentId;
 use archiver::history::states::State;
 use archiver::history::timeline::{Entry, FieldChange};
@@ -96,26 +97,73 @@ fn row(entry: &Entry, record: &Record<'_>, time: Timestamp) -> Result<Vec<String
 
 /// What happened, on one line.
 fn summary(entry: &Entry, record: &Record<'_>) -> Result<String> {
-    let changes = entry.changes()?;
-    if changes.is_empty() {
-        let fields = |state: &State| match state {
-            State::Present(bytes) => Doc::new(bytes).ok().map(|doc| doc.elements().count()),
-            _ => None,
-        };
-        return Ok(match (record.op(), fields(&entry.after.state), &entry.after.state) {
-            ("snapshot", Some(n), _) => format!("baseline: {n} fields"),
-            ("insert", Some(n), _) => format!("new: {n} fields"),
-            ("replace", Some(n), _) => format!("replaced: {n} fields"),
-            (_, _, State::Absent) => "the document ended".to_owned(),
-            (_, _, State::Unknown(reason)) => format!("unknown from here on: {reason}"),
-            _ => String::new(),
-        });
+    if record.op() == "gap" {
+        return gap(entry, record);
     }
+    let found = Found::of(record);
+    let changes = entry.changes()?;
+    let said = if changes.is_empty() { begun_or_ended(entry, record, found) } else { listed(&changes) };
+    Ok(match found {
+        None => said,
+        Some(found) if found.at_one_moment() => format!("found {}: {said}", found.finding.as_str()),
+        Some(found) => {
+            let (after, until) = (second(found.after), second(found.until));
+            format!("found {}, unseen between {after} and {until}: {said}", found.finding.as_str())
+        }
+    })
+}
+
+fn listed(changes: &[FieldChange]) -> String {
     let mut parts: Vec<String> = changes.iter().take(SHOWN_FIELDS).map(field).collect();
     if changes.len() > SHOWN_FIELDS {
         parts.push(format!("and {} more", changes.len() - SHOWN_FIELDS));
     }
-    Ok(parts.join("; "))
+    parts.join("; ")
+}
+
+fn begun_or_ended(entry: &Entry, record: &Record<'_>, found: Option<Found>) -> String {
+    let fields = |state: &State| match state {
+        State::Present(bytes) => Doc::new(bytes).ok().map(|doc| doc.elements().count()),
+        _ => None,
+    };
+    match (record.op(), fields(&entry.after.state), &entry.after.state) {
+        ("snapshot", Some(n), _) => match found.map(|found| found.finding) {
+            None => format!("baseline: {n} fields"),
+            Some(Finding::Inserted) => format!("new: {n} fields"),
+            Some(_) => format!("{n} fields"),
+        },
+        ("insert", Some(n), _) => format!("new: {n} fields"),
+        ("replace", Some(n), _) => format!("replaced: {n} fields"),
+        (_, _, State::Absent) => "the document ended".to_owned(),
+        (_, _, State::Unknown(reason)) => format!("unknown from here on: {reason}"),
+        _ => String::new(),
+    }
+}
+
+/// What a gap means for the document.
+fn gap(entry: &Entry, record: &Record<'_>) -> Result<String> {
+    let about_one = record.key().is_some();
+    Ok(match GapRecord::of(record)? {
+        GapRecord::Closes { gap, .. } => match &entry.after.state {
+            State::Unknown(_) => format!("compared with the present; unknown all the same (gap seq={gap})"),
+            _ => format!("compared with the present: nothing else has changed (gap seq={gap})"),
+        },
+        GapRecord::Opens(gap) => {
+            let reason = record.part("detail").and_then(|d| d.get("reason")).and_then(|e| e.as_str());
+            let reason = printable(reason.unwrap_or("unknown"));
+            let what = if about_one { "a change of it is missing" } else { "history is missing" };
+            match gap.after < gap.until {
+                true => {
+                    format!("{what} between {} and {}: {reason}", second(gap.after), second(gap.until))
+                }
+                false => format!("{what}: {reason}"),
+            }
+        }
+    })
+}
+
+fn second(time: bson::Timestamp) -> String {
+    Timestamp::from_second(i64::from(time.time)).map(|t| t.to_string()).unwrap_or_default()
 }
 
 fn field(change: &FieldChange) -> String {

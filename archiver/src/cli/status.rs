@@ -72,6 +72,7 @@ fn row(source: &SourceStatus) -> Vec<String> {
     let state = match (source.state, &source.snapshot) {
         (State::NeverStarted, _) => "never started",
         (State::Running, Some(_)) => "reading baseline",
+        (State::Running, None) if !source.comparisons.is_empty() => "comparing",
         (State::Running, None) => "running",
         (State::Stopped, _) => "stopped",
         (State::Halted, _) => "halted",
@@ -127,6 +128,11 @@ fn instance_row(instance: &InstanceStatus) -> Vec<String> {
 fn remarks(source: &SourceStatus) -> String {
     let mut lines = Vec::new();
     lines.extend(source.snapshot.as_ref().map(|snapshot| baseline(snapshot, source.state)));
+    for comparison in &source.comparisons {
+        let what = comparison.namespace.as_deref().unwrap_or("everything");
+        let (gap, after, until) = (comparison.gap, &comparison.after, &comparison.until);
+        lines.push(format!("to be compared behind a gap: {what} gap={gap} after={after} until={until}"));
+    }
     lines.extend(source.counters.dropped.iter().map(|(plugin, n)| format!("dropped by {plugin}: {n}")));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));

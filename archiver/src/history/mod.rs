@@ -4,6 +4,7 @@
 //! rolled and trimmed in between is then seen twice, never not at all.
 
 pub mod document;
+pub mod gaps;
 pub mod id;
 pub mod recover;
 pub mod restore;
@@ -214,5 +215,7 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
     Ok(policies)
 }
 
+#[cfg(test)]
+mod gap_tests;
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,9 @@ use bson_walker::{Doc, Writer};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
+use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::DocumentId;
-use super::states::{Identity, Known, Policies, State, States, policy_of, target};
+use super::states::{Identity, Known, Policies, Reason, State, States, policy_of, target};
 use super::timeline::{Entry, Timeline};
 use super::vanished::{Moment, Vanished};
 use super::{History, Namespace, policies};
@@ -105,7 +106,10 @@ pub async fn by_id(
                 "history can't tell what the document {:?} was: {reason}",
                 id.given()
             ))
-            .hint("archiver history shows what is kept of it; with --at another time may be given"));
+            .hint(match reason {
+                Reason::Gap(_) | Reason::InsideGap(_) => "archiver history shows the gap; with --at a time before it gives the document as it was then",
+                _ => "archiver history shows what is kept of it; with --at another time may be given",
+            }));
         }
     };
     let recovered = Recovered {
@@ -138,6 +142,13 @@ fn before_deletion(
 
 /// The document after all changes before a second.
 fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
+    for entry in own {
+        if let Some((gap, after, until)) = window_of(&Record::new(&entry.record)?)?
+            && is_inside(after, until, at)
+        {
+            return Ok((Known::unknown(Reason::InsideGap(gap)), gap));
+        }
+    }
     let mut last = None;
     for entry in own {
         let record = Record::new(&entry.record)?;
@@ -154,13 +165,23 @@ fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
         }
         break;
     }
-    let first = || {
-        Record::new(&own.first().ok_or_else(|| Error::internal("a history without records"))?.record)?.seq()
-    };
     match last {
         Some(found) => Ok(found),
-        None => Ok((own.first().map(|e| e.before.clone()).unwrap_or_else(Known::unrecorded), first()?)),
+        None => {
+            let first = own.first().ok_or_else(|| Error::internal("a history without records"))?;
+            Ok((before_first(first, at)?, Record::new(&first.record)?.seq()?))
+        }
     }
+}
+
+/// The document at a time before its first record.
+fn before_first(first: &Entry, at: i64) -> Result<Known> {
+    Ok(match Found::of(&Record::new(&first.record)?) {
+        // Since the gap it has been what it was found to be: no change of it was read in between.
+        Some(found) if at > i64::from(found.until.time) => first.after.clone(),
+        Some(found) if found.finding == Finding::Inserted => Known::absent(),
+        _ => first.before.clone(),
+    })
 }
 
 /// Where a document last ended, and whether it came back.

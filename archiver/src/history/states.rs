@@ -2,6 +2,10 @@
 //!
 //! Fed with records in seq order or by cluster time, of one document or of many. Says `Unknown`, with the reason,
 //! where history can't tell; never guesses.
+//!
+//! Behind a gap every document is in doubt: what is known of it is kept, and changes are applied to it, but it is
+//! `Unknown` to whoever asks, until a record tells what it is, or a comparison with the present is complete and found
+//! nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -12,6 +16,7 @@ use bytes::Bytes;
 
 use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
+use super::gaps::{Finding, Found, Gap, GapRecord};
 use super::watched::Watched;
 use crate::error::Result;
 use crate::record::{Record, RecordId, id_digest};
@@ -39,6 +44,8 @@ pub enum Reason {
     NoImage(i64),
     /// History is missing before this gap record.
     Gap(i64),
+    /// The moment that was asked for is in the stretch that this gap record says is missing.
+    InsideGap(i64),
     /// The contents of this change were withheld because a plugin failed on it.
     Quarantined(i64),
     /// It is not watched since this record.
@@ -57,6 +64,7 @@ impl fmt::Display for Reason {
             Reason::BeforeBaseline => write!(f, "nothing is kept of it from before"),
             Reason::NoImage(seq) => write!(f, "the document is missing in its record seq={seq}"),
             Reason::Gap(seq) => write!(f, "history is missing before seq={seq}"),
+            Reason::InsideGap(seq) => write!(f, "the time is inside a gap of history seq={seq}"),
             Reason::Quarantined(seq) => write!(f, "a change was quarantined seq={seq}"),
             Reason::Unwatched(seq) => write!(f, "it is no longer watched since seq={seq}"),
             Reason::Renamed(seq) => write!(f, "another collection was renamed to this one seq={seq}"),
@@ -68,7 +76,15 @@ impl fmt::Display for Reason {
 
 /// The plugin chains that records were made under, by their policy record.
 #[derive(Debug, Clone, Default)]
-pub struct Policies(BTreeMap<RecordId, Vec<String>>);
+pub struct Policies(BTreeMap<RecordId, Policy>);
+
+#[derive(Debug, Clone, Default)]
+struct Policy {
+    /// For people.
+    plugins: Vec<String>,
+    /// The record's list of them, configurations included.
+    bson: Vec<u8>,
+}
 
 impl Policies {
     /// Takes a policy record's plugins down; other records are none of its business.
@@ -78,13 +94,20 @@ impl Policies {
         }
         let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
         let plugins = list.map(|list| list.elements().map_while(|e| e.ok()?.as_doc()).map(plugin).collect());
-        self.0.insert(record.record_id()?, plugins.unwrap_or_default());
+        let bson = list.map(|list| list.as_bytes().to_vec()).unwrap_or_default();
+        self.0.insert(record.record_id()?, Policy { plugins: plugins.unwrap_or_default(), bson });
         Ok(())
     }
 
     /// The plugins of a policy, each as "name version (sha256 …)"; `None` where the policy record is not known.
     pub fn plugins(&self, policy: RecordId) -> Option<&[String]> {
-        self.0.get(&policy).map(Vec::as_slice)
+        self.0.get(&policy).map(|policy| policy.plugins.as_slice())
+    }
+
+    /// Whether two policies are known to have the same plugins with the same configurations.
+    pub fn are_alike(&self, one: RecordId, other: RecordId) -> bool {
+        let bson = |policy| self.0.get(&policy).map(|policy| &policy.bson);
+        one == other || bson(one).is_some() && bson(one) == bson(other)
     }
 
     /// Whether a record's contents are MongoDB's own. Where the policy is not known, they need not be.
@@ -118,7 +141,7 @@ pub struct Known {
 }
 
 impl Known {
-    fn unknown(reason: Reason) -> Known {
+    pub(super) fn unknown(reason: Reason) -> Known {
         Known { state: State::Unknown(reason), policies: BTreeSet::new() }
     }
 
@@ -127,7 +150,7 @@ impl Known {
         Known::unknown(Reason::BeforeBaseline)
     }
 
-    fn absent() -> Known {
+    pub(super) fn absent() -> Known {
         Known { state: State::Absent, policies: BTreeSet::new() }
     }
 
@@ -140,7 +163,7 @@ impl Known {
 /// What one record did to its document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The document before it.
+    /// The document before it. Of a document that a comparison found, as it was last known before the gap.
     pub before: Known,
     /// The document after it.
     pub after: Known,
@@ -165,7 +188,10 @@ impl Identity {
 
 #[derive(Debug, Clone)]
 struct Tracked {
+    /// As far as it is recorded.
     known: Known,
+    /// The records (of gaps and renames) behind which it is in doubt.
+    doubts: BTreeSet<RecordId>,
     /// The partition that its records are in: losses of other partitions are none of its business.
     partition: Option<u32>,
     /// The time of the baseline it was read by: changes up to it are in it already.
@@ -181,11 +207,28 @@ impl Tracked {
         let uuid = record.part("detail").and_then(|d| d.get("collectionUUID")).and_then(|e| e.as_binary());
         let collection = uuid.map(|(_, uuid)| uuid.to_vec());
         let another = self.collection.as_ref().zip(collection.as_ref()).is_some_and(|(was, is)| was != is);
-        if another && self.known.state != State::Absent {
+        if another && self.known.state != State::Absent && self.doubts.is_empty() {
             self.known = Known::unknown(Reason::OtherCollection(record.seq()?));
         }
         self.collection = collection;
         Ok(())
+    }
+}
+
+impl Tracked {
+    fn unrecorded(partition: Option<u32>) -> Tracked {
+        let (known, doubts) = (Known::unrecorded(), BTreeSet::new());
+        Tracked { known, doubts, partition, baseline: None, collection: None }
+    }
+
+    fn set(&mut self, known: Known) {
+        self.known = known;
+        self.doubts.clear();
+    }
+
+    /// Whether a baseline read it later than this.
+    fn is_read_after(&self, time: Timestamp) -> bool {
+        self.baseline.is_some_and(|baseline| time <= baseline)
     }
 }
 
@@ -194,6 +237,10 @@ impl Tracked {
 pub struct States {
     policies: Policies,
     documents: HashMap<Identity, Tracked>,
+    /// Those that no comparison has closed.
+    gaps: BTreeMap<RecordId, Gap>,
+    /// Renames of unknown collections into known ones.
+    renames: BTreeSet<RecordId>,
     /// As the last policy record of each partition says.
     watched: BTreeMap<Option<u32>, Watched>,
 }
@@ -211,10 +258,80 @@ impl States {
 
     /// What a document is after all records so far.
     pub fn now(&self, identity: &Identity) -> Known {
-        match self.documents.get(identity) {
-            Some(tracked) => tracked.known.clone(),
-            None => Known::unknown(Reason::BeforeBaseline),
+        self.documents.get(identity).map_or_else(Known::unrecorded, |tracked| self.told(tracked))
+    }
+
+    /// What is recorded of a document, even where it is in doubt; `None` where nothing is.
+    pub fn recorded(&self, identity: &Identity) -> Option<&Known> {
+        self.documents.get(identity).map(|tracked| &tracked.known)
+    }
+
+    /// The last of the records behind which a document is in doubt.
+    pub fn doubt(&self, identity: &Identity) -> Option<RecordId> {
+        self.documents.get(identity)?.doubts.last().copied()
+    }
+
+    /// Whether a document is in doubt behind this gap.
+    pub fn is_in_doubt(&self, identity: &Identity, gap: RecordId) -> bool {
+        self.documents.get(identity).is_some_and(|tracked| tracked.doubts.contains(&gap))
+    }
+
+    /// The documents that are in doubt behind this gap.
+    pub fn in_doubt(&self, gap: RecordId) -> impl Iterator<Item = (&Identity, &Known)> {
+        let doubted = self.documents.iter().filter(move |(_, tracked)| tracked.doubts.contains(&gap));
+        doubted.map(|(identity, tracked)| (identity, &tracked.known))
+    }
+
+    /// Ends the doubt behind this gap: the document was found to be what is recorded, or a record says otherwise.
+    pub fn settle(&mut self, identity: &Identity, gap: RecordId) {
+        if let Some(tracked) = self.documents.get_mut(identity) {
+            tracked.doubts.remove(&gap);
         }
+    }
+
+    /// When a document could have changed unseen: the stretches of all open gaps that it is in doubt behind; for one of which
+    /// nothing is recorded, of all that concern its namespace.
+    pub fn unseen_window(&self, identity: &Identity) -> Option<(Timestamp, Timestamp)> {
+        let tracked = self.documents.get(identity).filter(|tracked| !tracked.doubts.is_empty());
+        let concerns = |gap: &&Gap| match tracked {
+            Some(tracked) => tracked.doubts.contains(&gap.id),
+            None => gap.namespace.as_ref().is_none_or(|namespace| *namespace == identity.namespace),
+        };
+        let gaps: Vec<&Gap> = self.gaps.values().filter(concerns).collect();
+        Some((gaps.iter().map(|gap| gap.after).min()?, gaps.iter().map(|gap| gap.until).max()?))
+    }
+
+    /// Forgets the documents that do not exist, which takes no more than for those that nothing is recorded of.
+    pub fn forget_absent(&mut self) {
+        self.documents.retain(|_, tracked| tracked.known.state != State::Absent);
+    }
+
+    /// The same for one document.
+    pub fn forget_if_absent(&mut self, identity: &Identity) {
+        if self.recorded(identity).is_some_and(|known| known.state == State::Absent) {
+            self.documents.remove(identity);
+        }
+    }
+
+    /// About how many bytes of memory the states take.
+    pub fn size(&self) -> usize {
+        /// A map entry, two names, and what an allocation costs.
+        const OVERHEAD: usize = 320;
+        let contents = |known: &Known| match &known.state {
+            State::Present(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.documents.iter().map(|(i, t)| OVERHEAD + i.id.1.len() + contents(&t.known)).sum()
+    }
+
+    /// How many documents there are.
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Whether there is no document.
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
     }
 
     /// Takes the next record in. Returns what it did to its document; `None` for records that are not about one.
@@ -227,47 +344,104 @@ impl States {
             "drop" | "dropDatabase" => self.end_namespace(record)?,
             "rename" => self.rename(record)?,
             // One change of one document is missing; else all may have changed.
-            "gap" if record.id().is_some() => return self.change(record),
-            "gap" => {
-                let RecordId { partition, seq } = record.record_id()?;
-                self.lose(Reason::Gap(seq), record.cluster_time()?, |_, t| t.partition == partition);
-            }
+            "gap" if record.id().is_none() => self.gap(record)?,
             "quarantine" => self.quarantine(record)?,
             _ => return self.change(record),
         }
         Ok(None)
     }
 
+    /// What can be said of a document.
+    fn told(&self, tracked: &Tracked) -> Known {
+        match (&tracked.known.state, tracked.doubts.first()) {
+            (State::Unknown(_), _) | (_, None) => tracked.known.clone(),
+            (_, Some(rename)) if self.renames.contains(rename) => Known::unknown(Reason::Renamed(rename.seq)),
+            (_, Some(gap)) => Known::unknown(Reason::Gap(gap.seq)),
+        }
+    }
+
+    /// Takes a document out, to be put back once this record is taken in.
+    fn tracked(&mut self, identity: &Identity, record: &Record<'_>) -> Result<Tracked> {
+        let partition = record.record_id()?.partition;
+        Ok(self.documents.remove(identity).unwrap_or_else(|| Tracked::unrecorded(partition)))
+    }
+
     fn change(&mut self, record: &Record<'_>) -> Result<Option<Change>> {
         let Some(identity) = Identity::of(record) else { return Ok(None) };
         let time = record.cluster_time()?;
         let contents = self.policies.contents(record);
-        let partition = record.record_id()?.partition;
-        let namespace = identity.namespace.clone();
-        let tracked = self.documents.entry(identity).or_insert_with(|| Tracked {
-            known: Known::unknown(Reason::BeforeBaseline),
-            partition,
-            baseline: None,
-            collection: None,
-        });
+        let mut tracked = self.tracked(&identity, record)?;
         let is_snapshot = record.op() == "snapshot";
-        if !is_snapshot && tracked.baseline.is_some_and(|baseline| time <= baseline) {
+        if !is_snapshot && tracked.is_read_after(time) {
             // The baseline was read after this change; its images still say what it did.
-            let (before, after) = effect(record, &Known::unknown(Reason::BeforeBaseline), contents)?;
+            let Effect { before, after, .. } = effect(record, &Known::unrecorded(), contents)?;
+            self.documents.insert(identity, tracked);
             return Ok(Some(Change { before, after }));
         }
         tracked.be_in(record)?;
-        let (before, mut after) = effect(record, &tracked.known, contents)?;
-        if let Some(watched) = self.watched.get(&partition)
-            && watched.ends(&namespace, record.seq()?)
+        let told = self.told(&tracked);
+        let mut effect = effect(record, &tracked.known, contents)?;
+        if let Some(watched) = self.watched.get(&tracked.partition)
+            && watched.ends(&identity.namespace, record.seq()?)
         {
-            after = Known::unknown(Reason::Unwatched(watched.seq));
+            tracked.set(Known::unknown(Reason::Unwatched(watched.seq)));
+        } else if effect.is_certain {
+            tracked.set(effect.after);
+        } else {
+            tracked.known = effect.after;
         }
-        tracked.known = after.clone();
+        if !effect.tells_before {
+            effect.before = told;
+        }
         if is_snapshot {
             tracked.baseline = Some(time);
         }
-        Ok(Some(Change { before, after }))
+        let change = Change { before: effect.before, after: self.told(&tracked) };
+        self.documents.insert(identity, tracked);
+        Ok(Some(change))
+    }
+
+    /// Takes in that history is missing, or what became of it.
+    fn gap(&mut self, record: &Record<'_>) -> Result<()> {
+        match GapRecord::of(record)? {
+            GapRecord::Opens(gap) => {
+                let renames = std::mem::take(&mut self.renames);
+                self.doubt_all(gap.id, record.cluster_time()?, |identity, tracked| {
+                    let concerned = tracked.partition == gap.id.partition
+                        && gap.namespace.as_ref().is_none_or(|ns| *ns == identity.namespace);
+                    if concerned && gap.namespace.is_some() {
+                        // The rename that it comes with casts no other doubt.
+                        tracked.doubts.retain(|doubt| !renames.contains(doubt));
+                    }
+                    concerned
+                });
+                self.renames = renames;
+                self.gaps.insert(gap.id, gap);
+            }
+            GapRecord::Closes { gap, undecided } => {
+                self.gaps.remove(&gap);
+                for (identity, tracked) in &mut self.documents {
+                    if tracked.doubts.remove(&gap) && undecided.contains(&identity.namespace) {
+                        tracked.set(Known::unknown(Reason::Gap(gap.seq)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Casts doubt on documents, but for those read by a later baseline.
+    fn doubt_all(
+        &mut self,
+        id: RecordId,
+        time: Timestamp,
+        mut concerns: impl FnMut(&Identity, &mut Tracked) -> bool,
+    ) {
+        for (identity, tracked) in &mut self.documents {
+            if !tracked.is_read_after(time) && concerns(identity, tracked) {
+                tracked.doubts.insert(id);
+            }
+        }
     }
 
     /// Nobody sees any more what becomes of documents that are left out, whenever they were read; of those that are watched
@@ -278,8 +452,8 @@ impl States {
         for (identity, tracked) in self.documents.iter_mut().filter(|(_, t)| t.partition == partition) {
             let was_left_out = matches!(tracked.known.state, State::Unknown(Reason::Unwatched(_)));
             match watched.covers(&identity.namespace) {
-                false if !was_left_out => tracked.known = Known::unknown(Reason::Unwatched(watched.seq)),
-                true if was_left_out => tracked.known = Known::unrecorded(),
+                false if !was_left_out => tracked.set(Known::unknown(Reason::Unwatched(watched.seq))),
+                true if was_left_out => tracked.set(Known::unrecorded()),
                 _ => {}
             }
         }
@@ -292,22 +466,33 @@ impl States {
         for (identity, tracked) in &mut self.documents {
             let in_it = record.db() == Some(identity.namespace.db.as_str())
                 && record.coll().is_none_or(|coll| coll == identity.namespace.coll);
-            if in_it && tracked.baseline.is_none_or(|baseline| time > baseline) {
-                tracked.known = Known::absent();
+            if in_it && !tracked.is_read_after(time) {
+                tracked.set(Known::absent());
             }
         }
         Ok(())
     }
 
-    /// The documents go on under the other name; what was there before is gone.
+    /// The documents go on under the other name; what was there before is gone. Where nothing was recorded of the collection
+    /// that takes the name, its documents are unknown: any that were there may be in it too.
     fn rename(&mut self, record: &Record<'_>) -> Result<()> {
         let (Some(from), Some(to)) = (Namespace::of(record), target(record)) else { return Ok(()) };
-        let seq = record.seq()?;
-        self.lose(Reason::Renamed(seq), record.cluster_time()?, |identity, _| identity.namespace == to);
+        let (id, time) = (record.record_id()?, record.cluster_time()?);
+        if !is_from_watched(record) {
+            self.doubt_all(id, time, |identity, _| identity.namespace == to);
+            self.renames.insert(id);
+            return Ok(());
+        }
+        let replaced = self.documents.iter_mut().filter(|(identity, _)| identity.namespace == to);
+        for (_, tracked) in replaced.filter(|(_, tracked)| !tracked.is_read_after(time)) {
+            tracked.set(Known::absent());
+        }
         let moved: Vec<Identity> = self.documents.keys().filter(|i| i.namespace == from).cloned().collect();
         for identity in moved {
             let Some(tracked) = self.documents.get_mut(&identity) else { continue };
-            let tracked = std::mem::replace(tracked, Tracked { known: Known::absent(), ..tracked.clone() });
+            let mut gone = tracked.clone();
+            gone.set(Known::absent());
+            let tracked = std::mem::replace(tracked, gone);
             self.documents.insert(Identity { namespace: to.clone(), id: identity.id }, tracked);
         }
         Ok(())
@@ -335,42 +520,69 @@ impl States {
     /// Makes states unknown, but for those read by a later baseline.
     fn lose(&mut self, reason: Reason, time: Timestamp, concerns: impl Fn(&Identity, &Tracked) -> bool) {
         for (identity, tracked) in &mut self.documents {
-            if concerns(identity, tracked) && tracked.baseline.is_none_or(|baseline| time > baseline) {
-                tracked.known = Known::unknown(reason);
+            if concerns(identity, tracked) && !tracked.is_read_after(time) {
+                tracked.set(Known::unknown(reason));
             }
         }
     }
 }
 
 /// The new namespace of a rename.
-pub(super) fn target(record: &Record<'_>) -> Option<Namespace> {
+pub fn target(record: &Record<'_>) -> Option<Namespace> {
     let to = record.part("detail")?.get("to")?.as_doc()?;
     let text = |name| to.get(name).and_then(|e| e.as_str()).map(str::to_owned);
     Some(Namespace { db: text("db")?, coll: text("coll")? })
 }
 
-/// The document before and after a record, given what it was before.
-fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> Result<(Known, Known)> {
+/// Whether the documents of a renamed collection are known: the source watched it under its old name too.
+pub fn is_from_watched(record: &Record<'_>) -> bool {
+    let detail = record.part("detail");
+    detail.and_then(|detail| detail.get("fromWatched")).and_then(|e| e.as_bool()).unwrap_or(false)
+}
+
+/// The document before and after a record.
+struct Effect {
+    before: Known,
+    /// Whether `before` holds even where what was recorded is in doubt.
+    tells_before: bool,
+    after: Known,
+    /// Whether `after` does.
+    is_certain: bool,
+}
+
+/// What a record did, given what its document was before.
+fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> Result<Effect> {
     let seq = record.seq()?;
     let policy = policy_of(record);
     let image = |name| record.part(name).map(|doc| Known::image(doc, policy));
-    let before = match record.op() {
-        "insert" => Known::absent(),
-        // Reading a document says nothing of what it was before.
-        "snapshot" => known.clone(),
-        _ => image("before").unwrap_or_else(|| known.clone()),
+    let found = Found::of(record);
+    let (before, tells_before) = match record.op() {
+        "insert" => (Known::absent(), true),
+        // Reading a document says nothing of what it was before: of one that was compared, what was known is shown.
+        "snapshot" => (known.clone(), found.is_some()),
+        _ => match image("before") {
+            Some(image) => (image, true),
+            None => {
+                let moment = |f: Found| f.finding == Finding::Deleted && f.at_one_moment();
+                (known.clone(), found.is_some_and(moment))
+            }
+        },
     };
-    let after = match record.op() {
-        "delete" => Known::absent(),
-        "gap" => Known::unknown(Reason::Gap(seq)),
-        "update" => image("after").unwrap_or_else(|| updated(record, seq, &before, contents)),
+    let (after, is_certain) = match record.op() {
+        "delete" => (Known::absent(), true),
+        // A change of this document is missing.
+        "gap" => (Known::unknown(Reason::Gap(seq)), true),
+        "update" => match image("after") {
+            Some(image) => (image, true),
+            None => (updated(record, seq, &before, contents), tells_before),
+        },
         "insert" | "replace" | "snapshot" => {
-            image("after").unwrap_or_else(|| Known::unknown(Reason::NoImage(seq)))
+            (image("after").unwrap_or_else(|| Known::unknown(Reason::NoImage(seq))), true)
         }
         // Operations this version does not know may change the document or not.
-        _ => image("after").unwrap_or_else(|| known.clone()),
+        _ => image("after").map_or_else(|| (known.clone(), false), |image| (image, true)),
     };
-    Ok((before, after))
+    Ok(Effect { before, tells_before, after, is_certain })
 }
 
 fn updated(record: &Record<'_>, seq: i64, before: &Known, contents: Contents) -> Known {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt};
 
 use super::History;
+use super::gaps::Found;
 use crate::archive::manifest::Sealed;
 use crate::archive::segment;
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub struct Records {
     manifests: Vec<Sealed>,
     cold: VecDeque<Vec<u8>>,
     hot: Option<Hot>,
+    /// The log had the last record: it will have the next one, and the manifests need not be listed to know.
+    in_log: bool,
 }
 
 impl History {
@@ -39,6 +42,7 @@ impl History {
             manifests: Vec::new(),
             cold: VecDeque::new(),
             hot: None,
+            in_log: false,
         }
     }
 
@@ -53,6 +57,11 @@ impl History {
 }
 
 impl Records {
+    /// The seq of the next record.
+    pub fn next_seq(&self) -> i64 {
+        self.next_seq
+    }
+
     /// The next record's canonical bytes; `None` at the end. Fails as corrupt where a record is in neither tier.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         if let Some(record) = self.cold.pop_front() {
@@ -62,7 +71,7 @@ impl Records {
         if let Some(record) = self.next_hot().await? {
             return Ok(Some(record));
         }
-        if !self.load_segment().await? {
+        if self.in_log || !self.load_segment().await? {
             return self.open_log().await;
         }
         let record = self.cold.pop_front();
@@ -96,6 +105,7 @@ impl Records {
         let records =
             records.map_err(|e| Error::internal("reading a segment was cut short").because(e))??;
         let skip = usize::try_from(wanted - sealed.manifest.first_seq).unwrap_or(usize::MAX);
+        self.in_log = false;
         self.cold = records.iter().skip(skip).map(<[u8]>::to_vec).collect();
         match self.cold.is_empty() {
             true => Err(Error::corrupt(format!(
@@ -118,6 +128,7 @@ impl Records {
         let seq = Record::new(&record)?.seq()?;
         if seq == self.next_seq {
             self.hot = Some(hot);
+            self.in_log = true;
             self.next_seq += 1;
             return Ok(Some(record));
         }
@@ -149,7 +160,13 @@ struct Head {
 }
 
 /// Operations whose records stand where they were written: what they tell of was read, or happened, at another time.
-const UNTIMED: [&str; 5] = ["snapshot", "policy", "gap", "quarantine", "recovery"];
+const UNTIMED: [&str; 4] = ["snapshot", "policy", "quarantine", "recovery"];
+
+/// Whether a record stands among those of its stream where its time says. One that a comparison found does: it was read behind
+/// everything that had happened by then.
+pub fn is_timed(record: &Record<'_>) -> bool {
+    !UNTIMED.contains(&record.op()) || Found::of(record).is_some()
+}
 
 impl AllRecords {
     /// The next record's canonical bytes; `None` at the end.
@@ -172,7 +189,7 @@ impl Head {
     async fn read(&mut self) -> Result<bool> {
         let Some(bytes) = self.records.next().await? else { return Ok(false) };
         let record = Record::new(&bytes)?;
-        if !UNTIMED.contains(&record.op()) {
+        if is_timed(&record) {
             let time = record.cluster_time()?;
             self.time = (time.time, time.increment);
         }

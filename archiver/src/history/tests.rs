@@ -160,7 +160,8 @@ async fn gaps_quarantine_and_renames_make_states_unknown_and_drops_end_documents
     let mut shop = Shop::with_plugins(&[]);
     shop.change("insert", 1, doc! {"after": {"_id": 1, "x": 9}});
     let orders = doc! {"db": "shop", "coll": "orders"};
-    shop.push(doc! {"op": "rename", "ns": orders}, doc! {"detail": {"to": {"db": "shop", "coll": "old"}}});
+    let to = doc! {"to": {"db": "shop", "coll": "old"}, "fromWatched": true};
+    shop.push(doc! {"op": "rename", "ns": orders}, doc! {"detail": to});
     shop.push(doc! {"op": "drop", "ns": {"db": "shop", "coll": "old"}}, doc! {});
     let history = history(&shop, &[]).await;
     let old = Namespace::parse("shop.old").unwrap();

@@ -2,12 +2,13 @@
 
 use bson_walker::{Doc, Element};
 
+use super::gaps::Found;
 use super::id::DocumentId;
 use super::states::{Change, Identity, Known, State, States, target};
 use super::{History, Namespace, in_order, policies};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{Record, RecordId};
 
 /// One record of a document's history.
 #[derive(Debug, Clone)]
@@ -75,7 +76,11 @@ impl History {
             let record = Record::new(&bytes)?;
             match Identity::of(&record) {
                 Some(identity) => {
+                    let doubt = states.doubt(&identity);
                     if let Some(Change { before, after }) = states.advance(&record)? {
+                        if Found::of(&record).is_some() {
+                            resolve(&mut entries, &identity, doubt, &after)?;
+                        }
                         entries.push(Entry {
                             record: bytes.clone(),
                             identity: identity.clone(),
@@ -108,18 +113,26 @@ fn wide_entries(
     entries: &mut Vec<Entry>,
 ) -> Result<()> {
     let record = Record::new(bytes)?;
-    let before: Vec<Known> = identities.iter().map(|identity| states.now(identity)).collect();
+    let told = |identity: &Identity| (states.now(identity), states.doubt(identity));
+    let before: Vec<(Known, Option<RecordId>)> = identities.iter().map(told).collect();
     states.advance(&record)?;
-    for (identity, before) in identities.iter().zip(before) {
+    for (identity, (mut before, doubt)) in identities.iter().zip(before) {
         let after = states.now(identity);
         if before.state != after.state {
+            if record.op() == "gap" && states.doubt(identity).is_none() {
+                resolve(entries, identity, doubt, &after)?;
+                before = after.clone();
+            }
             entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
         }
     }
     let (Some(from), Some(to)) = (Namespace::of(&record), target(&record)) else { return Ok(()) };
     let moved = identities.iter().filter(|i| record.op() == "rename" && i.namespace == from);
     let moved: Vec<_> = moved.map(|i| Identity { namespace: to.clone(), id: i.id.clone() }).collect();
-    for identity in moved.into_iter().filter(|i| matches!(states.now(i).state, State::Present(_))) {
+    let is_there = |identity: &Identity| {
+        states.recorded(identity).is_some_and(|known| matches!(known.state, State::Present(_)))
+    };
+    for identity in moved.into_iter().filter(is_there) {
         if !identities.contains(&identity) {
             let (before, after) =
                 (Known { state: State::Absent, policies: Default::default() }, states.now(&identity));
@@ -128,6 +141,23 @@ fn wide_entries(
         }
     }
     Ok(())
+}
+
+/// Says what a document was since its last record behind a gap, once that is known: nothing has happened to it in between.
+fn resolve(entries: &mut [Entry], identity: &Identity, doubt: Option<RecordId>, known: &Known) -> Result<()> {
+    let Some(doubt) = doubt else { return Ok(()) };
+    if let Some(last) = entries.iter_mut().rev().find(|entry| entry.identity == *identity)
+        && is_behind(&Record::new(&last.record)?, doubt)?
+    {
+        last.after = known.clone();
+    }
+    Ok(())
+}
+
+/// Whether a record comes after another one, which casts doubt, in the same stream.
+fn is_behind(record: &Record<'_>, doubt: RecordId) -> Result<bool> {
+    let id = record.record_id()?;
+    Ok(id.partition == doubt.partition && id.seq >= doubt.seq)
 }
 
 fn unknown_document(source: &str, id: &DocumentId, wanted: Option<&Namespace>, found: &[Identity]) -> Error {
@@ -147,14 +177,14 @@ fn unknown_document(source: &str, id: &DocumentId, wanted: Option<&Namespace>, f
 }
 
 impl Entry {
-    /// What became of the fields: for updates as MongoDB reported them, for replacements the top-level fields that
-    /// differ; nothing for records that begin or end a document.
+    /// What became of the fields: for updates as MongoDB reported them, for replacements and documents that a comparison found
+    /// changed the top-level fields that differ; nothing for records that begin or end a document.
     pub fn changes(&self) -> Result<Vec<FieldChange>> {
         let record = Record::new(&self.record)?;
         let before = present(&self.before);
         Ok(match (record.op(), record.part("delta")) {
             (_, Some(delta)) => delta_changes(before, delta),
-            ("replace", None) => match (before, present(&self.after)) {
+            ("replace" | "snapshot", None) => match (before, present(&self.after)) {
                 (Some(before), Some(after)) => differences(before, after),
                 _ => Vec::new(),
             },

@@ -213,6 +213,7 @@ impl StreamTask {
             limits: service.config.capture,
             client: service.client.clone(),
             log: service.log.clone(),
+            archive: service.archive.clone(),
             chain: Arc::clone(&self.chain),
             lease: lease.clone(),
             headroom: Arc::clone(&self.seat.headroom),

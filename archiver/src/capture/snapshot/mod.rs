@@ -4,7 +4,7 @@
 //! was appended is in the checkpoint, so that it goes on after a crash where it was. See [`crate::progress`].
 
 pub(super) mod plan;
-mod read;
+pub(super) mod read;
 mod split;
 
 use std::sync::Arc;

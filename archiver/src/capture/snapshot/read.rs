@@ -32,11 +32,12 @@ const EMPTY_RANGE: i32 = 51175;
 
 /// What one read found.
 #[derive(Default)]
-struct Found {
-    documents: Vec<RawDocumentBuf>,
+pub(in crate::capture) struct Found {
+    /// In `_id` order.
+    pub(in crate::capture) documents: Vec<RawDocumentBuf>,
     bytes: usize,
     /// Whether there is nothing behind it in the range.
-    done: bool,
+    pub(in crate::capture) done: bool,
 }
 
 impl Found {
@@ -62,10 +63,7 @@ impl Snapshot {
         let mut done = false;
         while !done && !stop.is_cancelled() {
             let (found, hold) = self.read_batch(&mut collection, &range, limit).await?;
-            if let Some(average) = found.bytes.checked_div(found.documents.len()) {
-                // So that the server sends no more than a batch takes.
-                limit = (self.limits.batch_max_bytes / average.max(1)).clamp(1, self.limits.batch_max_events);
-            }
+            limit = self.limit_after(&found, limit);
             done = found.done;
             if let Some(last) = found.documents.last() {
                 range.last = Some(id_of(last.as_bytes())?);
@@ -83,9 +81,16 @@ impl Snapshot {
         Ok(())
     }
 
+    /// How many documents to ask for next, so that the server sends no more than a batch takes.
+    pub(in crate::capture) fn limit_after(&self, found: &Found, limit: usize) -> usize {
+        found.bytes.checked_div(found.documents.len()).map_or(limit, |average| {
+            (self.limits.batch_max_bytes / average.max(1)).clamp(1, self.limits.batch_max_events)
+        })
+    }
+
     /// The next batch, as of the hold's time. Tries again where the collection is changed meanwhile, and follows it to a new
     /// name; where it is gone, there is nothing more, and the stream tells of its end.
-    async fn read_batch(
+    pub(in crate::capture) async fn read_batch(
         &self,
         collection: &mut Planned,
         range: &RangeProgress,
@@ -238,7 +243,7 @@ impl Snapshot {
 }
 
 /// `{_id: …}` of a document.
-fn id_of(document: &[u8]) -> Result<IdKey> {
+pub(in crate::capture) fn id_of(document: &[u8]) -> Result<IdKey> {
     let doc =
         Doc::new(document).map_err(|e| Error::unavailable("a document is not valid BSON").because(e))?;
     let id = doc.get("_id");

@@ -118,6 +118,7 @@ fn check_counts(key: &str, manifest: &Manifest, report: &mut Report) {
     let written = counters.appended.checked_add(counters.own);
     if written.is_none_or(|written| written < manifest.end_seq - 1)
         || counters.quarantined > counters.appended
+        || written.is_some_and(|written| counters.gaps > written)
     {
         report.find(key, None, "its counters say fewer records than were sealed");
     }
@@ -126,7 +127,7 @@ fn check_counts(key: &str, manifest: &Manifest, report: &mut Report) {
 /// The manifests must seal seq after seq from 1, with counters that only grow.
 fn check_sequence(stream: &StreamId, links: &[Link], report: &mut Report) {
     let mut next_seq = 1;
-    let mut read = 0;
+    let (mut read, mut gaps) = (0, 0);
     for link in links {
         if link.first_seq != next_seq {
             let reason = format!("records are missing or sealed twice seq={next_seq}..{}", link.first_seq);
@@ -139,14 +140,14 @@ fn check_sequence(stream: &StreamId, links: &[Link], report: &mut Report) {
                 links.iter().map(|l| l.first_seq).find(|seq| *seq > link.first_seq).unwrap_or(next_seq);
         }
         if let Some(counters) = link.manifest.as_ref().and_then(|m| m.counters.as_ref()) {
-            if counters.read < read {
+            if counters.read < read || counters.gaps < gaps {
                 report.find(
                     &link.key,
                     None,
                     format!("its counters are lower than those before source={stream}"),
                 );
             }
-            read = counters.read;
+            (read, gaps) = (counters.read, counters.gaps);
         }
     }
 }

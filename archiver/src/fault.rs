@@ -46,8 +46,9 @@ const TOO_OLD: &str =
 const TABLE: [(i32, &str, Fault, &str); 16] = [
     // Opening or reading: the oplog has rolled on.
     (286,   "ChangeStreamHistoryLost",  Fault::PositionLost,   OPLOG_TOO_SHORT),
-    // Reading: the server gives this stream up. Also sent on resuming a token that its own filter does not let through.
-    (280,   "ChangeStreamFatalError",   Fault::PositionLost,   "MongoDB has given this change stream up for good, and the position with it; see docs/operating.md"),
+    // Reading: the server gives this stream up. Opening: the oplog reaches back to the token and does not hold its event, because
+    // the deployment was restored, or is another one.
+    (280,   "ChangeStreamFatalError",   Fault::PositionLost,   "MongoDB has given this change stream up for good; where it was only opened, the deployment was restored or is another one; see docs/operating.md"),
     (464,   "ShardRemovedError",        Fault::PositionLost,   "a shard was removed, and its events after the checkpoint with it; see docs/operating.md"),
     // Opening only.
     (260,   "InvalidResumeToken",       Fault::TokenInvalid,   FOREIGN_TOKEN),

@@ -73,7 +73,7 @@ async fn a_position_of_another_deployment_halts() {
 }
 
 #[tokio::test]
-async fn a_token_of_an_event_that_the_oplog_does_not_hold_halts() {
+async fn a_token_of_an_event_that_the_oplog_does_not_hold_is_lost_history() {
     let server = Server::shared().await;
     let fixture = behind_one_event(&server).await;
     let before = fixture.count("orders").await;
@@ -87,9 +87,15 @@ async fn a_token_of_an_event_that_the_oplog_does_not_hold_halts() {
     let other = format!("{}{}{}", &token[..uuid], "0".repeat(32), &token[uuid + 32..]);
     let position = doc! {"clusterTime": event.cluster_time.unwrap(), "token": {"_data": other}};
     change_checkpoint(&fixture, "orders", doc! {"$set": position}).await;
+    let source = Fixture::source("orders", &["orders"]);
+    fixture.configure(&format!("{source}on_history_lost = \"halt\"\n"));
     let halted = fixture.archiver.run(&["run", "--once"]).await.expect_code(12);
     halted.expect_message(&["280", "was restored"]);
     assert_eq!(fixture.count("orders").await, before, "a record was made of another history");
+    fixture.configure(&source);
+    fixture.run_once().await;
+    let gaps = fixture.records("orders").await.into_iter().filter(|r| text(r, "op") == "gap").count();
+    assert_eq!(gaps, 2, "it opens and closes");
 }
 
 /// The changes of one collection among these.

@@ -10,7 +10,6 @@ use bson_walker::Doc;
 use mongodb::Client;
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::error::Error as MongoError;
 use mongodb::options::{FullDocumentBeforeChangeType, FullDocumentType};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +26,7 @@ use super::users::SessionUsers;
 use super::watchdog::{self, Progress};
 use crate::audit_log::MARKER;
 use crate::config::{CaptureConfig, Watch};
-use crate::deployment::{code, mongo_error};
+use crate::deployment::mongo_error;
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
 use crate::fault::Fault;
@@ -143,23 +142,8 @@ impl Watcher {
             None => watch.start_at_operation_time(from.cluster_time),
         };
         let opened =
-            watch.await.map_err(|e| stream_error("opening the change stream", e, from.token.is_some()))?;
+            watch.await.map_err(|e| mongo_error("opening the change stream", e))?;
         Ok(opened.with_type::<RawDocumentBuf>())
-    }
-}
-
-/// An error of a stream; `resuming`: before anything came behind the token that it was opened with.
-fn stream_error(doing: &str, error: MongoError, resuming: bool) -> Error {
-    const CHANGE_STREAM_FATAL: i32 = 280;
-    let not_found = resuming && code(&error) == Some(CHANGE_STREAM_FATAL);
-    let error = mongo_error(doing, error);
-    match not_found {
-        // The oplog reaches back to the token, else it were 286, and does not hold it: it is another oplog.
-        true => error.with_fault(Fault::TokenInvalid).hint(
-            "the oplog does not hold the event that was recorded last: the deployment is another one, or was restored; \
-             see docs/operating.md",
-        ),
-        false => error,
     }
 }
 
@@ -228,16 +212,14 @@ impl Reading {
 
     /// Reads from where it stands, this many events to a reply, until nobody listens or `most` events have come.
     async fn read(&mut self, portion: Portion, batch: u32, most: Option<usize>) -> Result<()> {
-        let mut resuming = self.position.token.is_some();
         let mut stream = self.watcher.open(&self.position, portion, batch).await?;
         let mut fragments = Fragments::default();
         let mut come = 0;
         while !self.is_over() && most.is_none_or(|most| come < most) {
             // Awaited to its end: a dropped `next` leaves the driver's stream unusable.
             let next = stream.next_if_any().await;
-            match next.map_err(|e| stream_error("reading the change stream", e, resuming))? {
+            match next.map_err(|e| mongo_error("reading the change stream", e))? {
                 Some(change) => {
-                    resuming = false;
                     for change in fragments.add(change.into_bytes())? {
                         come += 1;
                         self.pass_on(&change).await?;

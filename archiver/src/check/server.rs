@@ -7,7 +7,7 @@ use super::access::{Side, report_transport};
 use super::roles;
 use crate::capture::images::{Lifetime, lifetime};
 use crate::config::Config;
-use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start};
+use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start, server};
 use crate::error::{Error, Result};
 
 const ABOUT: &str = "mongodb";
@@ -38,7 +38,20 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findi
     compatibility(&admin, findings).await;
     oplog(client, findings).await;
     image_lifetime(client, findings).await;
+    identity(client, findings).await?;
     Ok(Some(side))
+}
+
+/// A position is stored with the deployment that it is one of.
+async fn identity(client: &Client, findings: &mut Findings) -> Result<()> {
+    if server(client).await?.deployment.is_none() {
+        findings.info(
+            ABOUT,
+            "which replica set this is may not be seen by this account, so that another one at this address is told by its \
+             clock and oplog alone; role archiverMonitor allows it",
+        );
+    }
+    Ok(())
 }
 
 async fn command(admin: &Database, command: Document, doing: &str) -> Result<Document> {

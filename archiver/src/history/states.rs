@@ -226,6 +226,15 @@ impl Tracked {
         self.doubts.clear();
     }
 
+    /// Ends the doubt behind a gap, if there is any: the document was compared, in whatever collection it is by now.
+    fn settle(&mut self, gap: RecordId) -> bool {
+        let doubted = self.doubts.remove(&gap);
+        if doubted {
+            self.collection = None;
+        }
+        doubted
+    }
+
     /// Whether a baseline read it later than this.
     fn is_read_after(&self, time: Timestamp) -> bool {
         self.baseline.is_some_and(|baseline| time <= baseline)
@@ -285,7 +294,7 @@ impl States {
     /// Ends the doubt behind this gap: the document was found to be what is recorded, or a record says otherwise.
     pub fn settle(&mut self, identity: &Identity, gap: RecordId) {
         if let Some(tracked) = self.documents.get_mut(identity) {
-            tracked.doubts.remove(&gap);
+            tracked.settle(gap);
         }
     }
 
@@ -421,7 +430,7 @@ impl States {
             GapRecord::Closes { gap, undecided } => {
                 self.gaps.remove(&gap);
                 for (identity, tracked) in &mut self.documents {
-                    if tracked.doubts.remove(&gap) && undecided.contains(&identity.namespace) {
+                    if tracked.settle(gap) && undecided.contains(&identity.namespace) {
                         tracked.set(Known::unknown(Reason::Gap(gap.seq)));
                     }
                 }

@@ -146,19 +146,7 @@ async fn what_happened_in_a_gap_is_found_and_history_is_right_before_inside_and_
         outcome.stderr
     );
 
-    let records = fixture.records("orders").await;
-    assert_dense(&records);
-    assert_eq!(found(&records), BTreeMap::from([(2, "changed"), (3, "deleted"), (5, "inserted")]));
-    assert_counters(&fixture.checkpoint("orders").await.unwrap(), &records, 1);
-    let gaps = gaps(&records);
-    let (opening, closing) = gaps[0];
-    let until = must(opening, "detail.until");
-    assert_eq!((time(opening), until), (until.as_timestamp().unwrap(), must(opening, "clusterTime")));
-    for record in records.iter().filter(|r| at(r, "detail.found").is_some()) {
-        assert_eq!(integer(record, "detail.gap"), integer(opening, "_id"));
-        assert_eq!(must(record, "detail.after"), must(opening, "detail.after"));
-        assert!(time(record) >= time(opening) && time(record) <= time(closing), "{record}");
-    }
+    assert_gap_is_told(&fixture).await;
 
     let cold = "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\n\n";
     for _ in ["hot", "cold"] {
@@ -171,13 +159,7 @@ async fn what_happened_in_a_gap_is_found_and_history_is_right_before_inside_and_
         assert!(recovered(&fixture, 5, Some(&before)).await.unwrap_err().contains("did not exist"));
         assert!(recovered(&fixture, 5, Some(&inside)).await.unwrap_err().contains("inside a gap"));
         assert_eq!(recovered(&fixture, 4, None).await.unwrap(), document(4, 0), "deleted after the gap");
-        let unseen = recovered(&fixture, 3, None).await.unwrap_err();
-        assert!(unseen.contains("--at"), "{unseen}");
-        let shown = fixture.ok(&["history", "--source", "orders", "--id", "2"]).await;
-        assert!(shown.contains("history is missing between"), "{shown}");
-        assert!(shown.contains("found changed, unseen between") && shown.contains("n: 1 → 11"), "{shown}");
-        let shown = fixture.ok(&["history", "--source", "orders", "--id", "1"]).await;
-        assert!(shown.contains("nothing else has changed"), "{shown}");
+        assert_gap_is_shown(&fixture).await;
         fixture.configure(&(cold.to_owned() + &Fixture::source("orders", &["orders"])));
         fixture.run_once().await;
     }
@@ -194,6 +176,34 @@ async fn what_happened_in_a_gap_is_found_and_history_is_right_before_inside_and_
     let status = fixture.ok(&["status", "--format", "json"]).await;
     assert!(status.contains("\"gaps\": 2"), "{status}");
     assert_history_is_the_present(&fixture, "orders").await;
+}
+
+/// Asserts that the gap and what was found behind it are recorded with their bounds.
+async fn assert_gap_is_told(fixture: &Fixture) {
+    let records = fixture.records("orders").await;
+    assert_dense(&records);
+    assert_eq!(found(&records), BTreeMap::from([(2, "changed"), (3, "deleted"), (5, "inserted")]));
+    assert_counters(&fixture.checkpoint("orders").await.unwrap(), &records, 1);
+    let gaps = gaps(&records);
+    let (opening, closing) = gaps[0];
+    let until = must(opening, "detail.until");
+    assert_eq!((time(opening), until), (until.as_timestamp().unwrap(), must(opening, "clusterTime")));
+    for record in records.iter().filter(|r| at(r, "detail.found").is_some()) {
+        assert_eq!(integer(record, "detail.gap"), integer(opening, "_id"));
+        assert_eq!(must(record, "detail.after"), must(opening, "detail.after"));
+        assert!(time(record) >= time(opening) && time(record) <= time(closing), "{record}");
+    }
+}
+
+/// Asserts that people see the gap, and what to do about it.
+async fn assert_gap_is_shown(fixture: &Fixture) {
+    let unseen = recovered(fixture, 3, None).await.unwrap_err();
+    assert!(unseen.contains("--at"), "{unseen}");
+    let shown = fixture.ok(&["history", "--source", "orders", "--id", "2"]).await;
+    assert!(shown.contains("history is missing between"), "{shown}");
+    assert!(shown.contains("found changed, unseen between") && shown.contains("n: 1 → 11"), "{shown}");
+    let shown = fixture.ok(&["history", "--source", "orders", "--id", "1"]).await;
+    assert!(shown.contains("nothing else has changed"), "{shown}");
 }
 
 /// Asserts that what was found is what differs, as far as the stream did not tell of it first.

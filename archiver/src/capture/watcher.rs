@@ -141,8 +141,7 @@ impl Watcher {
             Some(token) => watch.start_after(resume_token(token)?),
             None => watch.start_at_operation_time(from.cluster_time),
         };
-        let opened =
-            watch.await.map_err(|e| mongo_error("opening the change stream", e))?;
+        let opened = watch.await.map_err(|e| mongo_error("opening the change stream", e))?;
         Ok(opened.with_type::<RawDocumentBuf>())
     }
 }
@@ -255,7 +254,8 @@ impl Reading {
             self.recorded = None;
         }
         let is_own = database == self.watcher.audit_database || self.watcher.left_out.contains(database);
-        let is_keyless = view.get_path(&["documentKey", "_id"]).is_none() && !LIFECYCLE.contains(&operation(view));
+        let is_keyless =
+            view.get_path(&["documentKey", "_id"]).is_none() && !LIFECYCLE.contains(&operation(view));
         if known == Some(true) || is_own || (is_keyless && !self.watcher.options.keyless) {
             return Ok(());
         }

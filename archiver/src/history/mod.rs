@@ -6,6 +6,7 @@
 pub mod document;
 pub mod gaps;
 pub mod id;
+pub mod policies;
 pub mod recover;
 pub mod restore;
 pub mod states;
@@ -29,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
 use id::DocumentId;
-use states::Policies;
+use policies::Policies;
 
 /// Segments looked into at the same time.
 const LOOKUPS: usize = 16;

@@ -10,7 +10,8 @@ use futures_util::TryStreamExt;
 
 use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::DocumentId;
-use super::states::{Identity, Known, Policies, Reason, State, States, policy_of, target};
+use super::policies::{Policies, policy_of};
+use super::states::{Identity, Known, Reason, State, States, target};
 use super::timeline::{Entry, Timeline};
 use super::vanished::{Moment, Vanished};
 use super::{History, Namespace, policies};

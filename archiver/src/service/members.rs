@@ -149,8 +149,10 @@ impl Members {
             let wanted = self.wants(seat, &board, &share, free_since);
             seat.wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
         }
-        if board.expired {
-            self.leases.sweep().await?;
+        if board.expired
+            && let Err(error) = self.leases.sweep().await
+        {
+            debug!(error = error.explain(), "announcements of archivers that are gone were not removed");
         }
         Ok(())
     }

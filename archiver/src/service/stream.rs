@@ -136,7 +136,9 @@ impl StreamTask {
         let prepared = tokio::time::timeout(PREPARE_LIMIT, self.service.log.prepare(&self.source.name)).await;
         prepared
             .unwrap_or_else(|_| Err(Error::unavailable("preparing the audit collection took too long")))?;
-        self.service.leases.sweep().await?;
+        if let Err(error) = self.service.leases.sweep().await {
+            warn!(error = error.explain(), "announcements of archivers that are gone were not removed");
+        }
         let Some(lease) = self.wait_for_lease().await? else { return Ok(()) };
         let stop = self.service.stop.child_token();
         let mut in_order = false;

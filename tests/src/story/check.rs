@@ -139,8 +139,25 @@ fn assert_beginnings(story: &Story, watched: Watched<'_>, records: &[Document]) 
     }
     for (collection, id, _) in story.present().filter(|(name, ..)| watched.covers_collection(name)) {
         let begun = documents.get(&(collection.to_owned(), id.to_owned())).is_some_and(|known| known.begun);
-        assert!(begun, "the history of {collection} {id} has no beginning");
+        assert!(
+            begun,
+            "the history of {collection} {id} has no beginning: {:#?}",
+            told_of(records, collection, id)
+        );
     }
+}
+
+/// What the records tell of one document, and of the names that its collection had.
+fn told_of<'a>(records: &'a [Document], collection: &str, id: &str) -> Vec<&'a Document> {
+    let concerns = |record: &&Document| {
+        let names = [at(record, "ns.coll"), at(record, "detail.to.coll")];
+        let of_collection = names.iter().flatten().any(|name| name.as_str() == Some(collection));
+        match at(record, "key._id") {
+            Some(key) => key.to_string() == id,
+            None => of_collection || text(record, "op") == "gap",
+        }
+    };
+    records.iter().filter(concerns).collect()
 }
 
 fn follow_names(documents: &mut Documents, watched: Watched<'_>, from: &str, record: &Document) {
@@ -150,6 +167,8 @@ fn follow_names(documents: &mut Documents, watched: Watched<'_>, from: &str, rec
     let to = at(record, "detail.to.coll").and_then(Bson::as_str);
     if to.is_some() && !watched.covers_collection(from) {
         // Nothing is known of what came under this name: it is compared with what was there, and only the differences are told.
+        let replaced = documents.iter_mut().filter(|((name, _), _)| Some(name.as_str()) == to);
+        replaced.for_each(|(_, known)| known.in_baseline = false);
         return;
     }
     let moved: Vec<_> = documents

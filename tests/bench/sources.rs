@@ -24,7 +24,7 @@ pub(crate) async fn run(events: usize) -> Result<()> {
     let server = Server::own(settings).await;
     let first = Fixture::new(&server);
     for n in 0..COLLECTIONS {
-        first.db.create_collection(&collection(n)).await?;
+        first.db.create_collection(collection(n)).await?;
     }
     let mut fixtures = Vec::new();
     for sources in [1, 2, 4, 8] {

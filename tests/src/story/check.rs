@@ -101,6 +101,8 @@ struct Known {
     /// Whether they say what it was at some moment, so that its changes can be applied.
     begun: bool,
     in_baseline: bool,
+    /// When it was read, under the name that its collection had then.
+    read: Timestamp,
 }
 
 type Documents = BTreeMap<(String, String), Known>;
@@ -117,7 +119,7 @@ fn assert_beginnings(story: &Story, watched: Watched<'_>, records: &[Document]) 
         };
         let now = time(record);
         let never = Timestamp { time: 0, increment: 0 };
-        let unknown = Known { changed: never, begun: false, in_baseline: false };
+        let unknown = Known { changed: never, begun: false, in_baseline: false, read: never };
         let known = documents.entry((collection.to_owned(), id.to_string())).or_insert(unknown);
         // No change stands before a baseline that it came after. One that the stream delivers late may stand behind it.
         assert!(known.changed <= now, "records of one document out of order: {record}");
@@ -130,7 +132,7 @@ fn assert_beginnings(story: &Story, watched: Watched<'_>, records: &[Document]) 
                 let state = story.state_at(collection, id, now);
                 assert_eq!(must(record, "after").as_document(), state, "the baseline at its time: {record}");
                 assert!(!known.in_baseline || is_found(record), "twice in the baseline: {record}");
-                (known.begun, known.in_baseline) = (true, true);
+                (known.begun, known.in_baseline, known.read) = (true, true, now);
             }
             "insert" | "replace" => known.begun = true,
             "delete" => known.begun = false,
@@ -171,16 +173,20 @@ fn follow_names(documents: &mut Documents, watched: Watched<'_>, from: &str, rec
         replaced.for_each(|(_, known)| known.in_baseline = false);
         return;
     }
+    // What was read later than this, and stands before it, has the later name already.
+    let earlier = |known: &Known| known.read < time(record);
     let moved: Vec<_> = documents
         .iter()
-        .filter(|((name, _), _)| name == from)
+        .filter(|((name, _), known)| name == from && earlier(known))
         .map(|((_, id), known)| (id.clone(), *known))
         .collect();
-    documents.retain(|(name, _), _| name != from && Some(name.as_str()) != to);
+    documents.retain(|(name, _), known| !earlier(known) || (name != from && Some(name.as_str()) != to));
     if let Some(to) = to {
         // Under its new name the baseline may read it again.
         let again = |known| Known { in_baseline: false, ..known };
-        documents.extend(moved.into_iter().map(|(id, known)| ((to.to_owned(), id), again(known))));
+        for (id, known) in moved {
+            documents.entry((to.to_owned(), id)).or_insert(again(known));
+        }
     }
 }
 

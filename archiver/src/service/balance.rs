@@ -195,9 +195,9 @@ mod tests {
             held.retain(|stream, owner| *owner != me || share.contains(stream));
             for stream in share {
                 // The lease: what another holds can't be taken, whatever was seen.
-                if !held.contains_key(&stream) {
+                if let std::collections::btree_map::Entry::Vacant(free) = held.entry(stream) {
                     self.hand_overs += 1;
-                    held.insert(stream, me.clone());
+                    free.insert(me.clone());
                 }
             }
         }

@@ -139,7 +139,7 @@ fn random_record(random: &mut Random, seq: i64, odd: bool) -> Vec<u8> {
             let mut actor = w.begin_doc(b"actor");
             actor.str("id", "ann\u{0}\"");
             actor.str("from", "document");
-            if choices[11] % 2 == 0 {
+            if choices[11].is_multiple_of(2) {
                 actor.str("reason", "a \"refund\"\u{0}");
             }
             actor.end();

@@ -59,6 +59,7 @@ pub fn assert_told(story: &Story, watched: Watched<'_>, records: &[Document]) {
         let event = &story.events[*last];
         assert!(event.time <= time(&records[0]), "an event of the time of capture has no record: {event:?}");
     }
+    assert_in_order(records);
     assert_beginnings(story, watched, records);
 }
 
@@ -93,46 +94,53 @@ fn assert_same(story: &Story, number: usize, record: &Document) {
     }
 }
 
+/// In the log, no change of a document stands before what was read of it earlier. One that the stream delivers late may stand
+/// behind what was read later.
+#[track_caller]
+fn assert_in_order(records: &[Document]) {
+    let mut changed: BTreeMap<(String, String), Timestamp> = BTreeMap::new();
+    for record in records {
+        let Some(id) = at(record, "key._id") else { continue };
+        let (key, now) = ((text(record, "ns.coll").to_owned(), id.to_string()), time(record));
+        let last = changed.get(&key);
+        assert!(last.is_none_or(|last| *last <= now), "records of one document out of order: {record}");
+        if text(record, "op") != "snapshot" {
+            changed.insert(key, now);
+        }
+    }
+}
+
 /// What the records have told of one document so far.
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    /// When it changed last.
-    changed: Timestamp,
     /// Whether they say what it was at some moment, so that its changes can be applied.
     begun: bool,
     in_baseline: bool,
-    /// When it was read, under the name that its collection had then.
-    read: Timestamp,
 }
 
 type Documents = BTreeMap<(String, String), Known>;
 
-/// Every document's records begin with what it was, and a baseline stands at its place among the changes, once.
+/// Every document's history begins with what it was, and has its baseline once. As readers do, in the order of time: what was
+/// read of a document comes behind the changes of that time, and a late rename before what was read under the new name.
 #[track_caller]
 fn assert_beginnings(story: &Story, watched: Watched<'_>, records: &[Document]) {
     let mut documents = Documents::new();
-    for record in records {
+    let mut history: Vec<&Document> = records.iter().collect();
+    history.sort_by_key(|record| (time(record), text(record, "op") == "snapshot"));
+    for record in history {
         let Some(collection) = at(record, "ns.coll").and_then(Bson::as_str) else { continue };
         let Some(id) = at(record, "key._id") else {
             follow_names(&mut documents, watched, collection, record);
             continue;
         };
-        let now = time(record);
-        let never = Timestamp { time: 0, increment: 0 };
-        let unknown = Known { changed: never, begun: false, in_baseline: false, read: never };
+        let unknown = Known { begun: false, in_baseline: false };
         let known = documents.entry((collection.to_owned(), id.to_string())).or_insert(unknown);
-        // No change stands before a baseline that it came after. One that the stream delivers late may stand behind it.
-        assert!(known.changed <= now, "records of one document out of order: {record}");
-        let op = text(record, "op");
-        if op != "snapshot" {
-            known.changed = now;
-        }
-        match op {
+        match text(record, "op") {
             "snapshot" => {
-                let state = story.state_at(collection, id, now);
+                let state = story.state_at(collection, id, time(record));
                 assert_eq!(must(record, "after").as_document(), state, "the baseline at its time: {record}");
                 assert!(!known.in_baseline || is_found(record), "twice in the baseline: {record}");
-                (known.begun, known.in_baseline, known.read) = (true, true, now);
+                (known.begun, known.in_baseline) = (true, true);
             }
             "insert" | "replace" => known.begun = true,
             "delete" => known.begun = false,
@@ -173,20 +181,16 @@ fn follow_names(documents: &mut Documents, watched: Watched<'_>, from: &str, rec
         replaced.for_each(|(_, known)| known.in_baseline = false);
         return;
     }
-    // What was read later than this, and stands before it, has the later name already.
-    let earlier = |known: &Known| known.read < time(record);
     let moved: Vec<_> = documents
         .iter()
-        .filter(|((name, _), known)| name == from && earlier(known))
+        .filter(|((name, _), _)| name == from)
         .map(|((_, id), known)| (id.clone(), *known))
         .collect();
-    documents.retain(|(name, _), known| !earlier(known) || (name != from && Some(name.as_str()) != to));
+    documents.retain(|(name, _), _| name != from && Some(name.as_str()) != to);
     if let Some(to) = to {
         // Under its new name the baseline may read it again.
         let again = |known| Known { in_baseline: false, ..known };
-        for (id, known) in moved {
-            documents.entry((to.to_owned(), id)).or_insert(again(known));
-        }
+        documents.extend(moved.into_iter().map(|(id, known)| ((to.to_owned(), id), again(known))));
     }
 }
 

@@ -8,7 +8,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use super::quick;
-use crate::config::{PluginConfig, Secret};
+use crate::config::{Grants, PluginConfig, Secret};
 use crate::error::Result;
 use crate::plugin::PluginChain;
 use crate::plugin::limits::Limits;
@@ -178,6 +178,8 @@ impl File {
             sha256: Some(hex(&Sha256::digest(bytes).into())),
             config_json: Secret::new("{}"),
             secrets: Vec::new(),
+            allow: Grants::ALL,
+            tests: Vec::new(),
         };
         File { _folder: folder, config }
     }

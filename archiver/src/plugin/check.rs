@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bson_walker::{Doc, Element, kind, validate};
 
 use super::contract::BatchResult;
-use super::limits::MAX_DEPTH;
+use super::limits::{MAX_DEPTH, MAX_DOCUMENT};
 use super::outcome::FailureCode;
 pub(super) use crate::config::Grants;
 use crate::event::{FIELDS, IDENTITY};
@@ -76,7 +76,8 @@ fn replacement(event: &[u8], doc: Doc<'_>) -> Result<(), FailureCode> {
         // Searching on from the last one refuses duplicates and another order, too.
         let name =
             allowed.find(|name| name.as_bytes() == element.name()).ok_or(FailureCode::InvalidOutput)?;
-        if !IDENTITY.contains(name) && !well_formed(name, &element) {
+        let longest = event.get(name).map_or(0, |e| e.value().len()).max(MAX_DOCUMENT);
+        if !IDENTITY.contains(name) && (!well_formed(name, &element) || element.value().len() > longest) {
             return Err(FailureCode::InvalidOutput);
         }
     }

@@ -15,6 +15,9 @@ pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 /// above 200 levels could not be written to the audit log.
 pub(super) const MAX_DEPTH: usize = 190;
 
+/// Bytes of a document that MongoDB stores at most. A plugin may make documents longer, but not longer than that.
+pub(super) const MAX_DOCUMENT: usize = 16 * MIB;
+
 /// How much of a plugin's own words is shown, in bytes.
 pub(super) const MAX_WORDS: usize = 256;
 

@@ -14,7 +14,7 @@ use crate::plugin::PluginChain;
 use crate::plugin::limits::Limits;
 use crate::record::hex;
 
-const WIT: &str = include_str!("../../../../plugin-sdk/wit/plugin.wit");
+pub(super) const WIT: &str = include_str!("../../../../plugin-sdk/wit/plugin.wit");
 
 /// A plugin that returns every event as its own replacement, but for what a test makes it do instead.
 pub(super) struct Guest {
@@ -61,7 +61,7 @@ impl Guest {
     }
 
     /// The module's text.
-    fn wat(&self) -> String {
+    pub(super) fn wat(&self) -> String {
         let Guest { pages, fields, describe, configure, result, alloc, judge, .. } = self;
         let (may_drop, may_modify) = (i32::from(self.may_drop), i32::from(self.may_modify));
         format!(

@@ -231,7 +231,12 @@ mod tests {
     }
 
     fn failure() -> Outcome {
-        Outcome::Failed(Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Trap, words: None })
+        Outcome::Failed(Failure {
+            plugin: Arc::from("p"),
+            sha256: Arc::from("ab"),
+            code: FailureCode::Trap,
+            words: None,
+        })
     }
 
     #[test]
@@ -316,7 +321,12 @@ mod tests {
     #[test]
     fn a_host_without_memory_for_a_sandbox_quarantines_nothing() {
         let e = event(doc! {"op": "insert", "clusterTime": time()});
-        let failure = Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Sandbox, words: None };
+        let failure = Failure {
+            plugin: Arc::from("p"),
+            sha256: Arc::from("ab"),
+            code: FailureCode::Sandbox,
+            words: None,
+        };
         let outcomes = vec![(Identity::of(&e).unwrap(), Outcome::Failed(failure))];
         let error = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Unavailable);

@@ -135,7 +135,8 @@ fn remarks(source: &SourceStatus) -> String {
         lines.push(format!("to be compared behind a gap: {what} gap={gap} after={after} until={until}"));
     }
     lines.extend(source.counters.plugins.iter().map(|(name, counters)| plugin(name, counters)));
-    let others = source.counters.dropped.iter().filter(|(name, _)| !source.counters.plugins.contains_key(*name));
+    let others =
+        source.counters.dropped.iter().filter(|(name, _)| !source.counters.plugins.contains_key(*name));
     lines.extend(others.map(|(name, n)| format!("dropped by {name}: {n}")));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
@@ -145,7 +146,8 @@ fn remarks(source: &SourceStatus) -> String {
 /// What one plugin did.
 fn plugin(name: &str, counters: &PluginCounters) -> String {
     let PluginCounters { kept, replaced, dropped, failed, .. } = counters;
-    let micros = counters.micros_per_event().map_or(String::new(), |micros| format!(", {micros:.1} µs per event"));
+    let micros =
+        counters.micros_per_event().map_or(String::new(), |micros| format!(", {micros:.1} µs per event"));
     format!("plugin {name}: {kept} kept, {replaced} replaced, {dropped} dropped, {failed} failed{micros}")
 }
 

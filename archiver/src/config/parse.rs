@@ -260,7 +260,10 @@ fn plugin(section: Section<'_>, folder: &Path, development: bool) -> Option<Plug
         None => Some(("{}".to_owned(), Vec::new())),
     };
     let allow = section.value("allow").map_or(Some(Grants::ALL), |value| allow(&value));
-    let tests = tables(&section, "test", "plugin.test", plugin_test).into_iter().map(|(_, test)| test).collect::<Option<_>>();
+    let tests = tables(&section, "test", "plugin.test", plugin_test)
+        .into_iter()
+        .map(|(_, test)| test)
+        .collect::<Option<_>>();
     section.finish();
     let (config_json, secrets) = config_json?;
     Some(PluginConfig {

@@ -201,8 +201,12 @@ fn grants(plugin: &PluginConfig, declared: &Manifest) -> Result<Grants> {
         Grants { modify: true, .. } if !plugin.allow.modify => ("change", "modify"),
         _ => return Ok(grants),
     };
-    Err(Error::plugin(format!("plugin `{name}` declares that it may {does} events, which its `allow` does not include"))
-        .hint(format!("add \"{word}\" to `allow` of [[plugin]] `{name}` if it is meant to; else find out why it wants to")))
+    Err(Error::plugin(format!(
+        "plugin `{name}` declares that it may {does} events, which its `allow` does not include"
+    ))
+    .hint(format!(
+        "add \"{word}\" to `allow` of [[plugin]] `{name}` if it is meant to; else find out why it wants to"
+    )))
 }
 
 fn configure(plugin: &PluginConfig, program: &Program) -> Result<()> {
@@ -241,6 +245,7 @@ pub(super) fn faulty(plugin: &PluginConfig, doing: &str, fault: Fault) -> Error 
     if let Some(words) = fault.said {
         what.push_str(&format!("; in its own words: \"{}\"", without_secrets(plugin, &words)));
     }
-    let error = Error::plugin(what).hint("this is for the plugin's author; `archiver plugin test` runs it on events");
+    let error =
+        Error::plugin(what).hint("this is for the plugin's author; `archiver plugin test` runs it on events");
     if fault.detail.is_empty() { error } else { error.because(fault.detail) }
 }

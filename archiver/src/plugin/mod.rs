@@ -107,10 +107,7 @@ impl PluginChain {
     }
 
     /// The same, with what each plugin did, by its name. A plugin counts the events that it saw or was to see.
-    pub fn process_counting(
-        &self,
-        bodies: Vec<Vec<u8>>,
-    ) -> (Vec<Outcome>, BTreeMap<String, PluginCounters>) {
+    pub fn process_counting(&self, bodies: Vec<Vec<u8>>) -> (Vec<Outcome>, BTreeMap<String, PluginCounters>) {
         let mut outcomes: Vec<_> = bodies.into_iter().map(Outcome::Keep).collect();
         // The lock guards no data, so a panic while it was held leaves nothing half done.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);

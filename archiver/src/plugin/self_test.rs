@@ -105,7 +105,10 @@ fn event(text: &str) -> Result<Vec<u8>> {
     for element in event.elements().map_while(Result::ok) {
         if !FIELDS.iter().any(|name| name.as_bytes() == element.name()) {
             let name = String::from_utf8_lossy(element.name()).into_owned();
-            return Err(Error::invalid(format!("an event has no field {name:?}; it has {}", FIELDS.join(", "))));
+            return Err(Error::invalid(format!(
+                "an event has no field {name:?}; it has {}",
+                FIELDS.join(", ")
+            )));
         }
     }
     Ok(Writer::build(|writer| {
@@ -145,7 +148,8 @@ fn sample(op: &str, rest: Document) -> Result<Vec<u8>> {
     for name in FIELDS {
         event.extend(all.remove(name).map(|value| (name.to_owned(), value)));
     }
-    bson::serialize_to_vec(&event).map_err(|e| Error::internal("a made-up event does not become BSON").because(e))
+    bson::serialize_to_vec(&event)
+        .map_err(|e| Error::internal("a made-up event does not become BSON").because(e))
 }
 
 /// Every operation with what its events have beside the identity.
@@ -160,25 +164,40 @@ fn operations() -> Vec<(&'static str, Document)> {
     let options = doc! {"operationDescription": {"validator": {"name": {"$type": "string"}}}};
     vec![
         ("insert", doc! {"key": {"_id": 1}, "after": document(), "images": {"after": "present"}}),
-        ("update", doc! {
-            "key": {"_id": 1}, "before": document(), "after": document(), "delta": delta,
-            "txn": {"lsid": {"id": Bson::Null}, "number": 1_i64}, "actor": {"id": "shop@app", "from": "session"},
-        }),
+        (
+            "update",
+            doc! {
+                "key": {"_id": 1}, "before": document(), "after": document(), "delta": delta,
+                "txn": {"lsid": {"id": Bson::Null}, "number": 1_i64}, "actor": {"id": "shop@app", "from": "session"},
+            },
+        ),
         ("replace", doc! {"key": {"_id": 1}, "before": document(), "after": document()}),
         ("delete", doc! {"key": {"_id": 1}, "before": document(), "images": {"before": "present"}}),
         ("snapshot", doc! {"key": {"_id": 1}, "after": document()}),
         ("gap", doc! {"key": {"_id": 1}, "detail": {"reason": "event too large", "op": "update"}}),
         ("drop", doc! {}),
-        ("rename", doc! {"detail": {"to": {"db": "shop", "coll": "old"}, "operationDescription": {"to": {"db": "shop", "coll": "old"}}}}),
+        (
+            "rename",
+            doc! {"detail": {"to": {"db": "shop", "coll": "old"}, "operationDescription": {"to": {"db": "shop", "coll": "old"}}}},
+        ),
         ("dropDatabase", doc! {}),
         ("invalidate", doc! {}),
         ("create", doc! {"detail": options.clone()}),
         ("modify", doc! {"detail": options}),
         ("createIndexes", doc! {"detail": index.clone()}),
         ("dropIndexes", doc! {"detail": index}),
-        ("shardCollection", doc! {"detail": {"operationDescription": {"shardKey": {"_id": "hashed"}, "unique": false}}}),
-        ("refineCollectionShardKey", doc! {"detail": {"operationDescription": {"shardKey": {"_id": 1, "name": 1}}}}),
-        ("reshardCollection", doc! {"detail": {"operationDescription": {"shardKey": {"name": 1}, "unique": false}}}),
+        (
+            "shardCollection",
+            doc! {"detail": {"operationDescription": {"shardKey": {"_id": "hashed"}, "unique": false}}},
+        ),
+        (
+            "refineCollectionShardKey",
+            doc! {"detail": {"operationDescription": {"shardKey": {"_id": 1, "name": 1}}}},
+        ),
+        (
+            "reshardCollection",
+            doc! {"detail": {"operationDescription": {"shardKey": {"name": 1}, "unique": false}}},
+        ),
     ]
 }
 

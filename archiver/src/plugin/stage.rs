@@ -93,7 +93,10 @@ impl Stage {
 
     /// What a fault may be told as, once there are events.
     fn failed(&self, fault: Fault) -> Failed {
-        let words = fault.said.map(|said| self.literals.shown(&said)).filter(|words| words != "…");
+        let words = fault
+            .said
+            .map(|said| self.literals.shown(&said))
+            .filter(|words| !words.is_empty() && words != "…");
         Failed { code: fault.code, words: words.map(Arc::from) }
     }
 
@@ -107,8 +110,7 @@ impl Stage {
         let result = running.process_batch(&input)?;
         let refused = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Refused, "") };
         let result = result.map_err(|error| refused(error.message))?;
-        let verdicts =
-            check::verdicts(events, &result, self.grants).map_err(|code| Fault::new(code, ""))?;
+        let verdicts = check::verdicts(events, &result, self.grants).map_err(|code| Fault::new(code, ""))?;
         Ok(Ran { verdicts, said: running.take_said() })
     }
 }

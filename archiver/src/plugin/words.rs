@@ -69,6 +69,9 @@ impl Literals {
                 rest = &rest[rest.chars().next().map_or(0, char::len_utf8)..];
             }
         }
+        if !rest.is_empty() && !shown.ends_with('…') {
+            shown.push('…');
+        }
         bounded(&shown)
     }
 

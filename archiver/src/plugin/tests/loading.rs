@@ -102,12 +102,17 @@ fn javascript_imports_are_named() {
 
 #[test]
 fn another_version_of_the_contract_is_refused() {
-    let newer = ["was built for archiver:plugin@2.0.0", "this archiver speaks archiver:plugin@1.0.0", "plugin-sdk"];
+    let newer =
+        ["was built for archiver:plugin@2.0.0", "this archiver speaks archiver:plugin@1.0.0", "plugin-sdk"];
     refused(&Guest::default().module_for("2.0.0"), &newer);
     // A minor version may have more than this host knows of, so it is not taken for the one that is known.
-    refused(&Guest::default().module_for("1.1.0"), &["was built for archiver:plugin@1.1.0", "speaks archiver:plugin@1.0.0"]);
+    refused(
+        &Guest::default().module_for("1.1.0"),
+        &["was built for archiver:plugin@1.1.0", "speaks archiver:plugin@1.0.0"],
+    );
     refused(&Guest::default().module_for("0.9.0"), &["was built for archiver:plugin@0.9.0"]);
-    let component = ComponentEncoder::default().module(&Guest::default().module_for("3.0.0")).unwrap().encode().unwrap();
+    let component =
+        ComponentEncoder::default().module(&Guest::default().module_for("3.0.0")).unwrap().encode().unwrap();
     refused(&component, &["was built for archiver:plugin@3.0.0"]);
 }
 
@@ -149,13 +154,24 @@ fn what_wants_too_much_is_refused() {
 
 #[test]
 fn an_interface_of_another_shape_is_refused() {
-    let wit = super::guests::WIT.replace("log: func(level: level, message: string)", "read-file: func(level: level, message: string)");
+    let wit = super::guests::WIT.replace(
+        "log: func(level: level, message: string)",
+        "read-file: func(level: level, message: string)",
+    );
     let wat = Guest::default().wat().replace("\"log\"", "\"read-file\"");
     refused(&core_module(&wat, &wit), &["imports don't fit"]);
-    let wit = super::guests::WIT.replace("interface host {", "interface clock { now: func(); } interface host {");
+    let wit =
+        super::guests::WIT.replace("interface host {", "interface clock { now: func(); } interface host {");
     let wit = wit.replace("import host;", "import host; import clock;");
-    let wat = Guest::default().wat().replacen("(memory", "(import \"archiver:plugin/clock@1.0.0\" \"now\" (func))\n(memory", 1);
-    refused(&core_module(&wat, &wit), &["imports what no plugin gets: archiver:plugin/clock@1.0.0", "no such interface"]);
+    let wat = Guest::default().wat().replacen(
+        "(memory",
+        "(import \"archiver:plugin/clock@1.0.0\" \"now\" (func))\n(memory",
+        1,
+    );
+    refused(
+        &core_module(&wat, &wit),
+        &["imports what no plugin gets: archiver:plugin/clock@1.0.0", "no such interface"],
+    );
 }
 
 #[test]
@@ -173,7 +189,10 @@ fn what_a_plugin_declares_needs_the_operators_grant() {
     let refused = load(guest(true, false), Grants { drop: false, modify: true }).unwrap_err();
     assert!(refused.contains("may drop events") && refused.contains("add \"drop\" to `allow`"), "{refused}");
     let refused = load(guest(true, true), Grants { drop: true, modify: false }).unwrap_err();
-    assert!(refused.contains("may change events") && refused.contains("add \"modify\" to `allow`"), "{refused}");
+    assert!(
+        refused.contains("may change events") && refused.contains("add \"modify\" to `allow`"),
+        "{refused}"
+    );
 }
 
 #[test]

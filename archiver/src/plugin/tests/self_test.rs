@@ -10,7 +10,10 @@ use crate::plugin::PluginChain;
 /// Loads a guest as a service does.
 fn load(guest: &Guest, tests: &[(&str, Expected)]) -> Result<PluginChain, Error> {
     let mut file = File::new(&guest.module());
-    let test = |(event, expect): &(&str, Expected)| PluginTest { event: (*event).to_owned(), expect: expect.clone() };
+    let test = |(event, expect): &(&str, Expected)| PluginTest {
+        event: (*event).to_owned(),
+        expect: expect.clone(),
+    };
     file.config.tests = tests.iter().map(test).collect();
     file.config.secrets = vec![Secret::new("hidden-key")];
     PluginChain::load(&[&file.config], false)
@@ -29,7 +32,9 @@ fn refused(guest: &Guest, expected: &[&str]) {
 
 /// Does this on events of an operation that begins like this.
 fn on(first_letter: char, instructions: &str) -> Guest {
-    let judge = Guest::on_x(instructions).judge.replace("(i32.const 120)", &format!("(i32.const {})", first_letter as u32));
+    let judge = Guest::on_x(instructions)
+        .judge
+        .replace("(i32.const 120)", &format!("(i32.const {})", first_letter as u32));
     Guest { judge, ..Guest::default() }
 }
 
@@ -45,7 +50,10 @@ fn a_failure_on_any_operation_is_found_and_the_event_named() {
     refused(&on('r', "unreachable"), &["its self-test, on an event of operation `replace`", "trapped"]);
     refused(&on('s', "unreachable"), &["operation `snapshot`"]);
     refused(&on('c', "(return (i32.const 9))"), &["operation `create`", "not a valid event"]);
-    refused(&on('d', "(i32.store8 offset=12 (local.get $at) (i32.const 120))"), &["operation `delete`", "changed one of the fields"]);
+    refused(
+        &on('d', "(i32.store8 offset=12 (local.get $at) (i32.const 121))"),
+        &["operation `delete`", "changed one of the fields"],
+    );
     let undeclared = Guest { may_drop: false, ..on('g', "(return (i32.const 2))") };
     refused(&undeclared, &["operation `gap`", "does not declare `may-drop`"]);
 }
@@ -53,7 +61,8 @@ fn a_failure_on_any_operation_is_found_and_the_event_named() {
 #[test]
 fn a_failure_on_any_type_of_value_is_found() {
     // Looks for the type byte of Decimal128 behind a NUL, before a name that begins with `v`.
-    let scan = |byte: u32| format!(
+    let scan = |byte: u32| {
+        format!(
         "(local $i i32)
         (loop $next
           (if (i32.and (i32.and (i32.eqz (i32.load8_u (i32.add (local.get $at) (local.get $i))))
@@ -62,7 +71,8 @@ fn a_failure_on_any_type_of_value_is_found() {
             (then unreachable))
           (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.sub (local.get $len) (i32.const 8)))))
         (i32.const 0)"
-    );
+    )
+    };
     for byte in (0x02..=0x13).chain([0x7f, 0xff]) {
         let guest = Guest { judge: scan(byte), ..Guest::default() };
         refused(&guest, &[&format!("BSON type 0x{byte:02x}"), "trapped"]);
@@ -84,7 +94,8 @@ fn results_that_depend_on_other_events_are_refused() {
         ..Guest::default()
     };
     refused(&batches, &["on several events at once", "trapped"]);
-    let empty = Guest { result: "(if (i32.eqz (local.get $count)) (then unreachable))".into(), ..Guest::default() };
+    let empty =
+        Guest { result: "(if (i32.eqz (local.get $count)) (then unreachable))".into(), ..Guest::default() };
     refused(&empty, &["on a batch without events"]);
 }
 
@@ -106,15 +117,33 @@ fn the_configurations_own_tests_decide() {
     let delete = r#"{"key": {"_id": {"$oid": "656565656565656565656565"}}, "op": "delete"}"#;
     let drops_deletes = on('d', "(return (i32.const 2))");
     let event = |text: &str| Expected::Event(text.to_owned());
-    load(&drops_deletes, &[(insert, Expected::Keep), (delete, Expected::Drop), (insert, event(insert))]).unwrap();
+    load(&drops_deletes, &[(insert, Expected::Keep), (delete, Expected::Drop), (insert, event(insert))])
+        .unwrap();
     let fails = |test| load(&drops_deletes, &[(insert, Expected::Keep), test]).unwrap_err();
     let error = fails((delete, Expected::Keep));
     assert!(error.to_string().contains("gives a dropped event"), "{error}");
-    assert_eq!((error.kind(), error.hint_text()), (Kind::Plugin, Some("this is test 2 of [[plugin]] `guest`")));
+    assert_eq!(
+        (error.kind(), error.hint_text()),
+        (Kind::Plugin, Some("this is test 2 of [[plugin]] `guest`"))
+    );
     let error = fails((insert, event(r#"{"op": "insert", "after": {"_id": 1, "ssn": "***"}}"#))).to_string();
-    assert!(error.contains("\"***\"") && error.contains("[secret]") && !error.contains("hidden-key"), "{error}");
-    assert!(fails((insert, event(r#"{"op": "insert", "after": {"_id": {"$numberLong": "1"}, "ssn": "hidden-key"}}"#))).to_string().contains("fails one of its tests"));
-    for (odd, says) in [("{", "not Extended JSON"), ("5", "not a document"), (r#"{"op": "insert", "fullDocument": {}}"#, "no field \"fullDocument\"")] {
+    assert!(
+        error.contains("\"***\"") && error.contains("[secret]") && !error.contains("hidden-key"),
+        "{error}"
+    );
+    assert!(
+        fails((
+            insert,
+            event(r#"{"op": "insert", "after": {"_id": {"$numberLong": "1"}, "ssn": "hidden-key"}}"#)
+        ))
+        .to_string()
+        .contains("fails one of its tests")
+    );
+    for (odd, says) in [
+        ("{", "not Extended JSON"),
+        ("5", "not a document"),
+        (r#"{"op": "insert", "fullDocument": {}}"#, "no field \"fullDocument\""),
+    ] {
         let error = fails((odd, Expected::Keep));
         assert!(error.explain().contains(says), "{}", error.explain());
         assert_eq!(error.kind(), Kind::Invalid);

@@ -27,6 +27,7 @@ mod renamed_into;
 mod restart;
 mod rolling;
 mod segments;
+mod shipped_plugins;
 mod snapshots;
 mod sql;
 mod tidy;

@@ -2,6 +2,7 @@
 
 mod parse;
 mod read;
+mod substitute;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use substitute::Outside;
 
 /// The whole configuration, checked: every name resolves, every value is in its range.
 #[derive(Debug, Clone)]
@@ -73,7 +75,7 @@ pub struct PluginConfig {
     pub sha256: Option<String>,
     /// What the plugin's `configure` gets: its `config` table as JSON text, `{}` where there is none.
     pub config_json: Secret,
-    /// The values in it that came from the environment; no message may show them.
+    /// The values in it that came from the environment or from files; no message may show them.
     pub secrets: Vec<Secret>,
 }
 
@@ -187,7 +189,8 @@ impl Config {
             let line = 1 + valid.iter().filter(|&&b| b == b'\n').count();
             Error::invalid(format!("the configuration is not UTF-8: {}:{line}", path.display()))
         })?;
-        parse::config(&text, path, &|name| std::env::var(name).ok())
+        let outside = Outside { env: &|name| std::env::var(name).ok(), file: &substitute::read_file };
+        parse::config(&text, path, &outside)
     }
 
     /// The configured source of this name. Kind NotFound.

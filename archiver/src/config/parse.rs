@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::read::{File, Section, Value, integer};
+use super::substitute::Outside;
 use super::suggest::nearest;
 use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size, size};
 use super::watch::{WATCH_FORM, database, watch};
@@ -23,8 +24,8 @@ const ARCHIVE_FORM: &str =
 const SHA256_FORM: &str = "the SHA-256 of the plugin file, 64 hex digits, as `sha256sum FILE` prints it";
 
 /// Reads a configuration; `path` is for messages and for relative plugin paths.
-pub(super) fn config(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
-    let file = File::new(path, text, env);
+pub(super) fn config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<Config> {
+    let file = File::new(path, text, outside);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));

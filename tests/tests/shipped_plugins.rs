@@ -20,6 +20,15 @@ fn through(plugin: &str, config: &str, collections: &[&str]) -> String {
 
 const TRACE: [&str; 4] = ["run", "--once", "--log-level", "trace"];
 
+const PSEUDONYMS: &str = r#"
+keys = [{ id = "2026", key = "${file:pseudonym.key}" }, { id = "2025", key = "${ARCHIVER_TEST_OLD_KEY}" }]
+rules = [
+    { path = "_id", class = "person" },
+    { path = "owner", class = "person" },
+    { path = "email", class = "email", normalise = ["trim", "lowercase"] },
+    { path = "phones", class = "phone", key = "2025" },
+]"#;
+
 #[tokio::test]
 async fn pseudonyms_join_and_keep_documents_apart_in_history_and_recovery() {
     let server = Server::shared().await;
@@ -28,15 +37,7 @@ async fn pseudonyms_join_and_keep_documents_apart_in_history_and_recovery() {
     let old_key = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     std::fs::write(fixture.path("pseudonym.key"), format!("{key}\n")).unwrap();
     fixture.archiver.env("ARCHIVER_TEST_OLD_KEY", &old_key);
-    let config = r#"
-        keys = [{ id = "2026", key = "${file:pseudonym.key}" }, { id = "2025", key = "${ARCHIVER_TEST_OLD_KEY}" }]
-        rules = [
-            { path = "_id", class = "person" },
-            { path = "owner", class = "person" },
-            { path = "email", class = "email", normalise = ["trim", "lowercase"] },
-            { path = "phones", class = "phone", key = "2025" },
-        ]"#;
-    fixture.configure(&through("pseudonymise", config, &["people", "orders"]));
+    fixture.configure(&through("pseudonymise", PSEUDONYMS, &["people", "orders"]));
     let tag = rand::random_range(100_000_000..1_000_000_000_u64);
     let (ann, ben) = (format!("ann-{tag}"), format!("ben-{tag}"));
     let (people, orders) = (fixture.collection("people"), fixture.collection("orders"));
@@ -44,7 +45,7 @@ async fn pseudonyms_join_and_keep_documents_apart_in_history_and_recovery() {
     people.insert_one(doc! {"_id": &ann, "n": 1, "email": mail("Ann")}).await.unwrap();
     let mut output = fixture.archiver.run(&TRACE).await.expect_code(0).stderr;
     people
-        .insert_one(doc! {"_id": &ben, "n": 1, "email": mail("ann"), "phones": [&ann, null()]})
+        .insert_one(doc! {"_id": &ben, "n": 1, "email": mail("ann"), "phones": [&ann, null]})
         .await
         .unwrap();
     people.update_one(doc! {"_id": &ann}, doc! {"$set": {"n": 2, "email": mail("other")}}).await.unwrap();
@@ -76,9 +77,13 @@ async fn pseudonyms_join_and_keep_documents_apart_in_history_and_recovery() {
 
     // A document is found by its token, and comes back with all of its changes and nobody else's.
     let recovered = fixture.ok(&["recover", "--source", "all", "--id", &token]).await;
-    assert!(recovered.contains(&format!("\"_id\":\"{token}\",\"n\":2,")), "{recovered}");
+    let start = format!("{{\"_id\":\"{token}\",\"n\":{{\"$numberInt\":\"2\"}},");
+    assert!(recovered.starts_with(&start), "{recovered}");
     let recovered = fixture.ok(&["recover", "--source", "all", "--id", &other]).await;
-    assert!(recovered.contains("\"n\":3,") && recovered.matches("p1:2025:").count() == 2, "{recovered}");
+    assert!(
+        recovered.contains("\"n\":{\"$numberInt\":\"3\"}") && recovered.matches("p1:2025:").count() == 2,
+        "{recovered}"
+    );
     let history = fixture.ok(&["history", "--source", "all", "--id", &token, "--format", "json"]).await;
     assert_eq!(history.lines().count(), 3, "{history}");
 
@@ -89,10 +94,6 @@ async fn pseudonyms_join_and_keep_documents_apart_in_history_and_recovery() {
     // A resume token holds the document key: checkpoints have it, nothing else does.
     found.retain(|f| !f.contains("archiver.checkpoints"));
     assert!(found.is_empty(), "{found:#?}");
-}
-
-fn null() -> bson::Bson {
-    bson::Bson::Null
 }
 
 #[tokio::test]
@@ -155,14 +156,16 @@ async fn a_filter_drops_what_its_rules_name_and_counts_it() {
     assert_eq!(of(&records, &["delete"]).len(), 1);
     assert_eq!(of(&records, &["drop"]).len(), 1, "what happens to a collection stays");
     let checkpoint = fixture.checkpoint("all").await.unwrap();
-    // Of people: two that touched lastSeen or stats.logins alone, one that removed lastSeen; of sessions: all four.
-    assert_eq!(integer(&checkpoint, "counters.dropped.filter"), 7, "{checkpoint}");
-    let all = integer(&checkpoint, "counters.appended") + 7;
+    // Of people: two that touched lastSeen or stats.logins alone, one that removed lastSeen; of sessions: all three.
+    assert_eq!(integer(&checkpoint, "counters.dropped.filter"), 6, "{checkpoint}");
+    let all = integer(&checkpoint, "counters.appended") + 6;
     assert_eq!(integer(&checkpoint, "counters.read"), all);
     // The fields that the rules name are as old as the last kept record that has them; all others are right.
     let recovered = fixture.ok(&["recover", "--source", "all", "--id", "1"]).await;
-    assert_eq!(
-        recovered,
-        "{\"_id\":1,\"name\":\"Anne\",\"lastSeen\":4,\"stats\":{\"logins\":1},\"tags\":[\"x\"]}\n"
-    );
+    let recovered: serde_json::Value = serde_json::from_str(&recovered).unwrap();
+    let int = |n: i32| serde_json::json!({"$numberInt": n.to_string()});
+    let expected = serde_json::json!({
+        "_id": int(1), "name": "Anne", "lastSeen": int(4), "stats": {"logins": int(1)}, "tags": ["x"],
+    });
+    assert_eq!(recovered, expected);
 }

@@ -156,7 +156,9 @@ impl<'de> Deserializer<'de> for Part<'_> {
                 None => return Err(Error::custom("an empty table").at(at)),
             },
             _ => {
-                return Err(Error::custom(format!("expected {}, and nothing beside it", one_of(words))).at(at));
+                return Err(
+                    Error::custom(format!("expected {}, and nothing beside it", one_of(words))).at(at)
+                );
             }
         };
         visitor.visit_enum(Variant { word, value, at: &at }).map_err(|e| e.at(at))

@@ -43,7 +43,10 @@ fn an_error_names_the_rule_what_is_wrong_and_what_to_do() {
             "normalise[1]: unknown word, expected one of `trim`, `lowercase`, `digits`; did you mean `lowercase`?",
         ),
         (r#"{"path":"a","class":"a","key":"hunter2"}"#, "the `keys`, which are `new`, `old`"),
-        (r#"{"path":"a","class":"email","key":"old"}"#, "another `key` in rules[0]"),
+        (
+            r#"{"path":"a","class":"email","normalise":["lowercase"],"key":"old"}"#,
+            "another `key` in rules[0]",
+        ),
         (r#"{"path":"a","class":"email"}"#, "another `normalise` in rules[0]"),
         (r#"{"path":"_id","class":"a","normalise":["trim"]}"#, "can't be used on `_id`"),
         (r#"{"path":"_id.mail","class":"a","normalise":["trim"]}"#, "can't be used on `_id`"),

@@ -148,7 +148,7 @@ fn every_covered_value_has_its_own_token_everywhere_and_every_other_stays() {
             assert_eq!(values.entry(token).or_insert(value.clone()), &value, "{}", case.text);
         }
     }
-    assert!(values.len() > 50, "{} different values", values.len());
+    assert!(values.len() > 20, "{} different values", values.len());
 }
 
 #[test]

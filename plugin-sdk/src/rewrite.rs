@@ -219,11 +219,11 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         }
         self.cut(start, start + element.whole().len());
         match action {
+            Action::Hash(tokens) => append_string(name, &[&tokens.token(element)], self.out),
             Action::Remove if in_array => append(kind::NULL, name, &[], self.out),
             Action::Remove | Action::Keep => {}
             Action::Replace(value) => value.append(name, self.out),
             Action::Mask { keep_last } => append_masked(element, name, *keep_last, self.out),
-            Action::Hash(tokens) => append_string(name, &[&tokens.token(element)], self.out),
         }
         Ok(())
     }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// What of the SDK a plugin needs to be built.
-const PARTS: [&str; 5] =
-    ["Cargo.toml", "src", "wit", "bson-walker/Cargo.toml", "bson-walker/src"];
+const PARTS: [&str; 5] = ["Cargo.toml", "src", "wit", "bson-walker/Cargo.toml", "bson-walker/src"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let sdk = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../plugin-sdk").canonicalize()?;

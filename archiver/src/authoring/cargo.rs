@@ -70,7 +70,8 @@ impl PluginCrate {
         let manifest = manifest.map_err(|_| no_crate(format!("there is no Cargo.toml in {shown}")))?;
         let folder = manifest.parent().unwrap_or(folder).to_owned();
         let output = cargo(&folder).args(["metadata", "--no-deps", "--format-version", "1"]).output();
-        let output = output.map_err(|e| Error::unavailable("cargo can't be started").hint(NO_CARGO).because(e))?;
+        let output =
+            output.map_err(|e| Error::unavailable("cargo can't be started").hint(NO_CARGO).because(e))?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(Error::invalid(format!("cargo does not accept the crate in {shown}")).because(words));
@@ -109,9 +110,9 @@ impl PluginCrate {
         let built = reports.lines().filter_map(|line| serde_json::from_str::<Report>(line).ok());
         let ours = built.filter(|r| r.reason == "compiler-artifact" && r.manifest_path == manifest);
         let is_wasm = |file: &PathBuf| file.extension() == Some(OsStr::new("wasm"));
-        ours.flat_map(|report| report.filenames).find(is_wasm).ok_or_else(|| {
-            Error::internal(format!("cargo built {}, and named no .wasm file", self.name))
-        })
+        ours.flat_map(|report| report.filenames)
+            .find(is_wasm)
+            .ok_or_else(|| Error::internal(format!("cargo built {}, and named no .wasm file", self.name)))
     }
 
     /// The versions of what it is built from.
@@ -130,7 +131,8 @@ impl PluginCrate {
 
     fn rustc(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new("rustc").args(arguments).current_dir(&self.folder).output();
-        let output = output.map_err(|e| Error::unavailable("rustc can't be started").hint(NO_CARGO).because(e))?;
+        let output =
+            output.map_err(|e| Error::unavailable("rustc can't be started").hint(NO_CARGO).because(e))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

@@ -60,7 +60,8 @@ fn event(text: &str) -> Result<Vec<u8>> {
                 in mongosh, print(EJSON.stringify(event)) writes such a line")
     })?;
     let whole = Doc::new(&whole).map_err(|e| Error::internal("what was parsed is no BSON").because(e))?;
-    let doc = whole.get("event").and_then(|e| (e.kind() == bson_walker::kind::DOCUMENT).then(|| e.as_doc())?);
+    let doc =
+        whole.get("event").and_then(|e| (e.kind() == bson_walker::kind::DOCUMENT).then(|| e.as_doc())?);
     let doc = doc.ok_or_else(|| Error::invalid("this is not a document"))?;
     if doc.get("operationType").is_some() {
         return change_event(doc);
@@ -88,8 +89,10 @@ fn in_order(doc: Doc<'_>) -> Result<Vec<u8>> {
     for element in doc.elements().map_while(std::result::Result::ok) {
         let name = String::from_utf8_lossy(element.name());
         if !FIELDS.contains(&&*name) {
-            return Err(Error::invalid(format!("an event has no field {name}"))
-                .hint(format!("its fields are {}; a change event of MongoDB's has an operationType", FIELDS.join(", "))));
+            return Err(Error::invalid(format!("an event has no field {name}")).hint(format!(
+                "its fields are {}; a change event of MongoDB's has an operationType",
+                FIELDS.join(", ")
+            )));
         }
     }
     if doc.get("op").and_then(|op| op.as_str()).is_none() {

@@ -29,7 +29,8 @@ fn stand_alone(manifest: &str, workspace: &str) -> String {
             continue;
         }
         let inherited = line.strip_suffix(".workspace = true").and_then(|key| {
-            let table = if section == "[package]" { "[workspace.package]" } else { "[workspace.dependencies]" };
+            let table =
+                if section == "[package]" { "[workspace.package]" } else { "[workspace.dependencies]" };
             value_line(workspace, table, key)
         });
         // Paths in the workspace begin at its top.
@@ -60,7 +61,9 @@ pub(super) fn lock(plugin: &str) -> String {
         }
     }
     let mut out = head.to_owned();
-    let root = format!("name = \"{plugin}\"\nversion = \"0.1.0\"\ndependencies = [\n \"plugin-sdk\",\n \"serde\",\n]");
+    let root = format!(
+        "name = \"{plugin}\"\nversion = \"0.1.0\"\ndependencies = [\n \"plugin-sdk\",\n \"serde\",\n]"
+    );
     let kept = packages.into_iter().filter(|package| wanted.iter().any(|wanted| is(package, wanted)));
     let mut kept: Vec<String> = kept.map(without_test_dependencies).chain([root]).collect();
     kept.sort();
@@ -130,7 +133,9 @@ mod tests {
     #[test]
     fn the_sdk_is_whole_and_nothing_in_it_is_inherited() {
         let files: Vec<_> = files().collect();
-        for wanted in ["Cargo.toml", "src/lib.rs", "wit/plugin.wit", "bson-walker/Cargo.toml", "bson-walker/src/lib.rs"] {
+        for wanted in
+            ["Cargo.toml", "src/lib.rs", "wit/plugin.wit", "bson-walker/Cargo.toml", "bson-walker/src/lib.rs"]
+        {
             assert!(files.iter().any(|(path, _)| path == &wanted), "{wanted}");
         }
         for (path, text) in files.iter().filter(|(path, _)| path.ends_with("Cargo.toml")) {

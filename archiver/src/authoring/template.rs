@@ -17,17 +17,72 @@ const EXAMPLE: (&str, &str) = ("drop-sessions", "DropSessions");
 
 /// Words that cargo or rustc take for something else, and packages that a plugin is built from.
 const TAKEN: [&str; 60] = [
-    "abstract", "alloc", "as", "async", "await", "become", "box", "break", "bson-walker", "build", "const", "continue",
-    "core", "crate", "deps", "do", "dyn", "else", "enum", "examples", "extern", "false", "final", "fn", "for", "gen",
-    "if", "impl", "in", "incremental", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "plugin-sdk",
-    "priv", "proc-macro", "pub", "ref", "return", "self", "serde", "serde-json", "static", "std", "struct", "super",
-    "test", "trait", "true", "try", "type", "typeof", "unsafe", "use", "wit-bindgen",
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "bson-walker",
+    "build",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "deps",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "examples",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "incremental",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "plugin-sdk",
+    "priv",
+    "proc-macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "serde",
+    "serde-json",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "use",
+    "wit-bindgen",
 ];
 
 /// Types that a plugin's source uses under these names.
 const TYPES: [&str; 20] = [
-    "Action", "Box", "Default", "Doc", "Element", "Err", "Event", "Level", "None", "Ok", "Option", "Output", "Path",
-    "Plugin", "Result", "Some", "String", "Value", "Verdict", "Writer",
+    "Action", "Box", "Default", "Doc", "Element", "Err", "Event", "Level", "None", "Ok", "Option", "Output",
+    "Path", "Plugin", "Result", "Some", "String", "Value", "Verdict", "Writer",
 ];
 
 /// A crate that is to be.
@@ -69,7 +124,8 @@ impl NewPlugin {
     fn write(&self) -> Result<()> {
         for (path, text) in self.files()? {
             let path = self.folder.join(path);
-            let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
+            let written =
+                path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
             written.map_err(|e| Error::invalid(format!("{} can't be written", path.display())).because(e))?;
         }
         Ok(())
@@ -83,7 +139,10 @@ impl NewPlugin {
         let sdk = sdk.to_str().ok_or_else(|| Error::invalid("the SDK's path is not UTF-8"))?;
         let fill = |text: &str| {
             let filled = text.replace(EXAMPLE.0, &self.name).replace(EXAMPLE.1, &type_name(&self.name));
-            filled.replace("{name}", &self.name).replace("{file}", &self.name.replace('-', "_")).replace("{sdk}", sdk)
+            filled
+                .replace("{name}", &self.name)
+                .replace("{file}", &self.name.replace('-', "_"))
+                .replace("{sdk}", sdk)
         };
         let mut files: Vec<(PathBuf, String)> = vec![
             ("Cargo.toml".into(), fill(MANIFEST)),
@@ -108,8 +167,10 @@ fn check_name(name: &str) -> Result<()> {
             .hint("a name is a lower-case letter, then lower-case letters, digits, _ or -, at most 64 in all: hide-emails"));
     }
     if TAKEN.contains(&name.replace('_', "-").as_str()) {
-        return Err(Error::invalid(format!("this name is taken by Rust or by what plugins are built from: {name}"))
-            .hint(format!("for example: my-{name}")));
+        return Err(Error::invalid(format!(
+            "this name is taken by Rust or by what plugins are built from: {name}"
+        ))
+        .hint(format!("for example: my-{name}")));
     }
     Ok(())
 }
@@ -166,7 +227,10 @@ mod tests {
         for file in ["src/lib.rs", "Cargo.toml", "README.md", "config.toml"] {
             let text = read(file).to_lowercase();
             assert!(!text.contains("drop-sessions") && !text.contains("dropsessions"), "{file}:\n{text}");
-            assert!(!text.contains("{name}") && !text.contains("{file}") && !text.contains("{sdk}"), "{file}:\n{text}");
+            assert!(
+                !text.contains("{name}") && !text.contains("{file}") && !text.contains("{sdk}"),
+                "{file}:\n{text}"
+            );
         }
         toml::from_str::<toml::Table>(&read("Cargo.toml")).unwrap();
     }
@@ -188,7 +252,22 @@ mod tests {
     fn bad_names_are_refused_before_anything_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let long = "a".repeat(65);
-        for name in ["", "Upper", "1st", "a b", "a/b", "../x", "é", "-x", "serde", "serde_json", "plugin_sdk", "fn", "test", &long] {
+        for name in [
+            "",
+            "Upper",
+            "1st",
+            "a b",
+            "a/b",
+            "../x",
+            "é",
+            "-x",
+            "serde",
+            "serde_json",
+            "plugin_sdk",
+            "fn",
+            "test",
+            &long,
+        ] {
             let error = plugin(name, folder.path().join("new")).create().unwrap_err();
             assert!(error.kind() == Kind::Invalid && error.hint_text().is_some(), "{name}: {error}");
         }

@@ -185,7 +185,9 @@ pub fn plugin_config(path: &Path) -> Result<(Secret, Vec<Secret>)> {
     }
     match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(serde_json::Value::Object(_)) => Ok((Secret::new(text), Vec::new())),
-        Ok(_) => Err(Error::invalid(format!("the plugin's configuration is not an object: {}", path.display()))),
+        Ok(_) => {
+            Err(Error::invalid(format!("the plugin's configuration is not an object: {}", path.display())))
+        }
         Err(e) => Err(Error::invalid(format!("invalid JSON: {}", path.display())).because(e)),
     }
 }

@@ -99,7 +99,8 @@ pub(super) struct State {
 /// also for the code that runs when it is instantiated.
 pub(super) fn store(engine: &Engine, limits: &Limits, plugin: &Arc<str>, input_bytes: usize) -> Store<State> {
     let memory = limits.memory_for(input_bytes);
-    let state = State { plugin: plugin.clone(), log_lines: limits.log_lines, heard: None, memory, exceeded: false };
+    let state =
+        State { plugin: plugin.clone(), log_lines: limits.log_lines, heard: None, memory, exceeded: false };
     let mut store = Store::new(engine, state);
     store.limiter(|state| state);
     store.set_epoch_deadline(limits.ticks_for(input_bytes));

@@ -69,7 +69,8 @@ pub(super) fn run(args: Args) -> Result<Outcome> {
     let workbench = subject.load(&config)?;
     let empty = Workbench::empty()?;
     let count = EVENTS.max(samples.len());
-    let events: Vec<&[u8]> = samples.iter().map(|sample| sample.body.as_slice()).cycle().take(count).collect();
+    let events: Vec<&[u8]> =
+        samples.iter().map(|sample| sample.body.as_slice()).cycle().take(count).collect();
     let rounds = usize::from(args.rounds);
     // The first round finds cold caches.
     workbench.time(&events, 1)?;

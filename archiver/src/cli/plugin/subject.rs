@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use archiver::Result;
 use archiver::authoring::cargo::PluginCrate;
 use archiver::authoring::samples::{self, Sample};
 use archiver::config::{Secret, plugin_config};
 use archiver::plugin::workbench::Workbench;
+use archiver::{Error, Result};
 
 /// A plugin's file, and the crate it was built from, where that is known.
 pub(super) struct Subject {
@@ -18,6 +18,7 @@ pub(super) struct Subject {
 pub(super) struct PluginConfig {
     pub(super) json: Secret,
     secrets: Vec<Secret>,
+    given: bool,
 }
 
 impl Subject {
@@ -33,11 +34,11 @@ impl Subject {
     /// The configuration given, else the crate's `config.toml`, else an empty one.
     pub(super) fn config(&self, given: Option<&Path>) -> Result<PluginConfig> {
         let path = given.map(Path::to_owned).or_else(|| self.beside("config.toml"));
-        let (json, secrets) = match path {
-            Some(path) => plugin_config(&path)?,
+        let (json, secrets) = match &path {
+            Some(path) => plugin_config(path)?,
             None => (Secret::new("{}"), Vec::new()),
         };
-        Ok(PluginConfig { json, secrets })
+        Ok(PluginConfig { json, secrets, given: path.is_some() })
     }
 
     /// The events given, else the crate's `events.jsonl`, else a few of a small shop; and where they are from.
@@ -53,7 +54,13 @@ impl Subject {
 
     /// The plugin, loaded and configured.
     pub(super) fn load(&self, config: &PluginConfig) -> Result<Workbench> {
-        Workbench::load(&self.file, config.json.clone(), config.secrets.clone())
+        let loaded = Workbench::load(&self.file, config.json.clone(), config.secrets.clone());
+        loaded.map_err(|error| match config.given {
+            true => error,
+            false => Error::new(error.kind(), "the plugin was tried without a configuration")
+                .hint("give it with --plugin-config FILE, or put a config.toml into the crate's folder")
+                .because(error),
+        })
     }
 
     /// A file of that name in the crate's folder, if there is one.

@@ -154,11 +154,9 @@ impl Report {
         }
         match self.counts[3] {
             0 => Ok(Outcome::Fine),
-            failed => {
-                Err(Error::plugin(format!("the plugin failed on {failed} of {all} events"))
-                    .hint("the service would withhold them (quarantine) or stop before them (halt)")
-                    .into())
-            }
+            failed => Err(Error::plugin(format!("the plugin failed on {failed} of {all} events"))
+                .hint("the service would withhold them (quarantine) or stop before them (halt)")
+                .into()),
         }
     }
 }
@@ -202,13 +200,19 @@ impl Paint {
             format!("{}  {}\n", self.in_colour(BOLD, head.trim_end()), self.in_colour(colour, line.verdict));
         if let Some(Failed { code, explanation, detail }) = &line.error {
             let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
-            text.push_str(&format!("    {}\n", self.in_colour(RED, &format!("{code}: {explanation}{detail}"))));
+            text.push_str(&format!(
+                "    {}\n",
+                self.in_colour(RED, &format!("{code}: {explanation}{detail}"))
+            ));
         }
         for Change { path, before, after } in line.changes {
             let old = before.as_ref().map(|value| (RED, '-', value));
             let new = after.as_ref().map(|value| (GREEN, '+', value));
             for (colour, sign, value) in old.into_iter().chain(new) {
-                text.push_str(&format!("    {}\n", self.in_colour(colour, &format!("{sign} {path}: {value}"))));
+                text.push_str(&format!(
+                    "    {}\n",
+                    self.in_colour(colour, &format!("{sign} {path}: {value}"))
+                ));
             }
         }
         for Said { level, message } in &line.log {

@@ -136,16 +136,16 @@ impl PluginCrate {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Takes the folders of this machine out of what is compiled: they stand in the messages of panics.
+    /// Takes the folders of this machine out of what is compiled: they stand in the messages of panics. What lies in the crate's
+    /// workspace, cargo names from there; were its folder among the flags, every crate's dependencies would be built anew.
     fn flags(&self) -> Result<Vec<String>> {
         let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
         let sysroot = self.rustc(&["--print", "sysroot"])?;
-        let mut flags = vec![remap(&self.workspace, "/plugin")];
+        // Where the standard library's sources are installed, they are named by their place.
+        let mut flags = vec![remap(&Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), "/rust")];
         let home = std::env::home_dir().map(|home| home.join(".cargo"));
         let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
         flags.extend(cargo_home.map(|folder| remap(&folder, "/cargo")));
-        // Where the standard library's sources are installed, they are named by their place.
-        flags.push(remap(&Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), "/rust"));
         Ok(flags)
     }
 }

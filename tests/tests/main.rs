@@ -3,6 +3,7 @@
 
 mod actors;
 mod append;
+mod authoring;
 mod bad_input;
 mod bson_types;
 mod capture;

@@ -18,6 +18,7 @@ mod resume;
 mod resync;
 pub mod snapshot;
 pub mod stream;
+pub mod tail;
 mod token;
 pub mod users;
 mod watchdog;

@@ -176,6 +176,24 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// Reads a plugin's configuration from a file of its own: TOML, as under `config` of a `[[plugin]]`, or JSON where its name ends
+/// so. Gives the JSON text, and the values in it that no message may show. Kind Invalid.
+pub fn plugin_config(path: &Path) -> Result<(Secret, Vec<Secret>)> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Error::invalid(format!("the plugin's configuration can't be read: {}", path.display())).because(e)
+    })?;
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return parse::plugin_config(&text, path, &|name| std::env::var(name).ok());
+    }
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(serde_json::Value::Object(_)) => Ok((Secret::new(text), Vec::new())),
+        Ok(_) => {
+            Err(Error::invalid(format!("the plugin's configuration is not an object: {}", path.display())))
+        }
+        Err(e) => Err(Error::invalid(format!("invalid JSON: {}", path.display())).because(e)),
+    }
+}
+
 impl Config {
     /// Reads and checks the file; every problem in it is reported, each with its line. Kind Invalid.
     pub fn load(path: &Path) -> Result<Config> {

@@ -34,6 +34,23 @@ pub(super) fn config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<C
     file.finish(config)
 }
 
+/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from the environment.
+pub(super) fn plugin_config(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Secret, Vec<Secret>)> {
+    let file = File::new(path, text, env);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));
+    }
+    let table = DeValue::Table(table.into_inner());
+    let json = if errors.is_empty() { Value::top(&file, &table).json() } else { None };
+    let (json, secrets) = file.finish(json)?;
+    Ok((Secret::new(json), secrets))
+}
+
 /// Every part is read before anything is given up, so that all problems are found.
 fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Config> {
     let top = Section::top(file, table);

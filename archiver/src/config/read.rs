@@ -149,6 +149,11 @@ pub(super) struct Text {
 }
 
 impl<'a> Value<'a> {
+    /// All of the file.
+    pub(super) fn top(file: &'a File<'a>, value: &'a DeValue<'a>) -> Self {
+        Value { file, name: "config".to_owned(), value, at: 0, broken: Cell::new(false) }
+    }
+
     /// Keeps a problem of this value.
     pub(super) fn problem(&self, what: impl AsRef<str>) {
         self.broken.set(true);

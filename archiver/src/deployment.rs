@@ -20,6 +20,9 @@ use crate::fault::{Meaning, meaning};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a server is asked whether it is there, unless the URI says otherwise. A host or network that vanishes without a word
+/// is given up after this and `connectTimeoutMS` (10 s) together; then every operation that waits for it fails, and starts over.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Connections of a client, unless the URI says otherwise: every change stream occupies one while it waits for events.
 const POOL: u32 = 200;
 /// Connections of a client for small operations: a slow one leaves room for others.
@@ -66,6 +69,7 @@ async fn options(uri: &Secret) -> Result<ClientOptions> {
     let mut options = ClientOptions::parse(uri.expose()).await.map_err(unusable_uri)?;
     options.app_name.get_or_insert_with(|| "archiver".to_owned());
     options.max_pool_size.get_or_insert(POOL);
+    options.heartbeat_freq.get_or_insert(HEARTBEAT);
     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(durable());

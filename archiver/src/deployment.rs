@@ -16,7 +16,7 @@ use crate::checkpoint::ServerVersion;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 pub use crate::fault::code;
-use crate::fault::{Meaning, meaning};
+use crate::fault::{Fault, Meaning, meaning};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +119,19 @@ pub async fn server_version(database: &Database) -> Result<String> {
         .await
         .map_err(|e| mongo_error("asking for the version", e))?;
     Ok(reply.get_str("version").unwrap_or("unknown").to_owned())
+}
+
+/// Whether a version, of a server or of its features, has what change streams are opened with: images and the events of
+/// collections and indexes came with 6.0.
+pub fn is_supported(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 6)
+}
+
+/// That an upgrade was not finished, or is to be taken back.
+pub fn feature_too_old(version: &str) -> Error {
+    Error::unavailable(format!("the feature compatibility version is too old version={version}"))
+        .with_fault(Fault::NeedsHuman)
+        .hint("finish the upgrade: db.adminCommand({setFeatureCompatibilityVersion: \"6.0\"})")
 }
 
 /// Which deployment this is, and of which version, as far as the account may see it.

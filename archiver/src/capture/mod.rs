@@ -49,7 +49,7 @@ use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
-use crate::deployment::{operation_time, server};
+use crate::deployment::{feature_too_old, is_supported, operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::fault::Fault;
@@ -90,6 +90,9 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
+        if let Some(version) = server(&self.client).await?.feature.filter(|version| !is_supported(version)) {
+            return Err(feature_too_old(&version));
+        }
         let options =
             StreamOptions::of_source(&self.source, &self.stream, &audit_database, &self.client).await?;
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;

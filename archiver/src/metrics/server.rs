@@ -186,7 +186,8 @@ mod tests {
         assert!(reply.starts_with("HTTP/1.1 200 OK\r\n") && reply.ends_with("\r\n\r\nx 1\n"), "{reply}");
         let reply = ask(address, b"HEAD /metrics HTTP/1.1\r\n\r\n").await;
         assert!(reply.contains("Content-Length: 4\r\n") && reply.ends_with("\r\n\r\n"), "{reply}");
-        drop(silent);
+        let mut rest = Vec::new();
+        assert!(silent[0].read_to_end(&mut rest).await.unwrap_or(0) == 0, "the oldest had to make room");
         serving.abort();
     }
 

@@ -9,6 +9,7 @@ mod tests;
 mod units;
 mod watch;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub archive: ArchiveConfig,
     /// `[capture]`.
     pub capture: CaptureConfig,
+    /// `[metrics] listen`: where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// `[[plugin]]`, in the file's order.
     pub plugins: Vec<PluginConfig>,
     /// `[[source]]`, in the file's order.

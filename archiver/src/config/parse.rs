@@ -1,5 +1,6 @@
 //! From TOML text to a checked configuration.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ const NAME_FORM: &str =
 const URI_FORM: &str = "a connection string: mongodb://… or mongodb+srv://…";
 const ARCHIVE_FORM: &str =
     "file:///absolute/path, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix";
+const LISTEN_FORM: &str = "an IP address and a port: 127.0.0.1:9464, 0.0.0.0:9464, [::1]:9464";
 const SHA256_FORM: &str = "the SHA-256 of the plugin file, 64 hex digits, as `sha256sum FILE` prints it";
 
 /// Reads a configuration; `path` is for messages and for relative plugin paths.
@@ -61,6 +63,7 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
     let archive =
         top.required("archive", "a table with a url").and_then(|v| archive(v.section("[archive]")?));
     let capture = capture(top.value("capture").and_then(|v| v.section("[capture]")));
+    let metrics = top.value("metrics").and_then(|v| metrics(v.section("[metrics]")?));
     let folder = path.parent().unwrap_or(Path::new(""));
     let plugins = tables(&top, "plugin", |section| plugin(section, folder, development));
     unique(&plugins, |p| &p.name, "[[plugin]]");
@@ -82,6 +85,7 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
         audit_database,
         archive: archive?,
         capture,
+        metrics,
         plugins: plugins.into_iter().map(|(_, p)| p).collect::<Option<_>>()?,
         sources: sources.into_iter().map(|(_, s)| s).collect::<Option<_>>()?,
         development,
@@ -212,6 +216,13 @@ fn capture(section: Option<Section<'_>>) -> CaptureConfig {
         batch_max_wait: batch_max_wait.unwrap_or(defaults.batch_max_wait),
         lease_time: lease_time.unwrap_or(defaults.lease_time),
     }
+}
+
+fn metrics(section: Section<'_>) -> Option<SocketAddr> {
+    let listen =
+        section.required("listen", LISTEN_FORM).and_then(|v| v.parse(LISTEN_FORM, |text| text.parse().ok()));
+    section.finish();
+    listen
 }
 
 const HOUR: u64 = 3_600;

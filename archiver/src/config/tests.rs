@@ -73,6 +73,8 @@ fn every_key_is_read() {
         batch_max_events = 500
         batch_max_bytes = "1MiB"
         batch_max_wait = "5ms"
+        [metrics]
+        listen = "[::1]:9464"
         [archive]
         url = "s3://bucket/prefix"
         segment_max_bytes = 65536
@@ -113,6 +115,7 @@ fn every_key_is_read() {
     let config = read(&text).unwrap();
     assert_eq!(config.audit_uri.unwrap().expose(), "mongodb://b");
     assert_eq!(config.audit_database, "trail");
+    assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9464");
     let (archive, capture) = (config.archive, config.capture);
     assert_eq!((archive.segment_max_bytes, archive.segment_max_age.as_secs()), (65536, 90));
     assert_eq!(archive.hot_retention, Duration::ZERO);

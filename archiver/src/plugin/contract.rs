@@ -30,7 +30,6 @@ pub(super) const EXPORTS: [&str; 3] = ["describe", "configure", "process-batch"]
 /// What a plugin says about itself.
 #[derive(Debug, Clone, ComponentType, Lift)]
 #[component(record)]
-#[expect(dead_code, reason = "the schema is for tools that help to write a configuration")]
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) version: String,
@@ -73,4 +72,16 @@ pub(super) enum Level {
     Warn,
     #[component(name = "error")]
     Error,
+}
+
+impl Level {
+    /// Its name in the contract.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
 }

@@ -2,10 +2,11 @@
 //!
 //! Invariants: a plugin sees bytes and returns bytes, in an instance that lives for one batch; whatever it does, the
 //! host goes on, and an event it failed on has no body any more. Of what a plugin says about an event, errors and the
-//! log show only words that stand in its own file. Does not know MongoDB.
+//! log show only words that stand in its own file; only the author's [`workbench`] shows all of it. Does not know MongoDB.
 
 mod check;
 mod contract;
+mod explain;
 mod host;
 mod limits;
 mod load;
@@ -16,6 +17,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod words;
+pub mod workbench;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -34,6 +34,9 @@ const STACK_BYTES: usize = 512 << 10;
 /// batch costs, and this takes most of them away.
 const RESIDENT_BYTES: usize = 4 << 20;
 
+/// Lines that are kept for whoever listens.
+const HEARD_LINES: usize = 1000;
+
 /// Starts an engine with the settings under which a plugin's output depends on nothing but its input, and
 /// the thread that makes its clock tick.
 pub(super) fn engine(limits: &Limits) -> Result<Engine> {
@@ -130,6 +133,11 @@ impl ResourceLimiter for State {
 }
 
 impl State {
+    /// Keeps more lines, for somebody who may know the events.
+    pub(super) fn listen(&mut self) {
+        self.log_lines = HEARD_LINES;
+    }
+
     /// Whether a line of this level would be kept.
     pub(super) fn listens(&self, level: Level) -> bool {
         level == Level::Error || self.said.len() < self.log_lines

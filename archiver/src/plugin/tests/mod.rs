@@ -9,6 +9,7 @@ mod lying;
 mod running;
 mod self_test;
 mod words;
+mod workbench;
 
 use std::time::Duration;
 

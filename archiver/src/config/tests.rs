@@ -417,3 +417,34 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
     let shipped = include_str!("../../../deploy/archiver.toml");
     assert_eq!(parse::config(shipped, Path::new("archiver.toml"), &outside).unwrap().sources.len(), 1);
 }
+
+#[test]
+fn grants_tests_and_the_quarantine_limit_are_read() {
+    let plugin = |lines: &str| {
+        with(&format!("[[plugin]]\nname = \"p\"\npath = \"p.wasm\"\nsha256 = \"{PIN}\"\n{lines}"))
+    };
+    let config = read(&plugin("")).unwrap();
+    assert_eq!((config.plugins[0].allow, config.sources[0].quarantine_limit), (Grants::ALL, 100));
+    assert!(config.plugins[0].tests.is_empty());
+    let config = read(&plugin(
+        "allow = [\"drop\"]\n[[plugin.test]]\nevent = '{}'\nexpect = \"keep\"\n[[plugin.test]]\nevent = '{}'\nexpect = '{\"op\": \"x\"}'",
+    ))
+    .unwrap();
+    assert_eq!(config.plugins[0].allow, Grants { drop: true, modify: false });
+    let expected: Vec<_> = config.plugins[0].tests.iter().map(|test| test.expect.clone()).collect();
+    assert_eq!(expected, [Expected::Keep, Expected::Event("{\"op\": \"x\"}".into())]);
+    assert_eq!(read(&with("quarantine_limit = 0")).unwrap().sources[0].quarantine_limit, 0);
+    for (text, problem) in [
+        (with("quarantine_limit = -1"), "8: [[source]] quarantine_limit: -1 is not allowed"),
+        (with("quarantine_limit = 10001"), "8: [[source]] quarantine_limit: 10001 is not allowed"),
+        (plugin("allow = [\"read\"]"), "12: [[plugin]] allow[0]: \"read\" is not allowed"),
+        (plugin("[[plugin.test]]\nevent = '{}'"), "12: [[plugin.test]] expect: is missing"),
+        (
+            plugin("[[plugin.test]]\nevnt = '{}'\nexpect = \"keep\"\nevent = ''"),
+            "13: [[plugin.test]] evnt: unknown key",
+        ),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|found| found.starts_with(problem)), "{problem}: {found:?}");
+    }
+}

@@ -186,7 +186,8 @@ pub fn plugin_config(path: &Path) -> Result<(Secret, Vec<Secret>)> {
         Error::invalid(format!("the plugin's configuration can't be read: {}", path.display())).because(e)
     })?;
     if path.extension().is_none_or(|extension| extension != "json") {
-        return parse::plugin_config(&text, path, &|name| std::env::var(name).ok());
+        let outside = Outside { env: &|name| std::env::var(name).ok(), file: &substitute::read_file };
+        return parse::plugin_config(&text, path, &outside);
     }
     match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(serde_json::Value::Object(_)) => Ok((Secret::new(text), Vec::new())),

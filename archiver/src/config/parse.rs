@@ -36,13 +36,9 @@ pub(super) fn config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<C
     file.finish(config)
 }
 
-/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from the environment.
-pub(super) fn plugin_config(
-    text: &str,
-    path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(Secret, Vec<Secret>)> {
-    let file = File::new(path, text, env);
+/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from outside.
+pub(super) fn plugin_config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<(Secret, Vec<Secret>)> {
+    let file = File::new(path, text, outside);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));

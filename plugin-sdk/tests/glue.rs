@@ -4,7 +4,10 @@
 use bson::{Document, doc};
 use plugin_sdk::batch::process;
 use plugin_sdk::prelude::*;
-use plugin_sdk::testing::{Outcome, run};
+use plugin_sdk::testing::{
+    Outcome, assert_dropped, assert_fails, assert_kept, assert_replaced, bench, event, insert, left, run,
+    update,
+};
 
 /// Does to an event what its `op` says.
 struct Obedient;
@@ -160,4 +163,44 @@ fn a_typed_config_refuses_what_it_does_not_know() {
         config::parse::<Config>(r#"{"sise": 3}"#).unwrap_err(),
         "config: unknown field `sise`, expected `size`; did you mean `size`?"
     );
+}
+
+#[test]
+fn assertions_hold_where_they_should_and_say_what_they_got_where_not() {
+    assert_kept(&Obedient, op("keep"));
+    assert_dropped(&Obedient, op("drop"));
+    assert_replaced(&Obedient, op("write"), event(r#"{"n": 1}"#));
+    assert_eq!(assert_fails(&Obedient, op("fail")), "told to");
+    assert_eq!(left(&Obedient, op("write"))["n"], 1);
+    let wrong: [(fn(), &str); 5] = [
+        (|| assert_kept(&Obedient, op("drop")), "got: dropped"),
+        (|| assert_dropped(&Obedient, op("write")), "got: replaced by {\"n\":1}"),
+        (|| assert_replaced(&Obedient, op("write"), event(r#"{"n": 2}"#)), "wanted: replaced by {\"n\":2}"),
+        (|| drop(assert_fails(&Obedient, op("keep"))), "instead: kept"),
+        (|| drop(left(&Obedient, op("drop"))), "dropped the event"),
+    ];
+    for (assertion, words) in wrong {
+        let panic = std::panic::catch_unwind(assertion).unwrap_err();
+        let said = panic.downcast_ref::<String>().unwrap();
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn events_are_built_in_the_layout_that_plugins_get() {
+    let inserted = Document::from_reader(&insert("shop.a.b", r#"{"_id": 7, "x": 1}"#)[..]).unwrap();
+    assert_eq!(inserted.keys().collect::<Vec<_>>(), ["op", "ns", "key", "clusterTime", "wallTime", "after"]);
+    assert_eq!(inserted.get_document("ns").unwrap(), &doc! {"db": "shop", "coll": "a.b"});
+    assert_eq!(inserted.get_document("key").unwrap(), &doc! {"_id": 7});
+    let updated = update("shop.a", r#"{"_id": 7}"#, r#"{"updatedFields": {"x": 2}}"#);
+    let updated = Document::from_reader(&updated[..]).unwrap();
+    assert_eq!(updated.get_document("delta").unwrap(), &doc! {"updatedFields": {"x": 2}});
+}
+
+#[test]
+fn a_measurement_has_one_figure_for_each_round_and_stops_at_failures() {
+    let events = batch(&["keep"; 600]);
+    let rounds = bench::<Obedient>("{}", &events, 3).unwrap();
+    assert!(rounds.len() == 3 && rounds.iter().all(|ns| *ns > 0.0), "{rounds:?}");
+    assert_eq!(bench::<Obedient>("{}", &batch(&["keep", "fail"]), 1).unwrap_err(), "told to");
 }

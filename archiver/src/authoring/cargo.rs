@@ -173,3 +173,61 @@ pub(super) fn run(command: &mut Command, doing: &str) -> Result<String> {
         false => Err(Error::plugin(format!("{doing} failed")).hint("cargo's message is above")),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::error::Kind;
+
+    /// A crate without dependencies; panics in it and in the standard library's generic code name source files.
+    fn tiny(folder: &Path, kind: &str) -> PathBuf {
+        let manifest = format!(
+            "[package]\nname = \"tiny\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"{kind}\"]\n\
+             [dependencies]\nbeside = {{ path = \"beside\" }}\n[workspace]\nexclude = [\"beside\"]\n"
+        );
+        let source = "#[unsafe(no_mangle)]\npub extern \"C\" fn f(n: usize) -> usize { beside::f(vec![n; 3]) + [1, 2, 3][n] }\n";
+        let beside = "pub fn f(mut v: Vec<usize>) -> usize { v.insert(9, 1); v.iter().sum::<usize>().checked_mul(3).unwrap() }\n";
+        for (name, text) in [
+            ("Cargo.toml", manifest.as_str()),
+            ("src/lib.rs", source),
+            ("beside/Cargo.toml", "[package]\nname = \"beside\"\nedition = \"2024\"\n"),
+            ("beside/src/lib.rs", beside),
+        ] {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        folder.to_owned()
+    }
+
+    #[test]
+    fn the_same_sources_give_the_same_file_in_every_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let built = ["a", "another/and/deeper"].map(|name| {
+            let plugin = PluginCrate::find(&tiny(&folder.path().join(name), "cdylib")).unwrap();
+            fs::read(plugin.build().unwrap()).unwrap()
+        });
+        assert!(built[0] == built[1], "the folder is in the file");
+        let holds = |text: &str| built[0].windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(holds("beside/src/lib.rs") && !holds(folder.path().to_str().unwrap()));
+    }
+
+    #[test]
+    fn what_builds_to_no_plugin_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, words) in [
+            (folder.path().join("missing"), "there is no Cargo.toml"),
+            (tiny(&folder.path().join("x"), "rlib"), "does not build to a plugin"),
+        ] {
+            let error = PluginCrate::find(&path).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid);
+            assert!(error.to_string().contains(words) && error.hint_text().is_some(), "{error}");
+        }
+        let path = tiny(&folder.path().join("y"), "cdylib");
+        fs::write(path.join("src/lib.rs"), "fn f() -> u8 { \"\" }").unwrap();
+        assert_eq!(PluginCrate::find(&path).unwrap().build().unwrap_err().kind(), Kind::Plugin);
+    }
+}

@@ -38,7 +38,7 @@ pub(super) fn config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<C
     file.finish(config)
 }
 
-/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from the environment.
+/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from outside.
 pub(super) fn plugin_config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<(Secret, Vec<Secret>)> {
     let file = File::new(path, text, outside);
     let (table, errors) = DeTable::parse_recoverable(text);

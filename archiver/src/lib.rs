@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod audit_log;
+pub mod authoring;
 pub mod backoff;
 pub mod capture;
 pub mod check;

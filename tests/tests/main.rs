@@ -3,6 +3,7 @@
 
 mod actors;
 mod append;
+mod authoring;
 mod bad_input;
 mod bson_types;
 mod capture;
@@ -28,6 +29,7 @@ mod renamed_into;
 mod restart;
 mod rolling;
 mod segments;
+mod shipped_plugins;
 mod snapshots;
 mod sql;
 mod tidy;

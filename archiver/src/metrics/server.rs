@@ -43,13 +43,17 @@ impl Answer {
 
 /// A listener that nobody is answered on yet.
 #[derive(Debug)]
-pub struct Server(TcpListener);
+pub struct Server {
+    listener: TcpListener,
+    /// How long one exchange may take.
+    patience: Duration,
+}
 
 impl Server {
     /// Listens on this address. Fails as unavailable where another process does already, and as invalid where it can't be had.
     pub async fn bind(address: SocketAddr) -> Result<Server> {
         let listener = TcpListener::bind(address).await;
-        listener.map(Server).map_err(|error| {
+        listener.map(|listener| Server { listener, patience: EXCHANGE }).map_err(|error| {
             let what = format!("metrics can't be served address={address}");
             let error_of = match error.kind() {
                 std::io::ErrorKind::AddrInUse => Error::unavailable(what).hint(
@@ -63,16 +67,16 @@ impl Server {
 
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr> {
-        self.0.local_addr().map_err(|e| Error::internal("a listener has no address").because(e))
+        self.listener.local_addr().map_err(|e| Error::internal("a listener has no address").because(e))
     }
 
     /// Answers until it is dropped: `GET` and `HEAD` of what `page` knows by its path.
     pub async fn serve(self, page: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) {
-        let page = Arc::new(page);
+        let (page, patience) = (Arc::new(page), self.patience);
         let mut exchanges = JoinSet::new();
         let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            let stream = match self.0.accept().await {
+            let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     debug!(%error, "a connection for metrics was not accepted");
@@ -90,7 +94,7 @@ impl Server {
             let page = Arc::clone(&page);
             open.push_back(exchanges.spawn(async move {
                 // Who is too slow, or goes away, has no answer; nobody else minds.
-                let _ = tokio::time::timeout(EXCHANGE, exchange(stream, &*page)).await;
+                let _ = tokio::time::timeout(patience, exchange(stream, &*page)).await;
             }));
         }
     }
@@ -171,7 +175,9 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_sit_there_or_talk_nonsense_keep_nobody_from_an_answer() {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        // Only their number ends those who sit there.
+        server.patience = Duration::from_secs(3_600);
         let address = server.address().unwrap();
         let serving = tokio::spawn(server.serve(page));
         let mut silent = Vec::new();
@@ -188,6 +194,14 @@ mod tests {
         assert!(reply.contains("Content-Length: 4\r\n") && reply.ends_with("\r\n\r\n"), "{reply}");
         let mut rest = Vec::new();
         assert!(silent[0].read_to_end(&mut rest).await.unwrap_or(0) == 0, "the oldest had to make room");
+        serving.abort();
+
+        let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        server.patience = Duration::from_millis(1);
+        let address = server.address().unwrap();
+        let serving = tokio::spawn(server.serve(page));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert!(silent.read_to_end(&mut rest).await.unwrap_or(0) == 0, "and their time");
         serving.abort();
     }
 

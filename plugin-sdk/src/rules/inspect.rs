@@ -173,7 +173,10 @@ impl<'m, S: Bits, I: Inspect> Guide<'m> for Inspecting<'m, S, I> {
         let root = self.root();
         let (_, ended, _) = self.machine.straddle(&root.state, path);
         let marks = root.marks | self.machine.marks(ended);
-        marks != 0 && self.inspect.text(marks, path)
+        // As one name, and each part alone: a dot beside a text may change what it is taken for.
+        marks != 0
+            && (self.inspect.text(marks, path)
+                || path.split(|b| *b == b'.').any(|name| self.inspect.text(marks, name)))
     }
 
     fn hides_text(&mut self, text: &[u8]) -> bool {

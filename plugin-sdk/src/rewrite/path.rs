@@ -135,7 +135,11 @@ pub(super) fn follow<'v, G: Guide<'v>>(
                 match resolve(guide, step) {
                     // Not even the path may stay.
                     Decision::Erase => {
-                        return Ok(Fate::Below { action: Action::Remove, prefix: part.end, names: names + 1 });
+                        return Ok(Fate::Below {
+                            action: Action::Remove,
+                            prefix: part.end,
+                            names: names + 1,
+                        });
                     }
                     decision if is_last => return Ok(Fate::At { state, decision, in_array: part.is_index }),
                     Decision::Skip => {

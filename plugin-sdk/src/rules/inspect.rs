@@ -113,21 +113,11 @@ impl<'m, S: Bits, I: Inspect> Guide<'m> for Inspecting<'m, S, I> {
         Place { state: machine.root(), marks: self.inspect.everywhere(), is_root: true }
     }
 
-    fn field(
-        &mut self,
-        from: &Place<S>,
-        name: Name<'_>,
-        value: Option<&Element<'_>>,
-    ) -> (Place<S>, Step) {
+    fn field(&mut self, from: &Place<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (Place<S>, Step) {
         self.step(from, By::Field(name), value)
     }
 
-    fn index(
-        &mut self,
-        from: &Place<S>,
-        digits: &[u8],
-        value: Option<&Element<'_>>,
-    ) -> (Place<S>, Step) {
+    fn index(&mut self, from: &Place<S>, digits: &[u8], value: Option<&Element<'_>>) -> (Place<S>, Step) {
         self.step(from, By::Index(digits), value)
     }
 
@@ -139,12 +129,7 @@ impl<'m, S: Bits, I: Inspect> Guide<'m> for Inspecting<'m, S, I> {
         }
     }
 
-    fn detail(
-        &mut self,
-        from: &Place<S>,
-        name: Name<'_>,
-        value: Option<&Element<'_>>,
-    ) -> (Place<S>, Step) {
+    fn detail(&mut self, from: &Place<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (Place<S>, Step) {
         self.step(from, By::Detail(name), value)
     }
 
@@ -157,12 +142,7 @@ impl<'m, S: Bits, I: Inspect> Guide<'m> for Inspecting<'m, S, I> {
         self.machine.closed()
     }
 
-    fn straddle(
-        &mut self,
-        plain: &Place<S>,
-        path: &[u8],
-        value: &Element<'_>,
-    ) -> Option<(Place<S>, Step)> {
+    fn straddle(&mut self, plain: &Place<S>, path: &[u8], value: &Element<'_>) -> Option<(Place<S>, Step)> {
         let (state, ended, step) = self.machine.straddle(&plain.state, path);
         let place = Place { state, marks: plain.marks | self.machine.marks(ended), is_root: false };
         let step = self.look(&place, step, false, Some(value));
@@ -185,7 +165,11 @@ impl<'m, S: Bits, I: Inspect> Guide<'m> for Inspecting<'m, S, I> {
     }
 
     fn masked(&mut self, value: &Element<'_>, keep_last: usize) -> Option<String> {
-        if keep_last == 0 || self.acting == 0 { None } else { self.inspect.masked(self.acting, value, keep_last) }
+        if keep_last == 0 || self.acting == 0 {
+            None
+        } else {
+            self.inspect.masked(self.acting, value, keep_last)
+        }
     }
 
     fn refusal(&self) -> Option<String> {

@@ -236,12 +236,7 @@ impl<S: Bits> Machine<S> {
     }
 
     #[inline]
-    fn decide(
-        &self,
-        from: &State<S>,
-        (at, ended): (S, S),
-        value: Option<&Element<'_>>,
-    ) -> (State<S>, Step) {
+    fn decide(&self, from: &State<S>, (at, ended): (S, S), value: Option<&Element<'_>>) -> (State<S>, Step) {
         if let Some(position) = ended.and(self.redact).first() {
             return (State { at, kept: from.kept }, Step::Act(u32::from(self.rule_at[position])));
         }
@@ -280,12 +275,7 @@ impl<S: Bits> Machine<S> {
     }
 
     /// Any names may stand before, between and after those of a rule.
-    fn detail(
-        &self,
-        from: &State<S>,
-        name: Name<'_>,
-        value: Option<&Element<'_>>,
-    ) -> (State<S>, S, Step) {
+    fn detail(&self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, S, Step) {
         let mut at = from.at;
         let mut ended = S::NONE;
         for part in name.bytes.split(|b| *b == b'.') {
@@ -369,22 +359,12 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
         State { at: self.start, kept: self.default == Default::Keep }
     }
 
-    fn field(
-        &mut self,
-        from: &State<S>,
-        name: Name<'_>,
-        value: Option<&Element<'_>>,
-    ) -> (State<S>, Step) {
+    fn field(&mut self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, Step) {
         let (state, _, step) = self.advance(from, By::Field(name), value);
         (state, step)
     }
 
-    fn index(
-        &mut self,
-        from: &State<S>,
-        digits: &[u8],
-        value: Option<&Element<'_>>,
-    ) -> (State<S>, Step) {
+    fn index(&mut self, from: &State<S>, digits: &[u8], value: Option<&Element<'_>>) -> (State<S>, Step) {
         let (state, _, step) = self.advance(from, By::Index(digits), value);
         (state, step)
     }
@@ -397,12 +377,7 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
         }
     }
 
-    fn detail(
-        &mut self,
-        from: &State<S>,
-        name: Name<'_>,
-        value: Option<&Element<'_>>,
-    ) -> (State<S>, Step) {
+    fn detail(&mut self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, Step) {
         let (state, _, step) = self.advance(from, By::Detail(name), value);
         (state, step)
     }
@@ -425,12 +400,7 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
         self.default != Default::Keep
     }
 
-    fn straddle(
-        &mut self,
-        plain: &State<S>,
-        path: &[u8],
-        _value: &Element<'_>,
-    ) -> Option<(State<S>, Step)> {
+    fn straddle(&mut self, plain: &State<S>, path: &[u8], _value: &Element<'_>) -> Option<(State<S>, Step)> {
         let (state, _, step) = Machine::straddle(self, plain, path);
         Some((state, step))
     }

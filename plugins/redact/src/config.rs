@@ -192,7 +192,9 @@ fn rule(raw: &RawRule, may_keep: bool) -> Result<Rule, String> {
         (Kind::Remove, _) => Edit::Remove,
         (Kind::Mask, _) => Edit::Mask { keep_last },
         (Kind::Replace, Some(Json::String(text))) => Edit::Replace(text.clone()),
-        (Kind::Replace, _) => return Err("with `find`, action `replace` needs a `value` that is a string".into()),
+        (Kind::Replace, _) => {
+            return Err("with `find`, action `replace` needs a `value` that is a string".into());
+        }
         (Kind::Keep, _) => return Err("action `keep` is only for paths, not for `find`".into()),
     };
     Ok(Rule::Find(path, what(find)?, edit))

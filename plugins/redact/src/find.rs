@@ -129,7 +129,9 @@ impl Finds {
         for span in merged(spans, text) {
             out.push_str(&text[at..span.place.start]);
             match (&self.rules[span.rule].1, span.is_whole) {
-                (Edit::Mask { keep_last }, true) => out.push_str(&mask(&text[span.place.clone()], *keep_last)),
+                (Edit::Mask { keep_last }, true) => {
+                    out.push_str(&mask(&text[span.place.clone()], *keep_last))
+                }
                 (Edit::Replace(value), _) => {
                     replaced = true;
                     out.push_str(value);
@@ -178,7 +180,8 @@ fn merged(mut spans: Vec<Span>, text: &str) -> Vec<Merged> {
         match all.last_mut().filter(|last| place.start < last.place.end) {
             Some(last) => {
                 let union = last.place.start..last.place.end.max(place.end);
-                let is_whole = if rule < last.rule { place == union } else { last.is_whole && last.place == union };
+                let is_whole =
+                    if rule < last.rule { place == union } else { last.is_whole && last.place == union };
                 *last = Merged { place: union, rule: rule.min(last.rule), is_whole };
             }
             None => all.push(Merged { place, rule, is_whole: true }),

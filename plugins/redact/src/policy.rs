@@ -112,10 +112,11 @@ impl Config {
                 }
             }
         }
-        let rules = Rules::with_marks(paths, &marks, rest).map_err(|e| match e.rule.and_then(|i| places.get(i)) {
-            Some(place) => format!("{place}: {}", e.what),
-            None => format!("{}: {}", chosen.last().map_or("config: rules", |(place, _)| place), e.what),
-        })?;
+        let rules =
+            Rules::with_marks(paths, &marks, rest).map_err(|e| match e.rule.and_then(|i| places.get(i)) {
+                Some(place) => format!("{place}: {}", e.what),
+                None => format!("{}: {}", chosen.last().map_or("config: rules", |(place, _)| place), e.what),
+            })?;
         let regexes = Regexes::new(patterns).map_err(|e| format!("config: the regexes together: {e}"))?;
         let finds = (!finds.is_empty()).then(|| Finds::new(finds, regexes));
         Ok(Compiled { rules, finds, everywhere })

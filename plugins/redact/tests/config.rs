@@ -79,8 +79,14 @@ fn an_error_names_the_namespaces_whose_rules_are_wrong() {
         (format!(r#"{{"ns":"a.b","unnamed":"mask","rules":{ok}}}"#), "only for `mode = \"allow\"`"),
         (format!(r#"{{"ns":"a.b","mode":"allow","rules":{ok}}}"#), "nothing keeps `_id`"),
         (format!(r#"{{"ns":"a.b","mode":"allow","unnamed":"mask","rules":{ok}}}"#), "nothing keeps `_id`"),
-        (r#"{"ns":"a.b","rules":[{"path":"_id","action":"keep"}]}"#.into(), "namespaces[1].rules[0] (path `_id`)"),
-        (r#"{"ns":"a.b","rules":[{"path":"_id","action":"remove"}]}"#.into(), "namespaces[1].rules[0]: removes `_id`"),
+        (
+            r#"{"ns":"a.b","rules":[{"path":"_id","action":"keep"}]}"#.into(),
+            "namespaces[1].rules[0] (path `_id`)",
+        ),
+        (
+            r#"{"ns":"a.b","rules":[{"path":"_id","action":"remove"}]}"#.into(),
+            "namespaces[1].rules[0]: removes `_id`",
+        ),
     ] {
         let error = error(&format!(r#"{{"namespaces":[{{"ns":"x.*","rules":{ok}}},{group}]}}"#));
         assert!(error.contains("namespaces[1]") && error.contains(expected), "{group}: {error}");
@@ -106,8 +112,13 @@ fn the_id_may_be_masked_or_kept() {
 fn the_schema_is_json_and_names_every_key() {
     let schema: plugin_sdk::config::Json = config::parse(Redact::CONFIG_SCHEMA).unwrap();
     let rule = &schema["$defs"]["rules"]["items"]["properties"];
-    assert!(["path", "find", "action", "keep_last", "value"].iter().all(|key| rule.get(key).is_some()), "{rule}");
+    assert!(
+        ["path", "find", "action", "keep_last", "value"].iter().all(|key| rule.get(key).is_some()),
+        "{rule}"
+    );
     let keys = &schema["properties"];
     let group = &keys["namespaces"]["items"]["properties"];
-    assert!(["mode", "unnamed", "rules"].iter().all(|key| keys.get(key).is_some() && group.get(key).is_some()));
+    assert!(
+        ["mode", "unnamed", "rules"].iter().all(|key| keys.get(key).is_some() && group.get(key).is_some())
+    );
 }

@@ -35,7 +35,9 @@ fn plugin(rules: &str) -> Redact {
 }
 
 fn all(action: &str) -> Redact {
-    plugin(&["card", "email", "iban"].map(|find| format!(r#"{{"find":"{find}","action":{action}}}"#)).join(","))
+    plugin(
+        &["card", "email", "iban"].map(|find| format!(r#"{{"find":"{find}","action":{action}}}"#)).join(","),
+    )
 }
 
 fn mask() -> Redact {
@@ -66,7 +68,9 @@ fn text(plugin: &Redact, text: &str) -> String {
 fn published_test_numbers_are_found_in_every_way_they_are_written() {
     for card in CARDS {
         assert_eq!(text(&mask(), card), "***", "{card}");
-        let groups = |by: &str| card.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap()).collect::<Vec<_>>().join(by);
+        let groups = |by: &str| {
+            card.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap()).collect::<Vec<_>>().join(by)
+        };
         for (written, expected) in [
             (format!("pan={card};exp=12/29"), "pan=***;exp=12/29"),
             (format!("card {}.", groups(" ")), "card ***."),
@@ -82,14 +86,22 @@ fn published_test_numbers_are_found_in_every_way_they_are_written() {
         }
     }
     for iban in IBANS {
-        let groups = iban.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap()).collect::<Vec<_>>().join(" ");
+        let groups =
+            iban.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap()).collect::<Vec<_>>().join(" ");
         for written in [iban.to_owned(), groups, iban.to_lowercase(), format!("IBAN{iban}")] {
             let expected = if written.starts_with("IBAN") { "IBAN***" } else { "***" };
             assert_eq!(text(&mask(), &written), expected, "{written}");
             assert_eq!(text(&mask(), &format!("to {written}, please")), format!("to {expected}, please"));
         }
     }
-    for email in ["bob@x.com", "Bob.O'Hara+tag@mail.example.co.uk", "jörg@müller.de", "\"bob b\"@x.com", "a_b%40x.org", "用户@例子.中国"] {
+    for email in [
+        "bob@x.com",
+        "Bob.O'Hara+tag@mail.example.co.uk",
+        "jörg@müller.de",
+        "\"bob b\"@x.com",
+        "a_b%40x.org",
+        "用户@例子.中国",
+    ] {
         assert_eq!(text(&mask(), email), "***", "{email}");
         assert_eq!(text(&mask(), &format!("<{email}>, or call")), "<***>, or call", "{email}");
     }
@@ -99,17 +111,17 @@ fn published_test_numbers_are_found_in_every_way_they_are_written() {
 #[test]
 fn what_only_looks_like_one_stays() {
     for harmless in [
-        "4111111111111112",                         // check digit
-        "1700000000006",                            // no network, such as milliseconds since 1970
-        "41111111111111110000",                     // too many digits
-        "411111111111",                             // too few
+        "4111111111111112",     // check digit
+        "1700000000006",        // no network, such as milliseconds since 1970
+        "41111111111111110000", // too many digits
+        "411111111111",         // too few
         "2024-01-02 2024-01-03",
         "0.4111111111111111",
         "48.85837009999999",
         "200 300 400 500 600",
-        "DE88370400440532013000",                   // check digits
-        "ZZ89370400440532013000",                   // no country
-        "DE8937040044053201300",                    // too short
+        "DE88370400440532013000", // check digits
+        "ZZ89370400440532013000", // no country
+        "DE8937040044053201300",  // too short
         "bob@localhost",
         "3@5.99",
         "@x.com",
@@ -144,10 +156,7 @@ fn every_kind_of_value_that_holds_text_is_searched() {
         (Bson::Symbol("to a@b.cd".into()), Bson::from("to ***")),
         (Bson::JavaScriptCode("f('a@b.cd')".into()), "f('***')".into()),
         (code.into(), "***".into()),
-        (
-            scope.into(),
-            JavaScriptCodeWithScope { code: "f()".into(), scope: doc! {"to": "***"} }.into(),
-        ),
+        (scope.into(), JavaScriptCodeWithScope { code: "f()".into(), scope: doc! {"to": "***"} }.into()),
         (regex.into(), "***".into()),
     ] {
         assert_eq!(one(&mask(), value), Some(expected));
@@ -165,7 +174,9 @@ fn every_kind_of_value_that_holds_text_is_searched() {
 fn only_the_match_is_masked_or_replaced_and_remove_takes_the_field() {
     let note = "mail a@b.cd or pay with 4111 1111 1111 1111.";
     assert_eq!(text(&mask(), note), "mail *** or pay with ***.");
-    let replace = plugin(r#"{"find":"email","action":"replace","value":"[mail]"},{"find":"card","action":"mask","keep_last":4}"#);
+    let replace = plugin(
+        r#"{"find":"email","action":"replace","value":"[mail]"},{"find":"card","action":"mask","keep_last":4}"#,
+    );
     assert_eq!(text(&replace, note), "mail [mail] or pay with ***1111.");
     assert_eq!(
         after(&all(r#""remove""#), doc! {"note": note, "notes": [note, "x"], "n": 1}),
@@ -182,7 +193,10 @@ fn regexes_find_what_they_say() {
         let pattern = pattern.replace('\\', "\\\\");
         plugin(&format!(r#"{{"find":{{"regex":"{pattern}"}},"action":"mask"}}"#))
     };
-    assert_eq!(text(&rule(r"\b\d{3}-\d{2}-\d{4}\b"), "ssn 123-45-6789, not 1123-45-6789"), "ssn ***, not 1123-45-6789");
+    assert_eq!(
+        text(&rule(r"\b\d{3}-\d{2}-\d{4}\b"), "ssn 123-45-6789, not 1123-45-6789"),
+        "ssn ***, not 1123-45-6789"
+    );
     assert_eq!(text(&rule(r"(?i)secret-[a-z]+"), "SECRET-abc secret-x"), "*** ***");
     assert_eq!(text(&rule(r"^X.*$"), "X\u{e9}"), "***");
     // A match never ends inside a character.
@@ -208,7 +222,11 @@ fn matches_that_overlap_are_hidden_whole() {
 #[test]
 fn json_inside_strings_is_searched_through_its_escapes() {
     assert_eq!(text(&mask(), r#"{"mail":"bob@x.com","n":1}"#), r#"{"mail":"***","n":1}"#);
-    for escaped in [r#"{"mail":"bob\u0040x.com"}"#, r#"{"pan":"\u0034111111111111111"}"#, r#""{\"m\":\"bob\\u0040x.com\"}""#] {
+    for escaped in [
+        r#"{"mail":"bob\u0040x.com"}"#,
+        r#"{"pan":"\u0034111111111111111"}"#,
+        r#""{\"m\":\"bob\\u0040x.com\"}""#,
+    ] {
         assert_eq!(text(&mask(), escaped), "***", "{escaped}");
     }
     assert_eq!(text(&mask(), r#"{"n":"\u0041bc \n \\"}"#), r#"{"n":"\u0041bc \n \\"}"#);
@@ -260,7 +278,9 @@ fn an_update_that_sets_a_match_removes_what_was_there() {
 
 #[test]
 fn a_rule_may_be_limited_to_a_path() {
-    let rules = plugin(r#"{"find":"email","path":"notes.**","action":"mask"},{"find":"card","path":"**.pan","action":"mask"}"#);
+    let rules = plugin(
+        r#"{"find":"email","path":"notes.**","action":"mask"},{"find":"card","path":"**.pan","action":"mask"}"#,
+    );
     assert_eq!(
         after(
             &rules,
@@ -282,11 +302,9 @@ fn what_a_path_rule_leaves_of_a_value_is_no_part_of_a_match() {
            {"find":"card","action":"mask","keep_last":4},{"find":"email","action":"remove"}"#,
     );
     let document = doc! {"pan": "4111111111111111", "notes": ["from a@example.org", "no. 4111 1111 1111 1111", "nothing of interest here"]};
-    assert_eq!(
-        after(&rules, document),
-        doc! {"pan": "***1111", "notes": ["***", "***1111", "***est here"]}
-    );
-    let replaced = plugin(r#"{"path":"note","action":"mask","keep_last":9},{"find":"email","action":"mask"}"#);
+    assert_eq!(after(&rules, document), doc! {"pan": "***1111", "notes": ["***", "***1111", "***est here"]});
+    let replaced =
+        plugin(r#"{"path":"note","action":"mask","keep_last":9},{"find":"email","action":"mask"}"#);
     assert_eq!(after(&replaced, doc! {"note": "write to a@b.cd now"}), doc! {"note": "*** now"});
 }
 
@@ -294,7 +312,10 @@ fn what_a_path_rule_leaves_of_a_value_is_no_part_of_a_match() {
 fn the_id_may_be_masked_by_value_but_not_taken_away() {
     let event = doc! {"key": {"_id": "bob@example.org"}, "after": {"_id": "bob@example.org"}};
     let keep = plugin(r#"{"find":"email","action":"mask","keep_last":7}"#);
-    assert_eq!(through(&keep, event.clone()), doc! {"key": {"_id": "***ple.org"}, "after": {"_id": "***ple.org"}});
+    assert_eq!(
+        through(&keep, event.clone()),
+        doc! {"key": {"_id": "***ple.org"}, "after": {"_id": "***ple.org"}}
+    );
     for action in [r#""remove""#, r#""replace","value":"x""#] {
         let error = run(&all(action), event.to_vec().unwrap()).unwrap_err();
         assert!(error.contains("`_id`") && !error.contains("bob"), "{error}");

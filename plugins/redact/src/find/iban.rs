@@ -15,7 +15,9 @@ XK20YE30";
 /// Finds them in a text, in upper or lower case, single spaces or dashes between any of their characters.
 pub(super) fn find(text: &[u8], found: &mut impl FnMut(Range<usize>)) {
     let mut at = 2;
-    while let Some(digits) = text.get(at..).and_then(|t| t.iter().position(u8::is_ascii_digit)).map(|n| at + n) {
+    while let Some(digits) =
+        text.get(at..).and_then(|t| t.iter().position(u8::is_ascii_digit)).map(|n| at + n)
+    {
         at = match text[digits - 2..] {
             [a, b, _, b'0'..=b'9', ..] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
                 match end(text, digits - 2) {

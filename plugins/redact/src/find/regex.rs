@@ -4,11 +4,11 @@ use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::ops::Range;
 
+use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, Config, DFA};
 use regex_automata::hybrid::regex;
 use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
-use regex_automata::Input;
 
 /// How large a pattern may be once compiled.
 const SIZE_LIMIT: usize = 1 << 20;
@@ -45,7 +45,8 @@ impl Regexes {
     pub(super) fn find(&self, number: usize, text: &[u8], found: &mut impl FnMut(Range<usize>)) {
         let one = self.each[number].get_or_init(|| {
             let mut builder = regex::Regex::builder();
-            let one = builder.dfa(config()).syntax(syntax()).thompson(nfa()).build(&self.patterns[number]).ok()?;
+            let one =
+                builder.dfa(config()).syntax(syntax()).thompson(nfa()).build(&self.patterns[number]).ok()?;
             let cache = RefCell::new(one.create_cache());
             Some((one, cache))
         });
@@ -64,7 +65,10 @@ pub(crate) fn check(pattern: &str) -> Result<(), String> {
     let mut names_id = false;
     one.find(0, b"_id", &mut |_| names_id = true);
     if names_id {
-        return Err("it matches the name `_id`; fields of such names are removed, and `_id` tells documents apart".into());
+        return Err(
+            "it matches the name `_id`; fields of such names are removed, and `_id` tells documents apart"
+                .into(),
+        );
     }
     Ok(())
 }

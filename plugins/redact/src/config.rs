@@ -5,7 +5,7 @@ use plugin_sdk::prelude::{Action, Value};
 use plugin_sdk::rules::Pattern;
 use serde::Deserialize;
 
-use crate::find::{Edit, check};
+use crate::find::{Edit, Regexes};
 use crate::namespace::Namespace;
 
 /// The configuration, checked but not compiled.
@@ -31,6 +31,19 @@ pub(crate) struct Group {
 pub(crate) enum Unnamed {
     Mask,
     Remove,
+}
+
+impl Group {
+    /// Whether each regex could be used alone. Not for every batch: compiling is dear, and together is enough.
+    pub(crate) fn check_regexes(&self, place: &str) -> Result<(), String> {
+        for (i, rule) in self.rules.iter().enumerate() {
+            if let Rule::Find(_, What::Regex(pattern), _) = rule {
+                Regexes::new(vec![pattern.clone()])
+                    .map_err(|what| format!("{place}[{i}]: the regex `{pattern}` can't be used: {what}"))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One rule.
@@ -211,7 +224,6 @@ fn what(find: &Json) -> Result<What, String> {
         },
         Json::Object(keys) => match keys.iter().next() {
             Some((key, Json::String(pattern))) if key == "regex" && keys.len() == 1 => {
-                check(pattern).map_err(|what| format!("the regex `{pattern}` can't be used: {what}"))?;
                 Ok(What::Regex(pattern.clone()))
             }
             _ => Err(ALLOWED.into()),

@@ -9,13 +9,13 @@ mod text;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::ops::{Not, Range};
+use std::ops::Range;
 
 use plugin_sdk::bson_walker::Element;
 use plugin_sdk::rules::{Found, Inspect};
 use plugin_sdk::value::{MASK, mask};
 
-pub(crate) use regex::{Regexes, check};
+pub(crate) use regex::Regexes;
 use scan::Profile;
 use text::{Names, Text};
 
@@ -52,6 +52,10 @@ pub(crate) struct Finds {
     emails: u64,
     ibans: u64,
     matched: u64,
+    /// No rule finds anything in a shorter text.
+    min_len: usize,
+    /// The least number whose digits any rule could find something in.
+    least: u64,
     clean: RefCell<Names>,
 }
 
@@ -64,16 +68,22 @@ struct Span {
 
 impl Finds {
     pub(crate) fn new(rules: Vec<(Kind, Edit)>, regexes: Option<Regexes>) -> Self {
-        let mut finds = Finds { regexes, ..Finds::default() };
+        let mut finds = Finds { regexes, min_len: usize::MAX, ..Finds::default() };
+        let shortest_match = finds.regexes.as_ref().map_or(0, Regexes::shortest);
         for (i, (kind, _)) in rules.iter().enumerate() {
-            let bits = match kind {
-                Kind::Card => &mut finds.cards,
-                Kind::Email => &mut finds.emails,
-                Kind::Iban => &mut finds.ibans,
-                Kind::Regex(_) => &mut finds.matched,
+            let (bits, shortest) = match kind {
+                Kind::Card => (&mut finds.cards, card::MIN_DIGITS as usize),
+                Kind::Email => (&mut finds.emails, email::MIN_LEN),
+                Kind::Iban => (&mut finds.ibans, iban::MIN_LEN),
+                Kind::Regex(_) => (&mut finds.matched, shortest_match),
             };
             *bits |= 1 << i;
+            finds.min_len = finds.min_len.min(shortest);
         }
+        // One digit less than the text, which may have a sign, has at least.
+        let regex = if finds.matched == 0 { usize::MAX } else { shortest_match };
+        let shortest_number = regex.min(card::MIN_DIGITS as usize + 1) as u32;
+        finds.least = shortest_number.checked_sub(2).map_or(0, |zeros| 10_u64.saturating_pow(zeros));
         Finds { rules, ..finds }
     }
 
@@ -212,7 +222,7 @@ impl Inspect for Search<'_> {
 
     fn value(&mut self, marks: u64, value: &Element<'_>) -> Option<Found> {
         let finds = self.finds;
-        let text = Text::of(value, marks & finds.matched != 0)?;
+        let text = Text::of(value, finds.least).filter(|text| text.bytes().len() >= finds.min_len)?;
         let spans = finds.spans(marks, text.bytes());
         if spans.is_empty() {
             return None;
@@ -225,7 +235,7 @@ impl Inspect for Search<'_> {
 
     fn masked(&mut self, marks: u64, value: &Element<'_>, keep_last: usize) -> Option<String> {
         let finds = self.finds;
-        let text = Text::of(value, true)?;
+        let text = Text::of(value, 0)?;
         let spans = finds.spans(marks, text.bytes());
         let text = text.as_str().filter(|_| !spans.is_empty())?;
         // What the rules themselves would show of their matches may be seen, and what is behind the last one.
@@ -249,7 +259,14 @@ impl Inspect for Search<'_> {
     }
 
     fn text(&mut self, marks: u64, text: &[u8]) -> bool {
-        self.finds.clean.borrow_mut().is_clean(marks, text, || self.finds.spans(marks, text).is_empty()).not()
+        let finds = self.finds;
+        if text.len() < finds.min_len {
+            return false;
+        }
+        if marks & finds.matched == 0 {
+            return !finds.spans(marks, text).is_empty();
+        }
+        !finds.clean.borrow_mut().is_clean(marks, text, || finds.spans(marks, text).is_empty())
     }
 }
 

@@ -117,7 +117,15 @@ impl Config {
                 Some(place) => format!("{place}: {}", e.what),
                 None => format!("{}: {}", chosen.last().map_or("config: rules", |(place, _)| place), e.what),
             })?;
-        let regexes = Regexes::new(patterns).map_err(|e| format!("config: the regexes together: {e}"))?;
+        let regexes = match Regexes::new(patterns) {
+            Ok(regexes) => regexes,
+            Err(together) => {
+                for (place, group) in &chosen {
+                    group.check_regexes(place)?;
+                }
+                return Err(format!("config: the regexes of all rules together can't be used: {together}"));
+            }
+        };
         let finds = (!finds.is_empty()).then(|| Finds::new(finds, regexes));
         Ok(Compiled { rules, finds, everywhere })
     }

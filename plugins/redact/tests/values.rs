@@ -201,8 +201,12 @@ fn regexes_find_what_they_say() {
     assert_eq!(text(&rule(r"^X.*$"), "X\u{e9}"), "***");
     // A match never ends inside a character.
     assert_eq!(text(&rule(r"a."), "aéb"), "***b");
+    assert_eq!(text(&rule(r".b"), "aéb"), "a***");
     assert_eq!(one(&rule(r"^\d{9}$"), Bson::Int32(123_456_789)), Some("***".into()));
     assert_eq!(one(&rule(r"^\d{9}$"), Bson::Int32(12_345_678)), Some(Bson::Int32(12_345_678)));
+    assert_eq!(one(&rule(r"-\d$"), Bson::Int32(-7)), Some("***".into()));
+    let long = plugin(r#"{"find":"card","action":"mask"},{"find":{"regex":"x{30}"},"action":"mask"}"#);
+    assert_eq!(one(&long, Bson::Int64(4_111_111_111_111_111)), Some("***".into()));
 }
 
 #[test]

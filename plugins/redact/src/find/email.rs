@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// `a@b.cd`.
+pub(super) const MIN_LEN: usize = 6;
+
 /// No local part is longer than 64; a bound, so that no text takes more than its length.
 const MAX_LOCAL: usize = 256;
 

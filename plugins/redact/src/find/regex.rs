@@ -8,7 +8,7 @@ use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, Config, DFA};
 use regex_automata::hybrid::regex;
 use regex_automata::nfa::thompson;
-use regex_automata::util::syntax;
+use regex_automata::util::syntax::{self, parse_with};
 
 /// How large a pattern may be once compiled.
 const SIZE_LIMIT: usize = 1 << 20;
@@ -17,6 +17,7 @@ const CACHE_BYTES: usize = 1 << 20;
 /// All expressions of a configuration.
 pub(crate) struct Regexes {
     patterns: Vec<String>,
+    shortest: usize,
     /// Says whether any of them matches, in one pass: in most texts none does.
     any: DFA,
     cache: RefCell<Cache>,
@@ -24,15 +25,39 @@ pub(crate) struct Regexes {
 }
 
 impl Regexes {
+    /// Compiles expressions. An error is about one of them, or all together.
     pub(crate) fn new(patterns: Vec<String>) -> Result<Option<Regexes>, String> {
         if patterns.is_empty() {
             return Ok(None);
         }
-        let any = DFA::builder().configure(config()).syntax(syntax()).thompson(nfa()).build_many(&patterns);
-        let any = any.map_err(|e| said(&e))?;
+        let mut parsed = Vec::with_capacity(patterns.len());
+        for pattern in &patterns {
+            parsed.push(parse_with(pattern, &syntax()).map_err(|e| said(&e))?);
+        }
+        let shortest = parsed.iter().map(|p| p.properties().minimum_len().unwrap_or(0)).min().unwrap_or(0);
+        if shortest == 0 {
+            return Err("it matches the empty text, so it would match everywhere".into());
+        }
+        let any =
+            thompson::Compiler::new().configure(nfa()).build_many_from_hir(&parsed).map_err(|e| said(&e))?;
+        let any = DFA::builder().configure(config()).build_from_nfa(any).map_err(|e| said(&e))?;
         let cache = RefCell::new(any.create_cache());
         let each = patterns.iter().map(|_| OnceCell::new()).collect();
-        Ok(Some(Regexes { patterns, any, cache, each }))
+        let regexes = Regexes { patterns, shortest, any, cache, each };
+        let mut names_id = false;
+        if regexes.any(b"_id") {
+            (0..regexes.patterns.len()).for_each(|n| regexes.find(n, b"_id", &mut |_| names_id = true));
+        }
+        if names_id {
+            let what = "it matches the name `_id`; fields of such names are removed, and `_id` tells documents apart";
+            return Err(what.into());
+        }
+        Ok(Some(regexes))
+    }
+
+    /// The length of the shortest text that one of them matches.
+    pub(super) fn shortest(&self) -> usize {
+        self.shortest
     }
 
     /// Whether any of them matches somewhere. Says yes where it can't tell.
@@ -54,23 +79,6 @@ impl Regexes {
         let Some((one, cache)) = one else { return found(0..text.len()) };
         one.find_iter(&mut cache.borrow_mut(), text).filter(|m| !m.is_empty()).for_each(|m| found(m.range()));
     }
-}
-
-/// Checks one expression. An error says what is wrong with it.
-pub(crate) fn check(pattern: &str) -> Result<(), String> {
-    let Some(one) = Regexes::new(vec![pattern.into()])? else { return Ok(()) };
-    if one.any(b"") {
-        return Err("it matches the empty text, so it would match everywhere".into());
-    }
-    let mut names_id = false;
-    one.find(0, b"_id", &mut |_| names_id = true);
-    if names_id {
-        return Err(
-            "it matches the name `_id`; fields of such names are removed, and `_id` tells documents apart"
-                .into(),
-        );
-    }
-    Ok(())
 }
 
 fn config() -> Config {

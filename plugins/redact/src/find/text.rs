@@ -12,25 +12,19 @@ pub(super) enum Text<'e> {
     Opaque(&'e [u8]),
 }
 
-/// The smallest number of 13 digits: no less can be a card's.
-const CARD: u64 = 1_000_000_000_000;
-
 impl<'e> Text<'e> {
-    /// The text to search; `None` where there is none. Numbers that can't be a card's only where `any_number`.
+    /// The text to search; `None` where there is none, and for numbers less than `least`, whatever their sign.
     #[inline]
-    pub(super) fn of(value: &Element<'e>, any_number: bool) -> Option<Self> {
+    pub(super) fn of(value: &Element<'e>, least: u64) -> Option<Self> {
         let bytes = value.value();
+        let whole = |n: i64| (n.unsigned_abs() >= least).then(|| Text::Number(n.to_string()));
         match value.kind() {
             kind::STRING | kind::CODE | kind::SYMBOL => value.string_bytes().map(Text::Bytes),
-            kind::INT64 => {
-                let number = value.as_i64()?;
-                (any_number || number.unsigned_abs() >= CARD).then(|| Text::Number(number.to_string()))
-            }
-            kind::INT32 if any_number => value.as_i32().map(|n| Text::Number(n.to_string())),
+            kind::INT64 => whole(value.as_i64()?),
+            kind::INT32 => whole(value.as_i32()?.into()),
             kind::DOUBLE => {
                 let number = value.as_f64()?;
-                let is_long = number.abs() >= CARD as f64;
-                ((any_number || is_long) && number.fract() == 0.0 && number.abs() < 1e19)
+                (number.fract() == 0.0 && number.abs() >= least as f64 && number.abs() < 1e19)
                     .then(|| Text::Number((number as i128).to_string()))
             }
             kind::DECIMAL128 => whole_decimal(bytes).map(Text::Number),

@@ -17,7 +17,9 @@ pub mod portion;
 mod resume;
 mod resync;
 pub mod snapshot;
+pub mod standing;
 pub mod stream;
+pub mod tail;
 mod token;
 pub mod users;
 mod watchdog;
@@ -48,7 +50,7 @@ use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
-use crate::deployment::{operation_time, server};
+use crate::deployment::{feature_too_old, is_supported, operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::fault::Fault;
@@ -89,11 +91,11 @@ impl Capture {
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let audit_database = self.log.database().name().to_owned();
-        let options = StreamOptions::new(&self.source.watch, &audit_database)
-            .of(&self.stream, self.source.partitions)
-            .with_context(&self.source)
-            .probed(&self.client)
-            .await?;
+        if let Some(version) = server(&self.client).await?.feature.filter(|version| !is_supported(version)) {
+            return Err(feature_too_old(&version));
+        }
+        let options =
+            StreamOptions::of_source(&self.source, &self.stream, &audit_database, &self.client).await?;
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         if self.source.enable_images && options.keyless {
             images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
@@ -103,7 +105,7 @@ impl Capture {
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
-        self.headroom.note_stored(checkpoint.position.cluster_time);
+        self.headroom.note_stored(&checkpoint);
         let mut writer = BatchWriter {
             capture: &self,
             session,

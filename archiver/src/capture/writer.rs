@@ -175,7 +175,7 @@ impl BatchWriter<'_> {
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
-        self.capture.headroom.note_stored(self.durable.position.cluster_time);
+        self.capture.headroom.note_stored(&self.durable);
         self.stored_at = Instant::now();
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod check;
 mod history;
 mod output;
+mod plugin;
 mod recover;
 mod roll;
 mod run;
@@ -89,6 +90,7 @@ enum Command {
     Verify(verify::Args),
     Roll(roll::Args),
     Sql(sql::Args),
+    Plugin(plugin::Args),
 }
 
 /// How a command that did its work ended.
@@ -131,6 +133,7 @@ impl Command {
             Command::Verify(args) => verify::run(args, global).await,
             Command::Roll(args) => roll::run(args, global).await,
             Command::Sql(args) => sql::run(args, global).await,
+            Command::Plugin(args) => plugin::run(args, global).await,
         }
     }
 }
@@ -241,9 +244,11 @@ mod tests {
         let mut program = Cli::command();
         program.build();
         assert!(program.render_long_help().to_string().contains(EXIT_CODES));
-        for command in program.get_subcommands_mut() {
+        let mut commands: Vec<_> = program.get_subcommands_mut().collect();
+        while let Some(command) = commands.pop() {
             let help = command.render_long_help().to_string();
             assert!(help.contains(EXIT_CODES), "{} does not", command.get_name());
+            commands.extend(command.get_subcommands_mut());
         }
     }
 

@@ -1,11 +1,13 @@
 //! From TOML text to a checked configuration.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::read::{File, Section, Value, integer};
+use super::substitute::Outside;
 use super::suggest::nearest;
 use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size, size};
 use super::watch::{WATCH_FORM, database, watch};
@@ -20,17 +22,35 @@ const NAME_FORM: &str =
 const URI_FORM: &str = "a connection string: mongodb://… or mongodb+srv://…";
 const ARCHIVE_FORM: &str =
     "file:///absolute/path, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix";
+const LISTEN_FORM: &str = "an IP address and a port: 127.0.0.1:9464, 0.0.0.0:9464, [::1]:9464";
 const SHA256_FORM: &str = "the SHA-256 of the plugin file, 64 hex digits, as `sha256sum FILE` prints it";
 
 /// Reads a configuration; `path` is for messages and for relative plugin paths.
-pub(super) fn config(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
-    let file = File::new(path, text, env);
+pub(super) fn config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<Config> {
+    let file = File::new(path, text, outside);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));
     }
     let config = if errors.is_empty() { top(&file, table.get_ref(), path) } else { None };
     file.finish(config)
+}
+
+/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from the environment.
+pub(super) fn plugin_config(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Secret, Vec<Secret>)> {
+    let file = File::new(path, text, env);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));
+    }
+    let table = DeValue::Table(table.into_inner());
+    let json = if errors.is_empty() { Value::top(&file, &table).json() } else { None };
+    let (json, secrets) = file.finish(json)?;
+    Ok((Secret::new(json), secrets))
 }
 
 /// Every part is read before anything is given up, so that all problems are found.
@@ -43,6 +63,7 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
     let archive =
         top.required("archive", "a table with a url").and_then(|v| archive(v.section("[archive]")?));
     let capture = capture(top.value("capture").and_then(|v| v.section("[capture]")));
+    let metrics = top.value("metrics").and_then(|v| metrics(v.section("[metrics]")?));
     let folder = path.parent().unwrap_or(Path::new(""));
     let plugins = tables(&top, "plugin", |section| plugin(section, folder, development));
     unique(&plugins, |p| &p.name, "[[plugin]]");
@@ -64,6 +85,7 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
         audit_database,
         archive: archive?,
         capture,
+        metrics,
         plugins: plugins.into_iter().map(|(_, p)| p).collect::<Option<_>>()?,
         sources: sources.into_iter().map(|(_, s)| s).collect::<Option<_>>()?,
         development,
@@ -194,6 +216,13 @@ fn capture(section: Option<Section<'_>>) -> CaptureConfig {
         batch_max_wait: batch_max_wait.unwrap_or(defaults.batch_max_wait),
         lease_time: lease_time.unwrap_or(defaults.lease_time),
     }
+}
+
+fn metrics(section: Section<'_>) -> Option<SocketAddr> {
+    let listen =
+        section.required("listen", LISTEN_FORM).and_then(|v| v.parse(LISTEN_FORM, |text| text.parse().ok()));
+    section.finish();
+    listen
 }
 
 const HOUR: u64 = 3_600;

@@ -17,7 +17,6 @@ pub(super) const EXPORTS: [&str; 3] = ["describe", "configure", "process-batch"]
 /// What a plugin says about itself.
 #[derive(Debug, Clone, ComponentType, Lift)]
 #[component(record)]
-#[expect(dead_code, reason = "the schema is for tools that help to write a configuration")]
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) version: String,
@@ -29,12 +28,12 @@ pub(super) struct Manifest {
     pub(super) config_schema: String,
 }
 
-/// What a plugin returns for a batch it could not process. Its message may quote the event, so it is never even
-/// copied out of the sandbox.
+/// What a plugin returns for a batch it could not process. Its message may quote the event, so it is not even copied out of
+/// the sandbox, except for the plugin's author.
 #[derive(ComponentType, Lift)]
 #[component(record)]
-#[expect(dead_code, reason = "the host finds the guilty event by itself, and shows no words about events")]
 pub(super) struct EventError {
+    #[expect(dead_code, reason = "the host finds the guilty event by itself")]
     pub(super) index: u32,
     pub(super) message: WasmStr,
 }
@@ -61,4 +60,16 @@ pub(super) enum Level {
     Warn,
     #[component(name = "error")]
     Error,
+}
+
+impl Level {
+    /// Its name in the contract.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
 }

@@ -96,6 +96,21 @@ impl Running<'_> {
         called.map(|(r,)| r).map_err(|e| sandbox::fault(&self.store, &e, FailureCode::InvalidOutput))
     }
 
+    /// From here on keeps what the plugin says, for its author: see [`Running::heard`].
+    pub(super) fn listen(&mut self) {
+        self.store.data_mut().heard = Some(Vec::new());
+    }
+
+    /// What it has said since, each line with its level.
+    pub(super) fn heard(&mut self) -> Vec<(&'static str, String)> {
+        self.store.data_mut().heard.take().unwrap_or_default()
+    }
+
+    /// The words of an error that this instance returned; they may quote an event.
+    pub(super) fn words(&self, error: &EventError) -> String {
+        error.message.to_str(&self.store).map(|words| words.into_owned()).unwrap_or_default()
+    }
+
     pub(super) fn describe(&mut self) -> Result<Manifest, Fault> {
         self.call(0, ())
     }
@@ -124,6 +139,11 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 
 /// Passes a plugin's log line on: at debug level whatever the plugin says, since it may quote what it was given.
 fn log(mut store: StoreContextMut<'_, State>, (level, message): (Level, WasmStr)) -> wasmtime::Result<()> {
+    if store.data().heard.is_some() {
+        let words = message.to_str(&store)?.into_owned();
+        store.data_mut().hear(level.as_str(), words);
+        return Ok(());
+    }
     if store.data().log_lines == 0 || !tracing::enabled!(target: "plugin", tracing::Level::DEBUG) {
         return Ok(());
     }

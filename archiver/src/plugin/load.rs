@@ -2,7 +2,6 @@
 //! host's interface, compiles it, and lets it describe and configure itself within its limits.
 
 use std::io::Read;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
@@ -31,18 +30,24 @@ pub(super) fn load(
     let file = read(plugin)?;
     let sha256 = hex(&Sha256::digest(&file).into());
     check_pin(plugin, &sha256, development)?;
-    let component = compile(plugin, &file, engine)?;
-    let name: Arc<str> = plugin.name.as_str().into();
-    let program = Program::new(engine, &component, name.clone(), limits).map_err(|what| {
-        Error::plugin(format!("plugin `{}` is not a plugin for {CONTRACT}: {what}", plugin.name))
-            .hint("build it against this archiver's plugin-sdk, with `export!` in it")
-    })?;
+    load_bytes(plugin, &file, engine, limits)
+}
+
+/// The same for a file that was read and is the right one.
+pub(super) fn load_bytes(
+    plugin: &PluginConfig,
+    file: &[u8],
+    engine: &Engine,
+    limits: Limits,
+) -> Result<Stage> {
+    let component = compile(plugin, file, engine)?;
+    let program = connect(plugin, engine, &component, limits)?;
     let manifest = describe(plugin, &program)?;
     configure(plugin, &program)?;
     Ok(Stage {
-        name,
+        name: plugin.name.as_str().into(),
         version: manifest.version,
-        sha256: sha256.into(),
+        sha256: hex(&Sha256::digest(file).into()).into(),
         config_sha256: hex(&Sha256::digest(plugin.config_json.expose()).into()),
         config: plugin.config_json.clone(),
         grants: Grants { drop: manifest.may_drop, modify: manifest.may_modify },
@@ -50,7 +55,7 @@ pub(super) fn load(
     })
 }
 
-fn read(plugin: &PluginConfig) -> Result<Vec<u8>> {
+pub(super) fn read(plugin: &PluginConfig) -> Result<Vec<u8>> {
     let failed = |e: std::io::Error| {
         let (name, path) = (&plugin.name, plugin.path.display());
         match e.kind() {
@@ -87,7 +92,7 @@ fn check_pin(plugin: &PluginConfig, sha256: &str, development: bool) -> Result<(
 }
 
 /// Turns the file into a compiled component whose imports are all known.
-fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Result<Component> {
+pub(super) fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Result<Component> {
     let (name, path) = (&plugin.name, plugin.path.display());
     let encoded;
     let bytes = match file.first_chunk::<8>() {
@@ -158,7 +163,19 @@ fn refused_imports(plugin: &PluginConfig, imports: &[String]) -> Error {
         .hint(hint)
 }
 
-fn describe(plugin: &PluginConfig, program: &Program) -> Result<Manifest> {
+pub(super) fn connect(
+    plugin: &PluginConfig,
+    engine: &Engine,
+    component: &Component,
+    limits: Limits,
+) -> Result<Program> {
+    Program::new(engine, component, plugin.name.as_str().into(), limits).map_err(|what| {
+        Error::plugin(format!("plugin `{}` is not a plugin for {CONTRACT}: {what}", plugin.name))
+            .hint("build it against this archiver's plugin-sdk, with `export!` in it")
+    })
+}
+
+pub(super) fn describe(plugin: &PluginConfig, program: &Program) -> Result<Manifest> {
     let described = program.start(0).and_then(|mut running| {
         running.takes_batches()?;
         running.describe()

@@ -2,10 +2,12 @@
 //!
 //! Invariants: a plugin sees bytes and returns bytes, in an instance that lives for one batch; whatever it does, the
 //! host goes on, and an event it failed on has no body any more. Nothing that a plugin says about an event reaches
-//! errors or the log (its own log lines: bounded, at debug level). Does not know MongoDB, and does not count.
+//! errors or the log (its own log lines: bounded, at debug level); only the author's [`workbench`] shows it. Does not know MongoDB,
+//! and does not count.
 
 mod check;
 mod contract;
+mod explain;
 mod host;
 mod limits;
 mod load;
@@ -14,6 +16,7 @@ mod sandbox;
 mod stage;
 #[cfg(test)]
 mod tests;
+pub mod workbench;
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};

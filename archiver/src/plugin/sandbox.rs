@@ -33,6 +33,9 @@ const STACK_BYTES: usize = 512 << 10;
 /// batch costs, and this takes most of them away.
 const RESIDENT_BYTES: usize = 4 << 20;
 
+/// Lines that are kept for whoever listens.
+const HEARD_LINES: usize = 1000;
+
 /// Starts an engine with the settings under which a plugin's output depends on nothing but its input, and
 /// the thread that makes its clock tick.
 pub(super) fn engine(limits: &Limits) -> Result<Engine> {
@@ -86,6 +89,8 @@ pub(super) struct State {
     pub(super) plugin: Arc<str>,
     /// Log lines it may still write.
     pub(super) log_lines: usize,
+    /// What the plugin has said, where somebody who may know its events listens.
+    pub(super) heard: Option<Vec<(&'static str, String)>>,
     memory: usize,
     exceeded: bool,
 }
@@ -94,7 +99,8 @@ pub(super) struct State {
 /// also for the code that runs when it is instantiated.
 pub(super) fn store(engine: &Engine, limits: &Limits, plugin: &Arc<str>, input_bytes: usize) -> Store<State> {
     let memory = limits.memory_for(input_bytes);
-    let state = State { plugin: plugin.clone(), log_lines: limits.log_lines, memory, exceeded: false };
+    let state =
+        State { plugin: plugin.clone(), log_lines: limits.log_lines, heard: None, memory, exceeded: false };
     let mut store = Store::new(engine, state);
     store.limiter(|state| state);
     store.set_epoch_deadline(limits.ticks_for(input_bytes));
@@ -126,6 +132,13 @@ impl ResourceLimiter for State {
 }
 
 impl State {
+    /// Keeps a line for whoever listens, as long as it is not one of thousands.
+    pub(super) fn hear(&mut self, level: &'static str, words: String) {
+        if let Some(heard) = self.heard.as_mut().filter(|heard| heard.len() < HEARD_LINES) {
+            heard.push((level, words));
+        }
+    }
+
     /// Traps where a limit is exceeded: a guest that is told so aborts anyway, and then nobody knows why.
     fn grow(&mut self, allowed: bool, what: &str) -> wasmtime::Result<bool> {
         if allowed {

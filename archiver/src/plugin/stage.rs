@@ -68,7 +68,7 @@ impl Stage {
     }
 
     /// Runs one batch in one fresh instance.
-    fn run(&self, events: &[&[u8]]) -> Result<Vec<Verdict>, FailureCode> {
+    pub(super) fn run(&self, events: &[&[u8]]) -> Result<Vec<Verdict>, FailureCode> {
         let input = events.concat();
         let mut running = self.program.start(input.len()).map_err(|fault| fault.code)?;
         let configured = running.configure(self.config.expose()).map_err(|fault| fault.code)?;

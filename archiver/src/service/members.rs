@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::balance::share;
+use super::metrics::Tally;
 use crate::capture::headroom::Gauge;
 use crate::capture::lease::{Announcement, Board, Instance, Leases};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::stream_id::StreamId;
 
 /// How often all leases are looked at, with one query for all of them.
@@ -30,8 +31,10 @@ const SHUNNED: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) stream: StreamId,
-    /// Measured while the stream runs here.
+    /// Where it stands and what is measured, while the stream runs here.
     pub(super) headroom: Arc<Gauge>,
+    /// What happened to it here.
+    pub(super) tally: Tally,
     wanted: watch::Sender<bool>,
     health: Mutex<Health>,
     changed: Arc<Notify>,
@@ -39,8 +42,8 @@ pub(super) struct Seat {
 
 #[derive(Debug, Default)]
 struct Health {
-    /// It has stopped here for good.
-    halted: bool,
+    /// What it has stopped for here, for good.
+    halted: Option<Kind>,
     /// When it last failed, where it kept failing.
     failed: Option<Instant>,
 }
@@ -51,6 +54,7 @@ impl Seat {
         Seat {
             stream,
             headroom: Arc::default(),
+            tally: Tally::default(),
             wanted: watch::Sender::new(false),
             health: Mutex::default(),
             changed,
@@ -59,6 +63,9 @@ impl Seat {
 
     /// Waits until the stream is wanted here. Cancel safe.
     pub(super) async fn wanted(&self) {
+        if !*self.wanted.borrow() {
+            self.headroom.forget();
+        }
         // The sender lives in `self`.
         self.wanted.subscribe().wait_for(|wanted| *wanted).await.ok();
     }
@@ -69,8 +76,8 @@ impl Seat {
     }
 
     /// Says that the stream has stopped here for good.
-    pub(super) fn halt(&self) {
-        self.health().halted = true;
+    pub(super) fn halt(&self, kind: Kind) {
+        self.health().halted = Some(kind);
         self.changed.notify_one();
     }
 
@@ -80,8 +87,13 @@ impl Seat {
         self.changed.notify_one();
     }
 
-    fn is_halted(&self) -> bool {
+    /// What it has stopped for here, for good; `None`: it has not.
+    pub(super) fn halted(&self) -> Option<Kind> {
         self.health().halted
+    }
+
+    fn is_halted(&self) -> bool {
+        self.halted().is_some()
     }
 
     fn is_failing(&self) -> bool {

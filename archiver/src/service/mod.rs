@@ -4,6 +4,7 @@
 mod archiving;
 mod balance;
 mod members;
+mod metrics;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use crate::capture::lease::{Announcement, Leases};
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{Client, connect, operation_time, server_version};
 use crate::error::{Error, Result};
+use crate::metrics::server::Server;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -55,6 +57,11 @@ struct Service {
 ///
 /// Fails with the first error that only a human can mend, once no source is left to run.
 pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<()> {
+    // Before anything is begun: what is wrong with the address shows at once.
+    let listener = match config.metrics.filter(|_| !once) {
+        Some(address) => Some(Server::bind(address).await?),
+        None => None,
+    };
     // Plugins first: they need no server, and nothing may be read before they are all in order.
     let mut sources = Vec::new();
     for source in &config.sources {
@@ -77,7 +84,10 @@ pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<
             running.spawn(task.run());
         }
     }
-    let _beside = service.beside(seats, changed, once);
+    let mut beside = service.beside(seats.clone(), changed, once);
+    if let Some(listener) = listener {
+        beside.spawn(metrics::serve(listener, seats, service.leases.clone())?);
+    }
     let mut first_error = None;
     while let Some(ended) = running.join_next().await {
         let ended = ended.unwrap_or_else(|e| Err(Error::internal("a source's task panicked").because(e)));

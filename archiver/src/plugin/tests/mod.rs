@@ -5,6 +5,7 @@ mod guests;
 mod loading;
 mod lying;
 mod running;
+mod workbench;
 
 use std::time::Duration;
 

@@ -71,7 +71,8 @@ mod exported {
         std::panic::set_hook(Box::new(|info| match info.location() {
             Some(at) => {
                 let message = info.payload_as_str().unwrap_or("");
-                write(Level::Error, format_args!("plugin panicked at line {}: {message}", at.line()));
+                let (file, line) = (at.file(), at.line());
+                write(Level::Error, format_args!("plugin panicked at {file}:{line}: {message}"));
             }
             None => write(Level::Error, format_args!("plugin panicked")),
         }));

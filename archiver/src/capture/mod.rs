@@ -24,6 +24,7 @@ mod token;
 pub mod users;
 mod watchdog;
 pub mod watcher;
+mod withheld;
 mod writer;
 
 use std::collections::HashSet;
@@ -48,7 +49,7 @@ use self::watcher::{Start, Watcher};
 use self::writer::{BatchWriter, Documents};
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
-use crate::checkpoint::{Checkpoint, Counters};
+use crate::checkpoint::{Checkpoint, Counters, RecentFailures};
 use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
 use crate::deployment::{feature_too_old, is_supported, operation_time, server};
 use crate::error::{Error, Result};
@@ -223,6 +224,7 @@ impl Capture {
             resyncs: Vec::new(),
             server: Some(server(&self.client).await?),
             context: None,
+            failures: RecentFailures::default(),
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;

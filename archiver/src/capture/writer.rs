@@ -21,7 +21,8 @@ use super::lifecycle::{self, Part};
 use super::resync::{Compared, Comparison, opening};
 use super::snapshot::{Report, SnapshotBatch, now, plan};
 use super::token;
-use crate::checkpoint::{Checkpoint, Resync};
+use super::withheld;
+use crate::checkpoint::{Checkpoint, RecentFailures, Resync};
 use crate::config::{Snapshot as SnapshotMode, Watch};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
@@ -92,14 +93,18 @@ impl BatchWriter<'_> {
         let chain = Arc::clone(&self.capture.chain);
         let process = move || {
             let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
-            let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
+            let bodies = events.into_iter().map(|e| e.body).collect();
+            let (outcomes, counters) = chain.process_counting(bodies);
             if identities.len() != outcomes.len() {
                 return Err(Error::internal("the plugin chain lost count of its events"));
             }
-            Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
+            Ok((identities.into_iter().zip(outcomes).collect::<Vec<_>>(), counters))
         };
         let outcomes = tokio::task::spawn_blocking(process).await;
-        let outcomes = outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
+        let (outcomes, counters) =
+            outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
+        next.counters.add_plugins(counters);
+        withheld::report(&next.stream, &outcomes);
         let id_is_kept = ids_are_kept(&outcomes);
         assemble(outcomes, id_is_kept, source, next)
     }
@@ -166,10 +171,6 @@ impl BatchWriter<'_> {
             return Err(Error::internal(format!("the position would go back source={}", next.stream)));
         }
         let bytes: usize = records.iter().map(Vec::len).sum();
-        let withheld = next.counters.quarantined - self.durable.counters.quarantined;
-        if withheld > 0 {
-            warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
-        }
         debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
         self.capture.lease.check()?;
         self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
@@ -205,6 +206,10 @@ impl BatchWriter<'_> {
         }
         let body = policy_body(next.position.cluster_time, &chain.policy(), &watch);
         next.policy = next.next_seq;
+        if next.policy_digest != chain.digest() {
+            // Other plugins are judged by what they do themselves.
+            next.failures = RecentFailures::default();
+        }
         next.policy_digest = chain.digest().to_owned();
         next.watch = watch;
         let record = own_record(&body, &mut next)?;
@@ -318,6 +323,7 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
         let source = &self.capture.source;
+        withheld::report(&next.stream, &outcomes);
         let mut records = assemble(outcomes, ids_are_kept, source, &mut next)?;
         for body in &own {
             records.push(own_record(body, &mut next)?);

@@ -80,6 +80,44 @@ pub struct PluginConfig {
     pub config_json: Secret,
     /// The values in it that came from the environment or from files; no message may show them.
     pub secrets: Vec<Secret>,
+    /// `allow`: what the plugin may do at most. One that declares more is refused. Default: whatever it declares.
+    pub allow: Grants,
+    /// `[[plugin.test]]`: events with what is to become of them, tried whenever the plugin is loaded.
+    pub tests: Vec<PluginTest>,
+}
+
+/// What a plugin may do to events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grants {
+    /// Leave them out.
+    pub drop: bool,
+    /// Replace them.
+    pub modify: bool,
+}
+
+impl Grants {
+    /// Everything there is.
+    pub const ALL: Grants = Grants { drop: true, modify: true };
+}
+
+/// `[[plugin.test]]`: one event with what is to become of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginTest {
+    /// The event, as Extended JSON.
+    pub event: String,
+    /// What is to become of it.
+    pub expect: Expected,
+}
+
+/// `expect` of a test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// `"keep"`: it stays as it is.
+    Keep,
+    /// `"drop"`: it is left out.
+    Drop,
+    /// This event, as Extended JSON, takes its place.
+    Event(String),
 }
 
 /// `[[source]]`.
@@ -95,6 +133,8 @@ pub struct SourceConfig {
     pub snapshot: Snapshot,
     /// What happens when a plugin fails on an event.
     pub on_plugin_error: OnPluginError,
+    /// Of ten thousand successive events, how many may be quarantined before the source halts.
+    pub quarantine_limit: u32,
     /// The (dotted) field in which the application writes who did it.
     pub actor_field: Option<String>,
     /// The collection (database, collection) into which the application inserts `{actor, reason}` as the first write of a
@@ -186,7 +226,8 @@ pub fn plugin_config(path: &Path) -> Result<(Secret, Vec<Secret>)> {
         Error::invalid(format!("the plugin's configuration can't be read: {}", path.display())).because(e)
     })?;
     if path.extension().is_none_or(|extension| extension != "json") {
-        return parse::plugin_config(&text, path, &|name| std::env::var(name).ok());
+        let outside = Outside { env: &|name| std::env::var(name).ok(), file: &substitute::read_file };
+        return parse::plugin_config(&text, path, &outside);
     }
     match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(serde_json::Value::Object(_)) => Ok((Secret::new(text), Vec::new())),

@@ -16,7 +16,7 @@ use super::load;
 use super::outcome::FailureCode;
 use super::sandbox;
 use super::stage::Stage;
-use crate::config::{PluginConfig, Secret};
+use crate::config::{Grants, PluginConfig, Secret};
 use crate::error::{Error, Result};
 use crate::record::hex;
 
@@ -110,7 +110,8 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
 /// The plugin as a configuration without a pin would name it.
 fn entry(path: &Path, config_json: Secret, secrets: Vec<Secret>) -> PluginConfig {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    PluginConfig { name, path: path.to_owned(), sha256: None, config_json, secrets }
+    let (allow, tests) = (Grants::ALL, Vec::new());
+    PluginConfig { name, path: path.to_owned(), sha256: None, config_json, secrets, allow, tests }
 }
 
 impl Workbench {
@@ -155,10 +156,10 @@ impl Workbench {
             Ok(Err(words)) => return Err((FailureCode::Unstable, Some(words))),
             Err(fault) => Err(fault),
         };
-        *log = running.heard();
+        *log = running.take_said().into_iter().map(|line| (line.level.as_str(), line.said)).collect();
         let result = match result {
             Ok(Ok(result)) => result,
-            Ok(Err(error)) => return Err((FailureCode::Refused, Some(running.words(&error)))),
+            Ok(Err(error)) => return Err((FailureCode::Refused, Some(error.message))),
             Err(fault) => return Err((fault.code, Some(fault.detail))),
         };
         let mut verdicts = check::verdicts(&[event], &result, *grants)
@@ -167,7 +168,7 @@ impl Workbench {
             Some(Verdict::Keep) => Judged::Kept,
             Some(Verdict::Replace(body)) => Judged::Replaced(body),
             Some(Verdict::Drop) => Judged::Dropped,
-            Some(Verdict::Fail(code)) => return Err((code, None)),
+            Some(Verdict::Fail(failed)) => return Err((failed.code, None)),
             None => return Err((FailureCode::InvalidOutput, None)),
         })
     }
@@ -178,8 +179,8 @@ impl Workbench {
         let round = || {
             let start = Instant::now();
             for batch in events.chunks(BATCH) {
-                black_box(self.stage.run(black_box(batch)).map_err(|code| {
-                    Error::plugin(self.stage.failure(code).to_string())
+                black_box(self.stage.run(black_box(batch)).map_err(|fault| {
+                    Error::plugin(self.stage.failure(fault.code.into()).to_string())
                         .hint("`archiver plugin test` with the same events shows which one, and why")
                 })?);
             }

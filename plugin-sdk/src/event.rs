@@ -6,7 +6,7 @@ use bson_walker::{Doc, Element};
 use crate::guide::{Closure, Guide, Path};
 use crate::plugin::{Output, Verdict};
 use crate::rewrite::rewrite;
-use crate::rules::Rules;
+use crate::rules::{Inspect, Inspecting, Rules};
 use crate::value::Action;
 
 /// One event: a change event, or a document read by a snapshot.
@@ -95,6 +95,19 @@ impl<'a> Event<'a> {
         match rules {
             Rules::Small(rules) => self.guided(out, &**rules),
             Rules::Large(rules) => self.guided(out, &**rules),
+        }
+    }
+
+    /// Applies compiled rules, and an inspection of the values that they leave.
+    pub fn redact_and_inspect(
+        &self,
+        out: &mut Output<'_>,
+        rules: &Rules,
+        inspect: impl Inspect,
+    ) -> Result<Verdict, String> {
+        match rules {
+            Rules::Small(rules) => self.guided(out, Inspecting::new(rules, inspect)),
+            Rules::Large(rules) => self.guided(out, Inspecting::new(rules, inspect)),
         }
     }
 

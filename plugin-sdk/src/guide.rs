@@ -15,6 +15,8 @@ pub enum Step {
     Hollow,
     /// Do what [`Guide::action`] gives for this number with the whole value.
     Act(u32),
+    /// Remove the field, and everything that shows its name: the name itself is to be hidden.
+    Erase,
 }
 
 /// A field's name.
@@ -83,7 +85,34 @@ pub trait Guide<'v> {
 
     /// Where a dotted path leads if some of its dots may belong to names. Asked only where the path read as plain names
     /// leads to `plain` and no action, and nothing tells the readings apart; what it returns must cover both.
-    fn straddle(&mut self, _plain: &Self::State, _path: &[u8]) -> Option<(Self::State, Step)> {
+    fn straddle(
+        &mut self,
+        _plain: &Self::State,
+        _path: &[u8],
+        _value: &Element<'_>,
+    ) -> Option<(Self::State, Step)> {
+        None
+    }
+
+    /// Whether a dotted path, some dots of which may belong to names, may contain a name that is to be erased. Asked only
+    /// where nothing tells the readings apart.
+    fn hides_path(&mut self, _path: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether a text that stands in no document (the actor's id) is to be hidden for what it is.
+    fn hides_text(&mut self, _text: &[u8]) -> bool {
+        false
+    }
+
+    /// What a value that is being masked shows, where that must be less than its last `keep_last` characters. Asked right
+    /// after the step that masks it, or the array it stands in.
+    fn masked(&mut self, _value: &Element<'_>, _keep_last: usize) -> Option<String> {
+        None
+    }
+
+    /// Why the event can't be let through, whatever was done to it.
+    fn refusal(&self) -> Option<String> {
         None
     }
 }

@@ -34,6 +34,9 @@ pub(crate) fn rewrite<'v, G: Guide<'v>>(
         values: std::marker::PhantomData,
     };
     rewriter.event()?;
+    if let Some(why) = rewriter.guide.refusal() {
+        return Err(why);
+    }
     Ok(if rewriter.copied == 0 { Verdict::Keep } else { Verdict::Replace })
 }
 
@@ -56,6 +59,7 @@ enum Decision<'v> {
     Skip,
     Enter,
     Hollow,
+    Erase,
     Act(Action<'v>),
 }
 
@@ -174,6 +178,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         match decision {
             Decision::Skip => Ok(()),
             Decision::Act(action) => self.act(start, element, &action, within.is_array()),
+            Decision::Erase => self.act(start, element, &Action::Remove, within.is_array()),
             Decision::Hollow if element.as_doc().is_none() => {
                 self.act(start, element, &Action::Remove, within.is_array())
             }
@@ -223,7 +228,10 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             Action::Remove if in_array => append(kind::NULL, name, &[], self.out),
             Action::Remove | Action::Keep => {}
             Action::Replace(value) => value.append(name, self.out),
-            Action::Mask { keep_last } => append_masked(element, name, *keep_last, self.out),
+            Action::Mask { keep_last } => match self.guide.masked(element, *keep_last) {
+                Some(text) => append_string(name, &[&text], self.out),
+                None => append_masked(element, name, *keep_last, self.out),
+            },
         }
         Ok(())
     }
@@ -299,16 +307,17 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
 
     /// The actor is a value that the host took from the document: where it occurs in anything that was redacted, it is hidden too.
     fn actor(&mut self, start: usize, element: &Element<'e>) {
-        if self.changes.is_empty() {
-            return;
-        }
         let Some(actor) = element.as_doc() else { return self.hide(start, element) };
         let value_at = value_at(start, element);
         let frame = self.open(value_at, actor.as_bytes().len());
         let mut elements = actor.elements();
         let mut at = value_at + elements.offset();
         while let Some(Ok(field)) = elements.next() {
-            if field.name() == b"id" && self.was_redacted(&field) {
+            let hidden = |this: &mut Self| {
+                !this.changes.is_empty() && this.was_redacted(&field)
+                    || field.string_bytes().is_some_and(|id| this.guide.hides_text(id))
+            };
+            if field.name() == b"id" && hidden(self) {
                 self.hide(at, &field);
             }
             at = value_at + elements.offset();
@@ -387,6 +396,7 @@ fn resolve<'v, G: Guide<'v>>(guide: &mut G, step: Step) -> Decision<'v> {
         Step::Skip => Decision::Skip,
         Step::Enter => Decision::Enter,
         Step::Hollow => Decision::Hollow,
+        Step::Erase => Decision::Erase,
         Step::Act(number) => Decision::Act(guide.action(number)),
     }
 }

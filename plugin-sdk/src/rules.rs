@@ -1,9 +1,12 @@
 //! Path rules: patterns with wildcards, each with an action, compiled into one machine that all values of an event are
 //! run through.
 
+mod inspect;
 mod machine;
 mod pattern;
 
+pub(crate) use inspect::Inspecting;
+pub use inspect::{Found, Inspect};
 pub use machine::{Machine, State};
 pub use pattern::Pattern;
 
@@ -27,6 +30,8 @@ pub enum Default {
     Keep,
     /// It is removed: only what a rule with [`Action::Keep`] covers stays.
     Remove,
+    /// It is masked, leaf by leaf: documents and arrays, and all names, stay.
+    Mask,
 }
 
 /// Why rules can't be used.
@@ -45,11 +50,22 @@ impl Rules {
     /// outermost path decides, and of rules that reach the same place the first. Keep covers its path and everything below, except what a
     /// redacting rule covers.
     pub fn new(rules: Vec<(Pattern, Action<'static>)>, default: Default) -> Result<Rules, RuleError> {
-        let names: usize = rules.iter().map(|(pattern, _)| pattern.len()).sum();
+        Rules::with_marks(rules, &[], default)
+    }
+
+    /// Compiles rules, and paths that do nothing but mark what they cover with a number, less than 64, for an
+    /// [`Inspect`].
+    pub fn with_marks(
+        rules: Vec<(Pattern, Action<'static>)>,
+        marks: &[(Pattern, u8)],
+        default: Default,
+    ) -> Result<Rules, RuleError> {
+        let patterns = rules.iter().map(|(pattern, _)| pattern).chain(marks.iter().map(|(p, _)| p));
+        let names: usize = patterns.map(Pattern::len).sum();
         let rules = if names <= u64::COUNT {
-            Rules::Small(Box::new(Machine::new(rules, default)))
+            Rules::Small(Box::new(Machine::new(rules, marks, default)))
         } else if names <= Wide::COUNT {
-            Rules::Large(Box::new(Machine::new(rules, default)))
+            Rules::Large(Box::new(Machine::new(rules, marks, default)))
         } else {
             let what =
                 format!("all rules' paths together have {names} names; at most {} are possible", Wide::COUNT);
@@ -66,11 +82,12 @@ impl Rules {
 /// Without its `_id` a document has no history: all documents of a collection would become one.
 fn keeps_documents_apart<S: Bits>(mut machine: &Machine<S>) -> Result<(), RuleError> {
     let root = machine.root();
-    let (_, step) = machine.field(&root, Name { bytes: b"_id", has_dot: false }, None);
+    let (state, step) = machine.field(&root, Name { bytes: b"_id", has_dot: false }, None);
     let use_instead = "use mask with keep_last, or pseudonymise it";
     let nothing = "nothing keeps `_id`, which tells documents apart; add a rule with path `_id` and action keep, or mask";
     let (rule, what) = match step {
         Step::Hollow | Step::Act(UNNAMED) => (None, nothing.into()),
+        Step::Enter if !state.is_kept() => (None, nothing.into()),
         Step::Act(rule) => match machine.action(rule) {
             Action::Remove => {
                 (Some(rule as usize), format!("removes `_id`, which tells documents apart; {use_instead}"))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson_walker::{Doc, Element, Writer, kind};
 
-use super::path::{Fate, follow};
+use super::path::{Fate, Reading, follow};
 use super::{Container, Decision, Rewriter, resolve, value_at};
 use crate::guide::Guide;
 use crate::value::{Action, MASK, Value, append_string};
@@ -40,8 +40,12 @@ impl<'e> Paths<'e> {
         Ok(paths)
     }
 
-    fn get(&self, path: &[u8]) -> Option<Doc<'e>> {
-        self.exact.get(path).copied()
+    fn reading(&self, path: &[u8]) -> Reading<'e> {
+        match self.exact.get(path) {
+            Some(parts) => Reading::Exact(*parts),
+            None if self.told => Reading::Plain,
+            None => Reading::Guessed,
+        }
     }
 }
 
@@ -103,9 +107,9 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         while let Some(field) = elements.next() {
             let field = field.map_err(|e| e.to_string())?;
             let path = field.name();
-            match follow(&mut self.guide, path, paths.get(path), Some(&field))? {
+            match follow(&mut self.guide, path, paths.reading(path), Some(&field))? {
                 Fate::At { state, decision, in_array } => {
-                    let (state, decision) = self.straddled(paths, path, state, decision);
+                    let (state, decision) = self.straddled(paths, &field, state, decision);
                     let within = if in_array { Container::Array } else { Container::Document };
                     if decision == Decision::Hollow && field.as_doc().is_none() && !in_array {
                         emptied.push(path);
@@ -138,14 +142,15 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     fn straddled(
         &mut self,
         paths: &Paths<'e>,
-        path: &[u8],
+        field: &Element<'_>,
         state: G::State,
         decision: Decision<'v>,
     ) -> (G::State, Decision<'v>) {
+        let path = field.name();
         if paths.told || matches!(decision, Decision::Act(_)) || !path.contains(&b'.') {
             return (state, decision);
         }
-        let Some((state, step)) = self.guide.straddle(&state, path) else { return (state, decision) };
+        let Some((state, step)) = self.guide.straddle(&state, path, field) else { return (state, decision) };
         match resolve(&mut self.guide, step) {
             Decision::Act(Action::Remove) => (state, Decision::Act(Action::Replace(Value::Null))),
             decision => (state, decision),
@@ -166,7 +171,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             let path = path.map_err(|e| e.to_string())?;
             let path = path.string_bytes().ok_or("`delta.removedFields` holds something that is no path")?;
             all += 1;
-            if let Fate::At { .. } = follow(&mut self.guide, path, paths.get(path), None)? {
+            if let Fate::At { .. } = follow(&mut self.guide, path, paths.reading(path), None)? {
                 kept.push(path);
             }
         }
@@ -188,7 +193,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
                 container(&entry, "truncatedArrays")?.get("field").and_then(|field| field.string_bytes());
             let path = path.ok_or("`delta.truncatedArrays` has an entry without a path")?;
             all += 1;
-            match follow(&mut self.guide, path, paths.get(path), None)? {
+            match follow(&mut self.guide, path, paths.reading(path), None)? {
                 Fate::Below { .. } => {}
                 Fate::At { decision: Decision::Act(Action::Remove | Action::Replace(_)), .. } => {}
                 Fate::At { .. } => kept.push(entry),
@@ -221,7 +226,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             let entry = entry.map_err(|e| e.to_string())?;
             let parts = container(&entry, "disambiguatedPaths")?;
             if let Fate::Below { action, prefix, names } =
-                follow(&mut self.guide, entry.name(), Some(parts), None)?
+                follow(&mut self.guide, entry.name(), Reading::Exact(parts), None)?
             {
                 let path = &entry.name()[..prefix];
                 let place = at..at + entry.whole().len();

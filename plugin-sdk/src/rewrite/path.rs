@@ -27,6 +27,17 @@ pub(super) enum Fate<'v, S> {
     },
 }
 
+/// How a path is to be read.
+#[derive(Clone, Copy)]
+pub(super) enum Reading<'p> {
+    /// Every dot parts two names: MongoDB would have said if not.
+    Plain,
+    /// The same, but before MongoDB 6.1 some of the dots may belong to names.
+    Guessed,
+    /// As an entry of `disambiguatedPaths` says: `["a.b", 0, "c"]`.
+    Exact(Doc<'p>),
+}
+
 /// One name of a path.
 struct Part<'p> {
     name: &'p [u8],
@@ -35,7 +46,7 @@ struct Part<'p> {
     end: usize,
 }
 
-/// Cuts a path at its dots, or as `disambiguatedPaths` says: `["a.b", 0, "c"]`.
+/// Cuts a path into its names.
 struct Parts<'p> {
     path: &'p [u8],
     /// Where the next name begins; beyond the path after the last.
@@ -44,8 +55,12 @@ struct Parts<'p> {
 }
 
 impl<'p> Parts<'p> {
-    fn new(path: &'p [u8], exact: Option<Doc<'p>>) -> Self {
-        Parts { path, at: 0, exact: exact.map(|e| e.elements()) }
+    fn new(path: &'p [u8], reading: Reading<'p>) -> Self {
+        let exact = match reading {
+            Reading::Exact(parts) => Some(parts.elements()),
+            Reading::Plain | Reading::Guessed => None,
+        };
+        Parts { path, at: 0, exact }
     }
 
     fn next(&mut self) -> Result<Option<Part<'p>>, String> {
@@ -90,10 +105,13 @@ fn is_index(name: &[u8]) -> bool {
 pub(super) fn follow<'v, G: Guide<'v>>(
     guide: &mut G,
     path: &[u8],
-    exact: Option<Doc<'_>>,
+    reading: Reading<'_>,
     value: Option<&Element<'_>>,
 ) -> Result<Fate<'v, G::State>, String> {
-    let mut parts = Parts::new(path, exact);
+    if matches!(reading, Reading::Guessed) && guide.hides_path(path) {
+        return Ok(Fate::Below { action: Action::Remove, prefix: path.len(), names: 0 });
+    }
+    let mut parts = Parts::new(path, reading);
     let mut state = guide.root();
     let mut masked: Option<Action<'v>> = None;
     let (mut prefix, mut names) = (0, 0);
@@ -115,6 +133,14 @@ pub(super) fn follow<'v, G: Guide<'v>>(
                 };
                 state = next;
                 match resolve(guide, step) {
+                    // Not even the path may stay.
+                    Decision::Erase => {
+                        return Ok(Fate::Below {
+                            action: Action::Remove,
+                            prefix: part.end,
+                            names: names + 1,
+                        });
+                    }
                     decision if is_last => return Ok(Fate::At { state, decision, in_array: part.is_index }),
                     Decision::Skip => {
                         return Ok(Fate::At { state, decision: Decision::Skip, in_array: false });

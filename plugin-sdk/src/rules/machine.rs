@@ -1,6 +1,6 @@
 //! All rules as one machine: a set of bits says how far each rule has come, and a name moves all of them at once.
 
-use bson_walker::Element;
+use bson_walker::{Element, kind};
 
 use super::{Default, Pattern};
 use crate::guide::{Guide, Name, Step};
@@ -100,23 +100,44 @@ pub struct Machine<S> {
     redact: S,
     /// Of rules that keep.
     keep: S,
+    /// Of marks.
+    mark: S,
     /// Names, the positions before them, and the next name in the bucket, counted from 1.
     names: Vec<(Box<str>, S, u16)>,
     buckets: [u16; BUCKETS],
+    /// The rule at each position; the number of the mark at each of a mark.
     rule_at: Vec<u16>,
     actions: Vec<Action<'static>>,
     default: Default,
 }
 
-/// How far the rules have come, and whether a rule that keeps covers the place.
+/// How far the rules and marks have come, and whether a rule that keeps covers the place.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct State<S> {
     at: S,
     kept: bool,
 }
 
+impl<S> State<S> {
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept
+    }
+}
+
+/// What a position's rule is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Redact,
+    Keep,
+    Mark,
+}
+
 impl<S: Bits> Machine<S> {
-    pub(super) fn new(rules: Vec<(Pattern, Action<'static>)>, default: Default) -> Self {
+    pub(super) fn new(
+        rules: Vec<(Pattern, Action<'static>)>,
+        marks: &[(Pattern, u8)],
+        default: Default,
+    ) -> Self {
         let mut machine = Machine {
             start: S::NONE,
             any_name: S::NONE,
@@ -124,6 +145,7 @@ impl<S: Bits> Machine<S> {
             last: S::NONE,
             redact: S::NONE,
             keep: S::NONE,
+            mark: S::NONE,
             names: Vec::new(),
             buckets: [0; BUCKETS],
             rule_at: Vec::new(),
@@ -131,23 +153,32 @@ impl<S: Bits> Machine<S> {
             default,
         };
         for (pattern, action) in rules {
-            let begin = machine.rule_at.len();
-            machine.start.insert(begin);
-            machine.last.insert(begin + pattern.steps.len() - 1);
-            for (i, step) in pattern.steps.iter().enumerate() {
-                machine.step(begin + i, step.far, step.name.as_deref(), action == Action::Keep);
-            }
+            let purpose = if action == Action::Keep { Purpose::Keep } else { Purpose::Redact };
+            machine.pattern(&pattern, machine.actions.len() as u16, purpose);
             machine.actions.push(action);
+        }
+        for (pattern, mark) in marks {
+            machine.pattern(pattern, u16::from(*mark), Purpose::Mark);
         }
         machine
     }
 
-    fn step(&mut self, position: usize, far: bool, name: Option<&str>, keep: bool) {
-        self.rule_at.push(self.actions.len() as u16);
-        if keep {
-            self.keep.insert(position)
-        } else {
-            self.redact.insert(position)
+    fn pattern(&mut self, pattern: &Pattern, number: u16, purpose: Purpose) {
+        let begin = self.rule_at.len();
+        self.start.insert(begin);
+        self.last.insert(begin + pattern.steps.len() - 1);
+        for step in &pattern.steps {
+            self.step(step.far, step.name.as_deref(), purpose);
+            self.rule_at.push(number);
+        }
+    }
+
+    fn step(&mut self, far: bool, name: Option<&str>, purpose: Purpose) {
+        let position = self.rule_at.len();
+        match purpose {
+            Purpose::Redact => self.redact.insert(position),
+            Purpose::Keep => self.keep.insert(position),
+            Purpose::Mark => self.mark.insert(position),
         }
         if far {
             self.far.insert(position);
@@ -205,13 +236,15 @@ impl<S: Bits> Machine<S> {
     }
 
     #[inline]
-    fn decide(&self, from: &State<S>, (at, ended): (S, S)) -> (State<S>, Step) {
+    fn decide(&self, from: &State<S>, (at, ended): (S, S), value: Option<&Element<'_>>) -> (State<S>, Step) {
         if let Some(position) = ended.and(self.redact).first() {
             return (State { at, kept: from.kept }, Step::Act(u32::from(self.rule_at[position])));
         }
-        let kept = from.kept || ended.any();
+        let kept = from.kept || ended.and(self.keep).any();
         let step = if kept {
             if at.and(self.redact).any() { Step::Enter } else { Step::Skip }
+        } else if self.default == Default::Mask {
+            if value.is_some_and(is_leaf) { Step::Act(UNNAMED) } else { Step::Enter }
         } else if at.and(self.keep).any() {
             Step::Hollow
         } else {
@@ -219,6 +252,90 @@ impl<S: Bits> Machine<S> {
         };
         (State { at, kept }, step)
     }
+
+    /// One step of a path, whatever it is a step of: where the rules stand then, those that end here, and what they say.
+    #[inline]
+    pub(super) fn advance(
+        &self,
+        from: &State<S>,
+        by: By<'_>,
+        value: Option<&Element<'_>>,
+    ) -> (State<S>, S, Step) {
+        let (at, ended) = match by {
+            By::Field(name) if name.has_dot => self.dotted(from.at, name.bytes),
+            By::Field(name) => self.name(from.at, name.bytes),
+            By::Index(digits) => {
+                let (next, ended) = self.name(from.at, digits);
+                (next.or(from.at), ended)
+            }
+            By::Detail(name) => return self.detail(from, name, value),
+        };
+        let (state, step) = self.decide(from, (at, ended), value);
+        (state, ended, step)
+    }
+
+    /// Any names may stand before, between and after those of a rule.
+    fn detail(&self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, S, Step) {
+        let mut at = from.at;
+        let mut ended = S::NONE;
+        for part in name.bytes.split(|b| *b == b'.') {
+            let (next, end) = self.name(at, part);
+            at = at.or(next);
+            ended = ended.or(end);
+        }
+        // What is kept is for `closed` to say.
+        let ended = ended.without(self.keep);
+        let (state, step) = self.decide(&State { at: from.at, kept: true }, (at, ended), value);
+        (state, ended, step)
+    }
+
+    /// Lets a `*` stand for several names in a row.
+    pub(super) fn straddle(&self, plain: &State<S>, path: &[u8]) -> (State<S>, S, Step) {
+        let mut at = self.start;
+        let mut ended = S::NONE;
+        for name in path.split(|b| *b == b'.') {
+            let (next, end) = self.name(at, name);
+            at = next.or(at.and(self.any_name));
+            ended = ended.or(end);
+        }
+        let ended = ended.without(self.keep);
+        let at = plain.at.or(at.without(self.keep));
+        // The value is not asked: what is unnamed in the plain reading was masked already.
+        let (state, step) = self.decide(plain, (at, ended), None);
+        (state, ended, step)
+    }
+
+    /// The numbers of the marks that end here, as bits.
+    #[inline]
+    pub(super) fn marks(&self, ended: S) -> u64 {
+        let mut rest = ended.and(self.mark);
+        let mut marks = 0;
+        while let Some(position) = rest.first() {
+            marks |= 1 << self.rule_at[position];
+            let mut seen = S::NONE;
+            seen.insert(position);
+            rest = rest.without(seen);
+        }
+        marks
+    }
+
+    /// Whether a mark may end below.
+    #[inline]
+    pub(super) fn marks_below(&self, state: &State<S>) -> bool {
+        state.at.and(self.mark).any()
+    }
+}
+
+/// One step of a path.
+#[derive(Clone, Copy)]
+pub(super) enum By<'n> {
+    Field(Name<'n>),
+    Index(&'n [u8]),
+    Detail(Name<'n>),
+}
+
+pub(super) fn is_leaf(value: &Element<'_>) -> bool {
+    !matches!(value.kind(), kind::DOCUMENT | kind::ARRAY)
 }
 
 #[inline]
@@ -242,32 +359,27 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
         State { at: self.start, kept: self.default == Default::Keep }
     }
 
-    fn field(&mut self, from: &State<S>, name: Name<'_>, _: Option<&Element<'_>>) -> (State<S>, Step) {
-        let step =
-            if name.has_dot { self.dotted(from.at, name.bytes) } else { self.name(from.at, name.bytes) };
-        self.decide(from, step)
+    fn field(&mut self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, Step) {
+        let (state, _, step) = self.advance(from, By::Field(name), value);
+        (state, step)
     }
 
-    fn index(&mut self, from: &State<S>, digits: &[u8], _: Option<&Element<'_>>) -> (State<S>, Step) {
-        let (next, ended) = self.name(from.at, digits);
-        self.decide(from, (next.or(from.at), ended))
+    fn index(&mut self, from: &State<S>, digits: &[u8], value: Option<&Element<'_>>) -> (State<S>, Step) {
+        let (state, _, step) = self.advance(from, By::Index(digits), value);
+        (state, step)
     }
 
     fn action(&mut self, number: u32) -> Action<'m> {
-        self.actions.get(number as usize).map_or(Action::Remove, Action::borrow)
+        match self.actions.get(number as usize) {
+            Some(action) => action.borrow(),
+            None if self.default == Default::Mask => Action::Mask { keep_last: 0 },
+            None => Action::Remove,
+        }
     }
 
-    /// Any names may stand before, between and after those of a rule.
-    fn detail(&mut self, from: &State<S>, name: Name<'_>, _: Option<&Element<'_>>) -> (State<S>, Step) {
-        let mut at = from.at;
-        let mut ended = S::NONE;
-        for part in name.bytes.split(|b| *b == b'.') {
-            let (next, end) = self.name(at, part);
-            at = at.or(next);
-            ended = ended.or(end);
-        }
-        // What is kept is for `closed` to say.
-        self.decide(&State { at: from.at, kept: true }, (at, ended.and(self.redact)))
+    fn detail(&mut self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, Step) {
+        let (state, _, step) = self.advance(from, By::Detail(name), value);
+        (state, step)
     }
 
     /// `"$card.pan"` and `"$card"` for a rule `card.pan`; `"$$this.pan"` too, since nobody knows what `$$this` is.
@@ -285,19 +397,11 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
     }
 
     fn closed(&self) -> bool {
-        self.default == Default::Remove
+        self.default != Default::Keep
     }
 
-    /// Lets a `*` stand for several names in a row.
-    fn straddle(&mut self, plain: &State<S>, path: &[u8]) -> Option<(State<S>, Step)> {
-        let mut at = self.start;
-        let mut ended = S::NONE;
-        for name in path.split(|b| *b == b'.') {
-            let (next, end) = self.name(at, name);
-            at = next.or(at.and(self.any_name));
-            ended = ended.or(end);
-        }
-        let at = plain.at.or(at.and(self.redact));
-        Some(self.decide(plain, (at, ended.and(self.redact))))
+    fn straddle(&mut self, plain: &State<S>, path: &[u8], _value: &Element<'_>) -> Option<(State<S>, Step)> {
+        let (state, _, step) = Machine::straddle(self, plain, path);
+        Some((state, step))
     }
 }

@@ -1,14 +1,17 @@
-//! Removes, masks or replaces values by path before they reach the audit log.
+//! Removes, masks or replaces values, by where they stand and by what they contain, before they reach the audit log.
 
 mod config;
+mod find;
+mod namespace;
+mod policy;
 
 use plugin_sdk::prelude::*;
-use plugin_sdk::rules::Rules;
+use policy::Policy;
 
 /// The plugin: compiled rules, applied to every place of an event in which a value can stand.
 #[derive(Debug)]
 pub struct Redact {
-    rules: Rules,
+    policy: Policy,
 }
 
 impl Plugin for Redact {
@@ -16,11 +19,11 @@ impl Plugin for Redact {
     const CONFIG_SCHEMA: &'static str = include_str!("config.schema.json");
 
     fn configure(config: &str) -> Result<Self, String> {
-        config::rules(config).map(|rules| Redact { rules })
+        Policy::new(config).map(|policy| Redact { policy })
     }
 
     fn process(&self, event: Event<'_>, out: &mut Output<'_>) -> Result<Verdict, String> {
-        event.redact(out, &self.rules)
+        self.policy.apply(event, out)
     }
 }
 

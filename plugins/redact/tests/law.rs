@@ -2,6 +2,7 @@
 //! a model that shares no code with the plugin. `REDACT_SEED=n` replays one case.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[allow(dead_code)]
 mod model;
 
 use std::collections::BTreeSet;

@@ -192,11 +192,27 @@ fn fits(rule: &[&str], names: &[String]) -> bool {
 pub struct Random {
     state: u64,
     texts: u32,
+    /// Whether values and names are also such as value rules find.
+    findable: bool,
 }
+
+/// What value rules find, each with the rule's `find`.
+pub const FINDABLE: [(&str, &str); 6] = [
+    ("bob@example.com", r#""email""#),
+    ("4111111111111111", r#""card""#),
+    ("5555 5555 5555 4444", r#""card""#),
+    ("DE89370400440532013000", r#""iban""#),
+    ("tok-4711", r#"{"regex":"tok-[0-9]+"}"#),
+    ("bob@sub.example.org", r#""email""#),
+];
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Random { state: seed, texts: 0 }
+        Random { state: seed, texts: 0, findable: false }
+    }
+
+    pub fn findable(seed: u64) -> Self {
+        Random { findable: true, ..Random::new(seed) }
     }
 
     pub fn below(&mut self, n: usize) -> usize {
@@ -208,6 +224,9 @@ impl Random {
     }
 
     fn name(&mut self) -> String {
+        if self.findable && self.below(6) == 0 {
+            return FINDABLE[self.below(FINDABLE.len())].0.into();
+        }
         ["a", "b", "c", "d", "0", "1", "a.b", "c.1.d"][self.below(8)].into()
     }
 
@@ -215,11 +234,46 @@ impl Random {
         match if depth == 0 { 0 } else { self.below(5) } {
             1 | 2 => Bson::Document(self.document(depth - 1)),
             3 => Bson::Array((0..self.below(4)).map(|_| self.value(depth - 1)).collect()),
+            _ if self.findable && self.below(2) == 0 => self.found(),
             _ => {
                 self.texts += 1;
                 Bson::String(format!("text {:04} of the document", self.texts))
             }
         }
+    }
+
+    fn found(&mut self) -> Bson {
+        let (text, _) = FINDABLE[self.below(FINDABLE.len())];
+        match self.below(5) {
+            0 => Bson::Int64(4_111_111_111_111_111),
+            1 => Bson::Double(4_111_111_111_111_111.0),
+            2 => Bson::String(text.into()),
+            3 => Bson::String(format!(r#"{{"a":["{text}",1]}}"#)),
+            _ => Bson::String(format!("one {text}, two {text}.")),
+        }
+    }
+
+    /// Rules that look at values, as JSON; those whose `find` is in the second list have no path.
+    pub fn value_rules(&mut self) -> (Vec<String>, Vec<&'static str>) {
+        let (mut rules, mut everywhere) = (Vec::new(), Vec::new());
+        for _ in 0..1 + self.below(3) {
+            let (_, find) = FINDABLE[self.below(FINDABLE.len())];
+            let path = match self.below(3) {
+                0 => format!(r#""path":"{}","#, self.rules(false)[0].0),
+                _ => {
+                    everywhere.push(find);
+                    String::new()
+                }
+            };
+            let action = [
+                r#""action":"remove""#,
+                r#""action":"mask""#,
+                r#""action":"mask","keep_last":2"#,
+                r#""action":"replace","value":"[found]""#,
+            ][self.below(4)];
+            rules.push(format!(r#"{{{path}"find":{find},{action}}}"#));
+        }
+        (rules, everywhere)
     }
 
     pub fn document(&mut self, depth: usize) -> Document {

@@ -3,7 +3,9 @@
 mod check;
 mod history;
 mod output;
+mod quarantine;
 mod recover;
+mod reload;
 mod roll;
 mod run;
 mod sql;
@@ -88,6 +90,8 @@ enum Command {
     Recover(recover::Args),
     Verify(verify::Args),
     Roll(roll::Args),
+    Quarantine(quarantine::Args),
+    Reload(reload::Args),
     Sql(sql::Args),
 }
 
@@ -130,6 +134,8 @@ impl Command {
             Command::Recover(args) => recover::run(args, global).await,
             Command::Verify(args) => verify::run(args, global).await,
             Command::Roll(args) => roll::run(args, global).await,
+            Command::Quarantine(args) => quarantine::run(args, global).await,
+            Command::Reload(args) => reload::run(args, global).await,
             Command::Sql(args) => sql::run(args, global).await,
         }
     }

@@ -42,6 +42,8 @@ pub struct Checkpoint {
     pub context: Option<ActorContext>,
     /// What the stream makes digests with; `None` in a checkpoint of an earlier version, until it gets its next writer.
     pub salt: Option<Salt>,
+    /// On how many of the last events plugins failed.
+    pub failures: RecentFailures,
     /// What was read, and what became of it.
     pub counters: Counters,
 }
@@ -123,11 +125,113 @@ pub struct Counters {
     /// How many events were released from quarantine: tried again, and appended late or dropped.
     #[serde(default)]
     pub released: i64,
+    /// What each plugin did with the events that came to it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, PluginCounters>,
+}
+
+/// What one plugin did with the events that came to it. Documents that are only compared behind a gap are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PluginCounters {
+    /// Left as they were.
+    pub kept: i64,
+    /// Replaced by what it made of them.
+    pub replaced: i64,
+    /// Dropped.
+    pub dropped: i64,
+    /// Withheld, because it failed on them.
+    pub failed: i64,
+    /// How long it took for all of them, in microseconds.
+    pub micros: i64,
+}
+
+impl PluginCounters {
+    /// How many events came to it.
+    pub fn events(&self) -> i64 {
+        self.kept + self.replaced + self.dropped + self.failed
+    }
+
+    /// Microseconds an event on average; `None` before the first one.
+    pub fn micros_per_event(&self) -> Option<f64> {
+        (self.events() > 0).then(|| self.micros as f64 / self.events() as f64)
+    }
+}
+
+/// On how many of the last ten thousand events plugins failed: counted by the thousand, so that it stays small in the
+/// checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RecentFailures {
+    /// Which thousand of all events that were read the last count is of.
+    thousand: i64,
+    /// Failures in each of the last thousands, oldest first.
+    counts: Vec<i64>,
+}
+
+impl RecentFailures {
+    /// How many successive events are looked at.
+    pub const WINDOW: i64 = 10_000;
+    const STEP: i64 = 1_000;
+
+    /// Counts a failure on the event of this number, from 1, and says how many there are among the last events, this one
+    /// included.
+    pub fn note(&mut self, number: i64) -> i64 {
+        let thousand = (number - 1) / Self::STEP;
+        let windows = (Self::WINDOW / Self::STEP) as usize;
+        let passed = (thousand - self.thousand).clamp(0, Self::WINDOW / Self::STEP) as usize;
+        self.counts.resize(self.counts.len().max(1) + passed, 0);
+        self.counts.drain(..self.counts.len().saturating_sub(windows));
+        self.thousand = thousand;
+        if let Some(last) = self.counts.last_mut() {
+            *last += 1;
+        }
+        self.counts.iter().sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
 }
 
 impl Counters {
+    /// Adds what plugins did with further events.
+    pub fn add_plugins(&mut self, plugins: BTreeMap<String, PluginCounters>) {
+        for (name, more) in plugins {
+            let counters = self.plugins.entry(name).or_default();
+            counters.kept += more.kept;
+            counters.replaced += more.replaced;
+            counters.dropped += more.dropped;
+            counters.failed += more.failed;
+            counters.micros += more.micros;
+        }
+    }
+
     /// Whether everything that was read is accounted for.
     pub fn add_up(&self) -> bool {
         self.read == self.appended + self.dropped.values().sum::<i64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_over_the_last_ten_thousand_events_and_no_more() {
+        let mut failures = RecentFailures::default();
+        assert!(failures.is_empty());
+        assert_eq!([1, 2, 1_000, 1_001].map(|n| failures.note(n)), [1, 2, 3, 4]);
+        // The first thousand is forgotten with the eleventh.
+        assert_eq!(failures.note(10_000), 5);
+        assert_eq!(failures.note(10_001), 3);
+        assert_eq!(failures.note(1_000_000), 1);
+        assert_eq!(failures.counts.len(), 10);
+    }
+
+    #[test]
+    fn an_event_every_now_and_then_never_adds_up_to_many() {
+        let mut failures = RecentFailures::default();
+        let most = (1..=500).map(|n| failures.note(n * 997)).max();
+        assert_eq!(most, Some(11));
     }
 }

@@ -16,10 +16,13 @@ use crate::checkpoint::ServerVersion;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 pub use crate::fault::code;
-use crate::fault::{Meaning, meaning};
+use crate::fault::{Fault, Meaning, meaning};
 
 /// How long to look for a usable server before giving up; the loops try again with backoff.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a server is asked whether it is there, unless the URI says otherwise. A host or network that vanishes without a word
+/// is given up after this and `connectTimeoutMS` (10 s) together; then every operation that waits for it fails, and starts over.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Connections of a client, unless the URI says otherwise: every change stream occupies one while it waits for events.
 const POOL: u32 = 200;
 /// Connections of a client for small operations: a slow one leaves room for others.
@@ -66,6 +69,7 @@ async fn options(uri: &Secret) -> Result<ClientOptions> {
     let mut options = ClientOptions::parse(uri.expose()).await.map_err(unusable_uri)?;
     options.app_name.get_or_insert_with(|| "archiver".to_owned());
     options.max_pool_size.get_or_insert(POOL);
+    options.heartbeat_freq.get_or_insert(HEARTBEAT);
     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(durable());
@@ -115,6 +119,19 @@ pub async fn server_version(database: &Database) -> Result<String> {
         .await
         .map_err(|e| mongo_error("asking for the version", e))?;
     Ok(reply.get_str("version").unwrap_or("unknown").to_owned())
+}
+
+/// Whether a version, of a server or of its features, has what change streams are opened with: images and the events of
+/// collections and indexes came with 6.0.
+pub fn is_supported(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 6)
+}
+
+/// That an upgrade was not finished, or is to be taken back.
+pub fn feature_too_old(version: &str) -> Error {
+    Error::unavailable(format!("the feature compatibility version is too old version={version}"))
+        .with_fault(Fault::NeedsHuman)
+        .hint("finish the upgrade: db.adminCommand({setFeatureCompatibilityVersion: \"6.0\"})")
 }
 
 /// Which deployment this is, and of which version, as far as the account may see it.

@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod audit_log;
+pub mod authoring;
 pub mod backoff;
 pub mod capture;
 pub mod check;
@@ -17,6 +18,7 @@ pub mod event;
 mod fail_point;
 pub mod fault;
 pub mod history;
+pub mod metrics;
 pub mod plugin;
 pub mod progress;
 pub mod quarantine;

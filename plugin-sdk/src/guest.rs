@@ -71,7 +71,8 @@ mod exported {
         std::panic::set_hook(Box::new(|info| match info.location() {
             Some(at) => {
                 let message = info.payload_as_str().unwrap_or("");
-                write(Level::Error, format_args!("plugin panicked at line {}: {message}", at.line()));
+                let (file, line) = (at.file(), at.line());
+                write(Level::Error, format_args!("plugin panicked at {file}:{line}: {message}"));
             }
             None => write(Level::Error, format_args!("plugin panicked")),
         }));
@@ -81,8 +82,7 @@ mod exported {
 #[cfg(target_arch = "wasm32")]
 pub use exported::Slot;
 
-/// Makes a type that implements [`crate::plugin::Plugin`] the plugin that this crate builds to. Outside the sandbox
-/// it only checks that the type fits.
+/// Makes a type that implements [`crate::plugin::Plugin`] the plugin that this crate builds to. Stands at the top of the crate.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
@@ -111,10 +111,12 @@ macro_rules! export {
     $crate::guest::bindings::export_component!(Exported with_types_in $crate::guest::bindings);
         };
 
+        /// Measures the plugin natively, for `archiver plugin bench`; also the proof that the type fits.
         #[cfg(not(target_arch = "wasm32"))]
-        const _: () = {
-            const fn fits<P: $crate::plugin::Plugin>() {}
-            fits::<$plugin>();
-        };
+        #[doc(hidden)]
+        #[allow(unreachable_pub)]
+        pub fn __bench(config: &str, events: &[u8], rounds: usize) -> Result<Vec<f64>, String> {
+            $crate::testing::bench::<$plugin>(config, events, rounds)
+        }
     };
 }

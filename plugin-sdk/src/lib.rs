@@ -25,6 +25,7 @@
 //! ```
 
 pub mod batch;
+pub mod changed;
 pub mod config;
 pub mod event;
 pub mod guest;
@@ -34,6 +35,7 @@ pub mod plugin;
 mod rewrite;
 pub mod rules;
 pub mod testing;
+pub mod token;
 pub mod value;
 
 pub use bson_walker;
@@ -45,6 +47,7 @@ pub mod prelude {
     pub use crate::guide::Path;
     pub use crate::log::Level;
     pub use crate::plugin::{Output, Plugin, Verdict};
+    pub use crate::token::{Hasher, Key};
     pub use crate::value::{Action, Value};
     pub use bson_walker::{Doc, Element, Writer};
 }

@@ -211,14 +211,15 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         in_array: bool,
     ) -> Result<(), String> {
         let name = element.name();
-        if let (Action::Mask { .. }, kind::ARRAY) = (action, element.kind()) {
-            return self.mask_array(value_at(start, element), element.value(), action);
+        if action.is_for_each(element.kind()) {
+            return self.each(value_at(start, element), element.value(), action);
         }
-        if *action == Action::Keep {
+        if action.spares(element) {
             return Ok(());
         }
         self.cut(start, start + element.whole().len());
         match action {
+            Action::Hash(tokens) => append_string(name, &[&tokens.token(element)], self.out),
             Action::Remove if in_array => append(kind::NULL, name, &[], self.out),
             Action::Remove | Action::Keep => {}
             Action::Replace(value) => value.append(name, self.out),
@@ -227,8 +228,8 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         Ok(())
     }
 
-    /// Masks element by element, so that a delta may still name one of them.
-    fn mask_array(&mut self, start: usize, bytes: &'e [u8], action: &Action<'v>) -> Result<(), String> {
+    /// Acts element by element, so that a delta may still name one of them.
+    fn each(&mut self, start: usize, bytes: &'e [u8], action: &Action<'v>) -> Result<(), String> {
         if self.depth >= MAX_DEPTH {
             return Err(format!("nested more than {MAX_DEPTH} levels deep"));
         }

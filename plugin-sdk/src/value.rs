@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use bson_walker::{Element, kind};
 
+use crate::token::{Tokenize, Tokens};
+
 /// What a masked value shows in place of what it hides; the same for every length.
 pub const MASK: &str = "***";
 
@@ -22,12 +24,20 @@ pub enum Action<'v> {
         /// How many characters stay, unless that would be half of them or more.
         keep_last: usize,
     },
+    /// Put a token in the place of every value, one by one: documents and arrays stay as shells, with their names. What says
+    /// nothing (null, undefined, MinKey, MaxKey) stays: see [`crate::token`].
+    Hash(Tokens),
 }
 
 impl<'v> Action<'v> {
     /// Puts another value in its place.
     pub fn replace(value: impl Into<Value<'v>>) -> Self {
         Action::Replace(value.into())
+    }
+
+    /// Puts tokens in the place of values.
+    pub fn hash(tokens: impl Tokenize + 'static) -> Self {
+        Action::Hash(Tokens::new(tokens))
     }
 
     /// The same action, borrowed.
@@ -37,6 +47,27 @@ impl<'v> Action<'v> {
             Action::Remove => Action::Remove,
             Action::Replace(value) => Action::Replace(value.borrow()),
             Action::Mask { keep_last } => Action::Mask { keep_last: *keep_last },
+            Action::Hash(tokens) => Action::Hash(tokens.clone()),
+        }
+    }
+
+    /// Whether it leaves this value alone.
+    pub(crate) fn spares(&self, value: &Element<'_>) -> bool {
+        match self {
+            Action::Keep => true,
+            Action::Hash(_) => {
+                matches!(value.kind(), kind::NULL | kind::UNDEFINED | kind::MIN_KEY | kind::MAX_KEY)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it acts on what this container holds, not on the whole of it.
+    pub(crate) fn is_for_each(&self, container: u8) -> bool {
+        match self {
+            Action::Mask { .. } => container == kind::ARRAY,
+            Action::Hash(_) => matches!(container, kind::ARRAY | kind::DOCUMENT),
+            _ => false,
         }
     }
 }

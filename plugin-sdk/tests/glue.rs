@@ -158,6 +158,6 @@ fn a_typed_config_refuses_what_it_does_not_know() {
     assert_eq!(config::parse::<Config>(r#"{"size": 3}"#).unwrap().size, 3);
     assert_eq!(
         config::parse::<Config>(r#"{"sise": 3}"#).unwrap_err(),
-        "config: unknown field `sise`, expected `size`"
+        "config: unknown field `sise`, expected `size`; did you mean `size`?"
     );
 }

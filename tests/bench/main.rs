@@ -5,6 +5,7 @@
 
 mod bare;
 mod capture;
+mod hand_over;
 mod latency;
 mod process;
 mod sources;
@@ -15,19 +16,24 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "\
-usage: bench capture [--events N] [--rounds N]
+usage: bench capture [--events N] [--rounds N] [--segment-mib N]
        bench sources [--events N]
        bench latency [--seconds N]
+       bench hand-over [--rounds N]
 
   capture drains a backlog of N change events (default 50000, about 1 KB each; --events 1000000 for the documented run)
   through `archiver run` with the redact plugin and ten rules, and through a bare program: the same change stream with the
   same options, one batch drained, one insert_many of the very same bytes, and so on. Both take turns on one mongod, N
-  rounds (default 3). Also gives the rate of every hundred thousand events, and the most memory it took.
+  rounds (default 3). Also gives the rate of every hundred thousand events, and the most memory it took. Segments are built
+  beside it where the backlog holds more than one (default 128 MiB); --segment-mib 4096 measures capture by itself.
 
   sources drains the same backlog with 1, 2, 4 and 8 sources, and gives throughput and CPU seconds of both processes.
 
   latency writes 1000 and 5000 events a second, N seconds each (default 10), and gives the time from the acknowledged write
   until a majority read sees the record, beside that until a bare change stream delivers the event.
+
+  hand-over stops and kills one of two archivers by turns, N times each, and gives the time from the signal until each of the
+  streams it held is appended to by the other.
 
   Measures the binaries beside this one: run it from a release build, after
   cargo build --release -p archiver && cargo build --release --target wasm32-unknown-unknown -p redact";
@@ -45,21 +51,23 @@ fn main() -> ExitCode {
 fn start() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().context(USAGE)?;
-    let (mut events, mut rounds, mut seconds) = (50_000, 3, 10);
+    let (mut events, mut rounds, mut seconds, mut segment_mebibytes) = (50_000, 3, 10, 128);
     while let Some(flag) = arguments.next() {
         let value: usize = arguments.next().and_then(|v| v.parse().ok()).filter(|v| *v > 0).context(USAGE)?;
         match flag.as_str() {
             "--events" => events = value,
             "--rounds" => rounds = value,
             "--seconds" => seconds = value,
+            "--segment-mib" => segment_mebibytes = value,
             _ => bail!("{USAGE}"),
         }
     }
     let runtime = tokio::runtime::Runtime::new()?;
     match name.as_str() {
-        "capture" => runtime.block_on(capture::run(capture::Settings { events, rounds })),
+        "capture" => runtime.block_on(capture::run(capture::Settings { events, rounds, segment_mebibytes })),
         "sources" => runtime.block_on(sources::run(events)),
         "latency" => runtime.block_on(latency::run(seconds)),
+        "hand-over" => runtime.block_on(hand_over::run(rounds)),
         _ => bail!("{USAGE}"),
     }
 }

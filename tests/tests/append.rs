@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use archiver::audit_log::AuditLog;
-use archiver::checkpoint::{Checkpoint, Counters};
+use archiver::checkpoint::{Checkpoint, Counters, RecentFailures};
 use archiver::config::Config;
 use archiver::event::Position;
 use archiver::record::Record;
@@ -26,6 +26,7 @@ async fn log(fixture: &Fixture) -> AuditLog {
 
 fn first(epoch: i64) -> Checkpoint {
     Checkpoint {
+        failures: RecentFailures::default(),
         stream: StreamId::whole("orders"),
         partitions: 1,
         epoch,

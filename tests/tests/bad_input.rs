@@ -50,7 +50,8 @@ async fn a_value_from_the_environment_is_never_quoted() {
     let server = Server::shared().await;
     let mut fixture = Fixture::new(&server);
     fixture.archiver.env("ARCHIVER_TEST_SECRET", "can\"ary\\1");
-    let rules = "{ path = \"card\", action = \"${ARCHIVER_TEST_SECRET}\" }";
+    // The plugin quotes a rule's path, and this rule is none it takes.
+    let rules = "{ path = \"${ARCHIVER_TEST_SECRET}\", action = \"keep\" }";
     fixture.configure(&(Fixture::redact("p", rules) + source().trim_end() + "\nplugins = [\"p\"]\n"));
     let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(PLUGIN);
     assert!(!outcome.expect_message(&["rules[0]", "[secret]"]).stderr.contains("ary"));

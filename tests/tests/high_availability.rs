@@ -221,6 +221,7 @@ async fn a_writer_that_is_paused_in_an_append_and_revived_later_does_no_harm() {
         .then_some(())
     })
     .await;
+    wait_until("it warns", LIMIT, async || first.stderr().contains("raise lease_time").then_some(())).await;
     world.spread_over(&[&first, &second]).await;
     world.goes_on().await;
     world.compare(vec![first, second]).await;

@@ -274,7 +274,8 @@ async fn release(world: &World<'_>) -> Outcome {
     let plugins = bad + &Fixture::redact("good", rules);
     let through = |name: &str| {
         let sections = format!("{plugins}[[source]]");
-        fixture.write_config(&(config.replace("[[source]]", &sections) + &format!("plugins = [\"{name}\"]\n")));
+        fixture
+            .write_config(&(config.replace("[[source]]", &sections) + &format!("plugins = [\"{name}\"]\n")));
     };
     through("bad");
     fixture.collection("orders").insert_one(doc! {"_id": "bad", "do": "panic"}).await.unwrap();
@@ -319,8 +320,10 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
         [(None, Some("root@admin")), (roles::privileges("archiverActors", &world.names).pop(), None)]
     {
         world.define("archiverActors", missing.as_ref()).await;
-        assert_eq!(actor_of_a_transaction(&world).await.as_deref(), actor, "without {missing:?}");
+        let root = world.servers.watched.client();
+        assert_eq!(actor_of_a_transaction(&world, root).await.as_deref(), actor, "without {missing:?}");
     }
+    the_owner_of_a_certificate_is_named(&world).await;
 
     const KNOWN: [&str; 5] =
         ["archiverMonitor", "archiverImages", "archiverActors", "archiverRecover", "archiverRead"];
@@ -353,10 +356,24 @@ async fn images_are_switched_on_with_their_role_alone(world: &mut World<'_>) {
     world.fixture.write_config(&config);
 }
 
-/// Who changed a document in a transaction, as its record says.
-async fn actor_of_a_transaction(world: &World<'_>) -> Option<String> {
-    let mut session = world.servers.watched.client().start_session().await.unwrap();
-    let orders = world.fixture.collection("orders");
+/// An application that logs in with a certificate acts under the certificate's subject.
+async fn the_owner_of_a_certificate_is_named(world: &World<'_>) {
+    world.define("archiverActors", None).await;
+    let application = world.own("application");
+    let write = ["readWriteAnyDatabase".to_owned()];
+    roles::certificate_account(world.servers.watched.client(), &subject(&application), &write).await;
+    let key = world.servers.authority.client(&application, Validity::Present);
+    let options = format!("&authMechanism=MONGODB-X509&tlsCertificateKeyFile={}", key.display());
+    let uri = world.servers.watched.mongod().uri_of("", &options);
+    let client = mongodb::Client::with_uri_str(uri).await.unwrap();
+    let actor = actor_of_a_transaction(world, &client).await;
+    assert_eq!(actor, Some(format!("{}@$external", subject(&application))));
+}
+
+/// Who changed a document in a transaction of this client's, as its record says.
+async fn actor_of_a_transaction(world: &World<'_>, client: &mongodb::Client) -> Option<String> {
+    let mut session = client.start_session().await.unwrap();
+    let orders = client.database(world.fixture.db.name()).collection("orders");
     session.start_transaction().await.unwrap();
     let id = bson::oid::ObjectId::new();
     orders.insert_one(doc! {"_id": id}).session(&mut session).await.unwrap();

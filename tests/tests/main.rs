@@ -3,6 +3,7 @@
 
 mod actors;
 mod append;
+mod authoring;
 mod bad_input;
 mod bson_types;
 mod capture;
@@ -17,6 +18,7 @@ mod large_events;
 mod least_privilege;
 mod lifecycle;
 mod lost_history;
+mod metrics;
 mod operating;
 mod partitions;
 mod plugins;
@@ -29,7 +31,9 @@ mod renamed_into;
 mod restart;
 mod rolling;
 mod segments;
+mod shipped_plugins;
 mod snapshots;
 mod sql;
 mod tidy;
+mod traps;
 mod verify;

@@ -260,6 +260,11 @@ async fn another_number_of_partitions_is_refused_before_anything_is_written() {
             let (old, new) = (format!("began_with={first}"), format!("configured={other}"));
             refused.expect_message(&[&old, &new, &format!("set partitions = {first} again"), "a new name"]);
             assert_eq!(everything().await, before, "{first} → {other}");
+            let checked = fixture.archiver.run(&["check", "--format", "json"]).await.expect_code(3);
+            assert!(checked.stdout.contains(&old) && checked.stdout.contains(&new), "{}", checked.stdout);
+            let opened = format!("its {other} change streams, one for each partition, can be opened");
+            assert_eq!(checked.stdout.contains(&opened), other > 1, "{}", checked.stdout);
+            assert_eq!(everything().await, before, "check changes nothing");
         }
         fixture.configure(&with(first));
         fixture.collection("orders").update_one(doc! {"_id": 1}, doc! {"$inc": {"n": 1}}).await.unwrap();

@@ -156,3 +156,111 @@ async fn a_source_that_halts_stops_no_other_and_the_program_when_it_is_the_last(
     let outcome = running.finish(limit).await.expect_code(PLUGIN);
     assert!(!outcome.stderr.contains(SECRET));
 }
+
+/// The source's configuration with one more line.
+fn with(line: &str) -> String {
+    format!("{}{line}\n", configuration("quarantine"))
+}
+
+#[tokio::test]
+async fn exactly_the_bad_events_of_a_big_batch_are_withheld_and_capture_goes_on() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&configuration("quarantine"));
+    fixture.db.create_collection("things").await.unwrap();
+    fixture.run_once().await;
+    let deed = |n: i32| match n {
+        0 => Some("refuse"),
+        250 | 251 => Some("panic"),
+        499 => Some("identity"),
+        777 => Some("memory"),
+        999 => Some("garbage"),
+        _ => None,
+    };
+    let document = |n: i32| match deed(n) {
+        Some(deed) => doc! {"_id": n, "do": deed, "secret": SECRET},
+        None => doc! {"_id": n},
+    };
+    fixture.collection("things").insert_many((0..1000).map(document)).await.unwrap();
+    let outcome = fixture.archiver.run(&["run", "--once", "--log-level", "trace"]).await.expect_code(0);
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    for n in 0..1000 {
+        match deed(n) {
+            None => drop(only(&records, "insert", n)),
+            Some(_) => {
+                assert!(!records.iter().any(|r| r.get_str("op") == Ok("insert") && of_id(r, n)), "{n}")
+            }
+        }
+    }
+    assert_eq!(of(&records, &["quarantine"]).len(), 6);
+    // Its author finds the place; nobody finds the secret.
+    let line = "plugin panicked at tests/misbehave/src/lib.rs:";
+    assert!(
+        outcome.stderr.contains(line) && outcome.stderr.contains(": panic about …"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stderr.contains("I refuse …") && !outcome.stderr.contains(SECRET));
+    fixture.collection("things").insert_one(doc! {"_id": 1000}).await.unwrap();
+    fixture.run_once().await;
+    only(&fixture.records("all").await, "insert", 1000);
+    let checkpoint = fixture.checkpoint("all").await.unwrap();
+    assert_eq!(integer(&checkpoint, "counters.plugins.bad.failed"), 6);
+    assert_eq!(integer(&checkpoint, "counters.plugins.bad.kept"), 995);
+    assert!(integer(&checkpoint, "counters.plugins.bad.micros") > 0);
+    let status = fixture.archiver.run(&["status"]).await.expect_code(0).stdout;
+    assert!(status.contains("plugin bad: 995 kept, 0 replaced, 0 dropped, 6 failed"), "{status}");
+}
+
+/// Whether the record is about the document of this `_id`.
+fn of_id(record: &bson::Document, id: i32) -> bool {
+    record.get_document("key").is_ok_and(|key| key.get_i32("_id") == Ok(id))
+}
+
+#[tokio::test]
+async fn a_source_halts_before_more_events_are_withheld_than_its_limit() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&with("quarantine_limit = 2"));
+    fixture.db.create_collection("things").await.unwrap();
+    fixture.run_once().await;
+    let bad = || doc! {"do": "refuse", "secret": SECRET};
+    fixture.collection("things").insert_many([bad(), bad()]).await.unwrap();
+    fixture.run_once().await;
+    assert_eq!(of(&fixture.records("all").await, &["quarantine"]).len(), 2);
+    fixture.collection("things").insert_many([doc! {"_id": 3}, bad()]).await.unwrap();
+    let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(PLUGIN);
+    assert!(outcome.stderr.contains("more than 2 of 10000 successive events"), "{}", outcome.stderr);
+    assert!(of(&fixture.records("all").await, &["insert"]).is_empty());
+    // The operator accepts it: nothing is lost.
+    fixture.configure(&with("quarantine_limit = 3"));
+    fixture.run_once().await;
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    assert_eq!((of(&records, &["quarantine"]).len(), of(&records, &["insert"]).len()), (3, 1));
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_its_test_or_wants_more_than_it_may_is_refused_before_anything_is_captured() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let in_plugin = |line: &str| {
+        configuration("quarantine").replace("\n\n[[source]]", &format!("\n{line}\n\n[[source]]"))
+    };
+    let test = |event: &str, expect: &str| {
+        in_plugin(&format!("[[plugin.test]]\nevent = '{event}'\nexpect = '{expect}'"))
+    };
+    let dropped = r#"{"op": "insert", "after": {"do": "drop"}}"#;
+    for (text, says) in [
+        (in_plugin("allow = [\"modify\"]"), "declares that it may drop events"),
+        (test(dropped, "keep"), "gives a dropped event"),
+    ] {
+        fixture.configure(&text);
+        let outcome = fixture.archiver.run(&["run", "--once"]).await.expect_code(PLUGIN);
+        assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
+        assert!(fixture.checkpoint("all").await.is_none());
+    }
+    fixture.configure(&test(dropped, "drop"));
+    fixture.run_once().await;
+}

@@ -12,6 +12,7 @@ use bson::{Bson, Document, Timestamp, doc};
 use futures_util::StreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -239,6 +240,18 @@ async fn history_does_not_claim_that_documents_no_longer_watched_stand_still() {
     fixture.collection("a").insert_one(doc! {"_id": 1}).await.unwrap();
     fixture.collection("b").insert_one(doc! {"_id": 2}).await.unwrap();
     fixture.run_once().await;
+    let rewatched = async |level: &str| {
+        let found = fixture.archiver.run(&["check", "--format", "json"]).await.expect_code(0).json();
+        let of_watch =
+            |f: &&Value| f["level"] == level && f["what"].as_str().unwrap().contains("`watch` has");
+        found.as_array().unwrap().iter().filter(of_watch).map(|f| f["what"].to_string()).collect::<String>()
+    };
+    assert_eq!(rewatched("warn").await + &rewatched("info").await, "", "as it was");
+    fixture.configure(&Fixture::source("s", &["b", "c"]));
+    let name = |coll: &str| format!("{}.{coll}", fixture.db.name());
+    assert!(rewatched("warn").await.contains(&name("a")), "check says what is left out");
+    let more = rewatched("info").await;
+    assert!(more.contains(&name("c")) && more.contains("baseline") && !more.contains(&name("b")), "{more}");
     fixture.configure(&Fixture::source("s", &["b"]));
     fixture.run_once().await;
     let recover = async |id: &str| {

@@ -73,7 +73,11 @@ fn assert_released(records: &[Document], ids: impl Iterator<Item = i32>) {
         let seq = integer(late, "detail.late");
         let quarantine: Vec<_> = quarantined
             .iter()
-            .filter(|q| at(q, "detail.released").is_none() && seq_of(q) == seq && partition_of(q) == partition_of(late))
+            .filter(|q| {
+                at(q, "detail.released").is_none()
+                    && seq_of(q) == seq
+                    && partition_of(q) == partition_of(late)
+            })
             .collect();
         assert_eq!(quarantine.len(), 1, "{late}");
         assert_eq!(time(late), time(quarantine[0]));
@@ -96,13 +100,26 @@ fn partition_of(record: &Document) -> Option<i64> {
 async fn a_withheld_event_is_released_once_and_stands_in_history_where_it_belongs() {
     let fixture = withheld(1, 6, 3).await;
     let found = listed(&fixture).await;
-    let seen: Vec<_> = found.iter().map(|e| (e["op"].as_str(), e["error"].as_str(), e["retry"].as_str())).collect();
+    let seen: Vec<_> =
+        found.iter().map(|e| (e["op"].as_str(), e["error"].as_str(), e["retry"].as_str())).collect();
     assert_eq!(seen, [(Some("insert"), Some("trap"), Some("possible")); 2], "{found:#?}");
-    let before = fixture.archiver.run(&["recover", "--source", "all", "--id", "{\"$numberInt\": \"3\"}", "--at", "2100-01-01T00:00:00Z"]).await;
+    let before = fixture
+        .archiver
+        .run(&[
+            "recover",
+            "--source",
+            "all",
+            "--id",
+            "{\"$numberInt\": \"3\"}",
+            "--at",
+            "2100-01-01T00:00:00Z",
+        ])
+        .await;
     before.expect_code(NOT_FOUND).expect_message(&["a change was quarantined"]);
 
     // Still the same plugin: it fails again, and nothing changes.
-    let again = fixture.archiver.run(&["quarantine", "retry", "--log-level", "trace"]).await.expect_code(PLUGIN);
+    let again =
+        fixture.archiver.run(&["quarantine", "retry", "--log-level", "trace"]).await.expect_code(PLUGIN);
     assert!(again.stdout.contains("2 failed again (bad: trap)"), "{}", again.stdout);
     let output = again.stdout + &again.stderr;
     let haystack = Haystack::of(&fixture.audit, &fixture.archive(), &output).await;
@@ -131,13 +148,17 @@ async fn a_withheld_event_is_released_once_and_stands_in_history_where_it_belong
     let total = integer(&counters, "appended") + integer(&counters, "own");
     assert_eq!(total, records.len() as i64);
 
-    let at_end = ["recover", "--source", "all", "--id", "{\"$numberInt\": \"3\"}", "--at", "2100-01-01T00:00:00Z"];
+    let at_end =
+        ["recover", "--source", "all", "--id", "{\"$numberInt\": \"3\"}", "--at", "2100-01-01T00:00:00Z"];
     for _ in ["hot", "cold"] {
         let document: Value = serde_json::from_str(&fixture.ok(&at_end).await).unwrap();
         assert_eq!(document["n"]["$numberInt"], "1", "{document}");
         assert!(document["do"] == "panic" && document["secret"].is_null(), "{document}");
-        let history = fixture.ok(&["history", "--source", "all", "--id", "{\"$numberInt\": \"3\"}", "--format", "json"]).await;
-        let ops: Vec<_> = history.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["op"].clone()).collect();
+        let history = fixture
+            .ok(&["history", "--source", "all", "--id", "{\"$numberInt\": \"3\"}", "--format", "json"])
+            .await;
+        let ops: Vec<_> =
+            history.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["op"].clone()).collect();
         assert_eq!(ops, ["insert", "update"], "{history}");
         fixture.run_once().await;
         fixture.ok(&["verify"]).await;
@@ -151,7 +172,8 @@ async fn a_running_archiver_does_it_and_two_who_ask_at_once_get_each_event_once(
     let running = fixture.start();
     wait_until("both partitions are held", LIMIT, || async {
         let leases = fixture.audit.collection::<Document>("archiver.leases");
-        let held = leases.count_documents(doc! {"_id": {"$regex": "^all/"}, "holder": {"$ne": null}}).await.unwrap();
+        let held =
+            leases.count_documents(doc! {"_id": {"$regex": "^all/"}, "holder": {"$ne": null}}).await.unwrap();
         (held == 2).then_some(())
     })
     .await;
@@ -180,7 +202,9 @@ async fn a_retry_that_is_killed_at_any_ordered_write_releases_each_event_once() 
     let fixture = withheld(1, 4, 2).await;
     fixture.configure(&configuration("\"redact\"", 1));
     // The first append is that of the policy record.
-    for point in ["append:begun@2", "append:checkpoint_replaced@1", "append:records_inserted@1", "append:committed@1"] {
+    for point in
+        ["append:begun@2", "append:checkpoint_replaced@1", "append:records_inserted@1", "append:committed@1"]
+    {
         let (name, nth) = point.split_once('@').unwrap();
         let mut killed = fixture.archiver.clone();
         killed.env("ARCHIVER_FAIL_POINTS", &format!("{name}=exit@{nth}"));
@@ -206,7 +230,8 @@ async fn an_event_that_a_plugin_drops_now_is_closed_and_one_that_is_out_of_reach
     assert_eq!(chances, ["\"lost\"", "\"possible\"", "\"readBeside\""]);
 
     fixture.configure(&configuration("\"drop\", \"bad\"", 1));
-    let outcome = fixture.archiver.run(&["quarantine", "retry", "--format", "json"]).await.expect_code(HISTORY_LOST);
+    let outcome =
+        fixture.archiver.run(&["quarantine", "retry", "--format", "json"]).await.expect_code(HISTORY_LOST);
     let tried = &outcome.json()[0];
     assert_eq!(tried["dropped"], serde_json::json!({"bad": 1}), "{tried}");
     assert_eq!((&tried["lost"]["count"], &tried["readBeside"]["count"]), (&1.into(), &1.into()), "{tried}");
@@ -215,8 +240,15 @@ async fn an_event_that_a_plugin_drops_now_is_closed_and_one_that_is_out_of_reach
     assert_eq!((integer(&counters, "dropped.bad"), integer(&counters, "released")), (1, 1));
     assert_eq!(integer(&counters, "read"), integer(&counters, "appended") + 1);
     let records = fixture.records("all").await;
-    let note = of(&records, &["quarantine"]).into_iter().find(|r| at(r, "detail.released").is_some()).unwrap();
-    assert_eq!(text(note.get_document("detail").unwrap().get_array("released").unwrap()[0].as_document().unwrap(), "dropped"), "bad");
+    let note =
+        of(&records, &["quarantine"]).into_iter().find(|r| at(r, "detail.released").is_some()).unwrap();
+    assert_eq!(
+        text(
+            note.get_document("detail").unwrap().get_array("released").unwrap()[0].as_document().unwrap(),
+            "dropped"
+        ),
+        "bad"
+    );
     let status = fixture.archiver.run(&["status", "--format", "json"]).await.expect_code(0).json();
     assert_eq!((&status[0]["quarantined"], &status[0]["withheld"]), (&3.into(), &2.into()), "{status:#}");
 }

@@ -141,6 +141,29 @@ async fn deleted_since_finds_every_document_that_is_still_gone() {
     assert!(outcome.json_lines().is_empty());
 }
 
+/// As in `archiver recover … | head -c1`.
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_every_listing_quietly() {
+    let server = Server::shared().await;
+    let fixture = with_deleted_customers(&server).await;
+    let since = ["recover", "--source", "customers", "--deleted-since", "2020-01-01T00:00:00Z"];
+    for arguments in [
+        &["recover", "--source", "customers", "--id", "c1"][..],
+        &["recover", "--source", "customers", "--id", "c1", "--format", "bson"],
+        &since,
+        &["history", "--source", "customers", "--id", "c1"],
+        &["history", "--source", "customers", "--id", "c1", "--format", "json"],
+        &["status"],
+        &["verify"],
+        &["sql"],
+    ] {
+        let output = fixture.archiver.run_unread(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("error") && !said.contains("panicked"), "{arguments:?}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn apply_writes_back_and_never_over_a_live_document() {
     let server = Server::shared().await;

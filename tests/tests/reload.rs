@@ -147,7 +147,8 @@ async fn all_archivers_answer_and_whoever_takes_over_goes_on_with_the_new_plugin
     assert_eq!(answers.as_array().unwrap().len(), 2, "{answers}");
     insert(&fixture, 2).await;
     is_captured(&fixture, 2).await;
-    let holder = fixture.audit.collection::<Document>("archiver.leases").find_one(doc! {"_id": "all"}).await.unwrap();
+    let holder =
+        fixture.audit.collection::<Document>("archiver.leases").find_one(doc! {"_id": "all"}).await.unwrap();
     let holder = holder.unwrap().get_str("holder").unwrap().to_owned();
     let (held, spare): (Vec<_>, Vec<_>) =
         both.into_iter().partition(|running| holder.contains(&format!(":{}:", running.pid())));

@@ -27,6 +27,27 @@ async fn recovered(fixture: &Fixture, arguments: &[&str]) -> Document {
     bson::deserialize_from_slice(&fixture.archiver.run_for_bytes(&all).await).unwrap()
 }
 
+/// What `recover --deleted-since` gives back, by `_id`, while the audit log has it and when only the archive does.
+async fn deleted(fixture: &Fixture, watch: &str) -> [Vec<Document>; 2] {
+    let deleted = async || {
+        let since = ["recover", "--source", "orders", "--deleted-since", "2020-01-01T00:00:00Z"];
+        let bytes = fixture.archiver.run_for_bytes(&[&since[..], &["--format", "bson"]].concat()).await;
+        let mut rest = &bytes[..];
+        let mut documents: Vec<Document> = Vec::new();
+        while !rest.is_empty() {
+            documents.push(Document::from_reader(&mut rest).unwrap());
+        }
+        documents.sort_by_key(|document| integer(document, "_id"));
+        documents
+    };
+    let hot = deleted().await;
+    let archive = "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\n\n".to_owned();
+    fixture.configure(&(archive + &Fixture::source("orders", &[watch])));
+    fixture.run_once().await;
+    assert_eq!(fixture.count("orders").await, 0, "everything is trimmed");
+    [hot, deleted().await]
+}
+
 /// Replaces the watched collection while the archiver runs, by `$out` or by a rename, and looks at what is known of the
 /// documents before and after.
 async fn a_collection_is_replaced(by_out: bool) {
@@ -82,6 +103,9 @@ async fn a_collection_is_replaced(by_out: bool) {
     let shown = fixture.ok(&["history", "--source", "orders", "--id", "2"]).await;
     assert!(shown.contains("rename") && shown.contains("n: 1 → 7"), "{shown}");
     fixture.ok(&["verify"]).await;
+    for tier in deleted(&fixture, "orders").await {
+        assert_eq!(tier, [document(3, 0)], "the only one that is not there any more");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,4 +148,7 @@ async fn documents_of_a_watched_collection_are_known_to_move_and_what_they_repla
     }
     let now = ["--namespace", &orders, "--id", "3", "--at", "2100-01-01T00:00:00Z"];
     assert_eq!(recovered(&fixture, &now).await, document(3, 6));
+    for tier in deleted(&fixture, "*").await {
+        assert_eq!(tier, [document(1, 0), document(2, 5)]);
+    }
 }

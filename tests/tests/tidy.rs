@@ -202,27 +202,26 @@ fn the_tidy_test_finds_long_functions() {
     assert_eq!(found[1].2, 2);
 }
 
-/// Every test that docs/guarantees.md names as `module::name`, `*` standing for any end, is there.
+/// Every test that docs/guarantees.md and docs/traps.md name as `module::name`, `*` standing for any end, is there.
 #[test]
 fn every_promise_names_tests_that_exist() {
-    let guarantees = std::fs::read_to_string(repository().join("docs/guarantees.md")).unwrap();
     let sources: String = rust_files().into_iter().map(|(_, text)| text).collect();
     let is_name =
         |text: &str| text.contains("::") && text.chars().all(|c| c.is_alphanumeric() || "_:*".contains(c));
-    let named: Vec<&str> = guarantees.split('`').skip(1).step_by(2).filter(|text| is_name(text)).collect();
-    assert!(named.len() > 20, "the page is written in another way now: {named:?}");
-    let exists = |name: &&str| {
+    let exists = |name: &str| {
         let function = name.rsplit("::").next().unwrap();
         match function.strip_suffix('*') {
             Some(start) => sources.contains(&format!("fn {start}")),
             None => sources.contains(&format!("fn {function}(")),
         }
     };
-    report(
-        &named
-            .into_iter()
-            .filter(|name| !exists(name))
-            .map(|name| format!("no such test: {name}"))
-            .collect::<Vec<_>>(),
-    );
+    let mut problems = Vec::new();
+    for page in ["docs/guarantees.md", "docs/traps.md"] {
+        let text = std::fs::read_to_string(repository().join(page)).unwrap();
+        let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|text| is_name(text)).collect();
+        assert!(named.len() > 20, "{page} is written in another way now: {named:?}");
+        let missing = named.into_iter().filter(|name| !exists(name));
+        problems.extend(missing.map(|name| format!("{page}: no such test: {name}")));
+    }
+    report(&problems);
 }

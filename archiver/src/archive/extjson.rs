@@ -102,6 +102,13 @@ pub fn value_from_text(name: &str, text: &str) -> Result<Vec<u8>> {
     parse::value(name, text).map_err(|e| Error::invalid("this is not Extended JSON").because(e))
 }
 
+/// A value's relaxed Extended JSON, for reading only.
+pub fn value_text(element: &Element<'_>) -> String {
+    let mut text = String::new();
+    write::value(element, &mut text);
+    text
+}
+
 /// What column `doc_id` holds for this `_id`: hex for an ObjectId, a string as it is, else relaxed Extended JSON.
 /// Different values can share a text (`5` and `"5"`): whoever looks one up compares the keys too.
 pub fn doc_id_text(id: Element<'_>) -> String {
@@ -112,10 +119,6 @@ pub fn doc_id_text(id: Element<'_>) -> String {
             text
         }
         kind::STRING => String::from_utf8_lossy(id.string_bytes().unwrap_or_default()).into_owned(),
-        _ => {
-            let mut text = String::new();
-            write::value(&id, &mut text);
-            text
-        }
+        _ => value_text(&id),
     }
 }

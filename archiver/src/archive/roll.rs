@@ -144,6 +144,11 @@ impl Roller {
         Ok(hex(&leaves.root()))
     }
 
+    /// One after the last record that is sealed in the archive; 1 where none is.
+    pub fn end_seq(&self) -> i64 {
+        self.next_seq()
+    }
+
     fn next_seq(&self) -> i64 {
         self.last.as_ref().map_or(1, |sealed| sealed.manifest.end_seq)
     }

@@ -94,8 +94,7 @@ impl AuditLog {
         }
         let ids = seqs.iter().map(|seq| doc! {"source": stream.to_string(), "seq": *seq});
         let ids: Vec<Bson> = ids.map(Bson::from).collect();
-        let deleted =
-            self.open_quarantine().delete_many(doc! {"_id": {"$in": ids}}).session(session).await;
+        let deleted = self.open_quarantine().delete_many(doc! {"_id": {"$in": ids}}).session(session).await;
         let deleted = deleted.map_err(|e| mongo_error("releasing withheld events", e))?.deleted_count;
         match deleted == seqs.len() as u64 {
             true => Ok(()),

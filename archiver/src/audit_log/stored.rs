@@ -40,6 +40,9 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
     if let Some(salt) = &checkpoint.salt {
         stored.insert("salt", bson::serialize_to_bson(salt).map_err(bad)?);
     }
+    if !checkpoint.failures.is_empty() {
+        stored.insert("recentFailures", bson::serialize_to_bson(&checkpoint.failures).map_err(bad)?);
+    }
     if let Some(context) = &checkpoint.context {
         stored.insert("context", bson::serialize_to_bson(context).map_err(bad)?);
     }
@@ -76,6 +79,7 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
         server: optional(stored, "server")?,
         context: optional(stored, "context")?,
         salt: optional(stored, "salt")?,
+        failures: optional(stored, "recentFailures")?.unwrap_or_default(),
         counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,
     })
 }

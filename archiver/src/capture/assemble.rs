@@ -5,6 +5,7 @@ use bson::{DateTime, Document, Timestamp};
 use bson_walker::{Doc, Writer};
 
 use super::actor::{self, CONTEXT_DROPPED};
+use super::withheld;
 use crate::audit_log::{Append, Withheld, WithheldId};
 use crate::checkpoint::{ActorContext, Checkpoint};
 use crate::config::{OnPluginError, SourceConfig};
@@ -141,7 +142,8 @@ pub(super) fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
 }
 
 /// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters. `id_is_kept`: whether
-/// other records give documents' `_id`s as they are, so that a digest says which one it was; see [`ids_are_kept`]. Fails where a plugin failed and the source is to halt; the checkpoint is then of no more use.
+/// other records give documents' `_id`s as they are, so that a digest says which one it was; see [`ids_are_kept`]. Fails where a plugin failed and the source is to halt, or where
+/// they failed on too many events; the checkpoint is then of no more use.
 pub(super) fn assemble(
     outcomes: Vec<(Identity, Outcome)>,
     id_is_kept: bool,
@@ -168,6 +170,10 @@ pub(super) fn assemble(
             }
             Outcome::Failed(failure) => {
                 checkpoint.counters.quarantined += 1;
+                let recent = checkpoint.failures.note(checkpoint.counters.read);
+                if recent > i64::from(source.quarantine_limit) {
+                    return Err(withheld::too_many(&failure, source, checkpoint));
+                }
                 let salt = checkpoint.salt.as_ref().filter(|_| id_is_kept);
                 let key_digest = salt.and_then(|salt| identity.key_digest(salt));
                 let body = identity.quarantine(&failure, key_digest.as_deref());
@@ -216,7 +222,7 @@ mod tests {
     use bson_walker::kind;
 
     use super::*;
-    use crate::checkpoint::Counters;
+    use crate::checkpoint::{Counters, RecentFailures};
     use crate::config::{OnHistoryLost, Snapshot, Watch};
     use crate::event::Position;
     use crate::plugin::FailureCode;
@@ -242,6 +248,7 @@ mod tests {
             server: None,
             context: None,
             salt: Some(Salt::random()),
+            failures: RecentFailures::default(),
             counters: Counters::default(),
         }
     }
@@ -262,6 +269,7 @@ mod tests {
             plugins: Vec::new(),
             snapshot: Snapshot::Initial,
             on_plugin_error,
+            quarantine_limit: 3,
             actor_field: Some("by".into()),
             actor_context: Some(("d".into(), "who".into())),
             on_history_lost: OnHistoryLost::Halt,
@@ -280,7 +288,12 @@ mod tests {
     }
 
     fn failure() -> Outcome {
-        Outcome::Failed(Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Trap })
+        Outcome::Failed(Failure {
+            plugin: Arc::from("p"),
+            sha256: Arc::from("ab"),
+            code: FailureCode::Trap,
+            words: None,
+        })
     }
 
     #[test]
@@ -376,9 +389,28 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_that_fails_on_too_many_events_halts_its_source() {
+        let e = event(doc! {"op": "insert", "clusterTime": time()});
+        let failures = |n: usize| (0..n).map(|_| (Identity::of(&e).unwrap(), failure())).collect();
+        let mut c = checkpoint();
+        assert_eq!(run(failures(3), OnPluginError::Quarantine, &mut c).unwrap().len(), 3);
+        // One batch after the other, and what the checkpoint says survives a restart.
+        let error = run(failures(1), OnPluginError::Quarantine, &mut c.clone()).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Plugin);
+        assert!(error.to_string().contains("more than 3 of 10000"), "{error}");
+        c.counters.read += 10_000;
+        assert_eq!(run(failures(1), OnPluginError::Quarantine, &mut c).unwrap().len(), 1);
+    }
+
+    #[test]
     fn a_host_without_memory_for_a_sandbox_quarantines_nothing() {
         let e = event(doc! {"op": "insert", "clusterTime": time()});
-        let failure = Failure { plugin: Arc::from("p"), sha256: Arc::from("ab"), code: FailureCode::Sandbox };
+        let failure = Failure {
+            plugin: Arc::from("p"),
+            sha256: Arc::from("ab"),
+            code: FailureCode::Sandbox,
+            words: None,
+        };
         let outcomes = vec![(Identity::of(&e).unwrap(), Outcome::Failed(failure))];
         let error = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Unavailable);

@@ -2,7 +2,7 @@
 //! Measured while capturing, and loud in time.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::Timestamp;
@@ -10,6 +10,8 @@ use mongodb::Client;
 use serde::Serialize;
 use tracing::{debug, error, info, warn};
 
+use super::standing::Standing;
+use crate::checkpoint::Checkpoint;
 use crate::deployment::{operation_time, oplog_start};
 use crate::error::Result;
 use crate::stream_id::StreamId;
@@ -91,22 +93,48 @@ impl Said {
     }
 }
 
-/// Measures a stream's headroom for as long as its writer captures.
+/// Measures a stream's headroom for as long as its writer captures, and tells how far that is.
 #[derive(Debug, Default)]
-pub struct Gauge {
-    checkpoint: Mutex<Option<Timestamp>>,
-    measured: Mutex<Option<Headroom>>,
+pub struct Gauge(Mutex<Measured>);
+
+/// What is known of a stream that is captured here.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// What was stored last; `None` before this process has captured the stream.
+    pub standing: Option<Standing>,
+    /// What was measured last.
+    pub headroom: Option<Headroom>,
+    /// The watched deployment's time, and when it was asked for it.
+    present: Option<(Timestamp, Instant)>,
+}
+
+impl Measured {
+    /// How far the audit log is behind the watched deployment, in seconds. Grows while nobody can ask it for its time.
+    pub fn lag(&self, now: Instant) -> Option<f64> {
+        let (standing, (present, asked)) = (self.standing.as_ref()?, self.present?);
+        let behind = f64::from(present.time) - f64::from(standing.captured.time);
+        Some((behind + now.duration_since(asked).as_secs_f64()).max(0.0))
+    }
 }
 
 impl Gauge {
-    /// Notes where the stored checkpoint stands.
-    pub(super) fn note_stored(&self, checkpoint: Timestamp) {
-        *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoint);
+    /// Notes what is stored.
+    pub(super) fn note_stored(&self, checkpoint: &Checkpoint) {
+        self.measured().standing = Some(Standing::of(checkpoint));
     }
 
-    /// What was measured last.
-    pub fn last(&self) -> Option<Headroom> {
-        *self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known now.
+    pub fn read(&self) -> Measured {
+        self.measured().clone()
+    }
+
+    /// Forgets everything: another archiver knows better from here on.
+    pub fn forget(&self) {
+        *self.measured() = Measured::default();
+    }
+
+    fn measured(&self) -> MutexGuard<'_, Measured> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Measures and warns until it is dropped.
@@ -130,11 +158,13 @@ impl Gauge {
 
     async fn measure(&self, client: &Client) -> Result<Option<Headroom>> {
         // Before the oplog is asked, so that it is no later than the newest entry.
-        let checkpoint = *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(oldest) = oplog_start(client).await? else { return Ok(None) };
+        let checkpoint = self.read().standing.map(|standing| standing.captured);
+        let oldest = oplog_start(client).await?;
         let newest = operation_time(&client.database("admin")).await?;
-        let headroom = checkpoint.map(|checkpoint| Headroom::new(oldest, checkpoint, newest));
-        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
+        let headroom =
+            oldest.zip(checkpoint).map(|(oldest, checkpoint)| Headroom::new(oldest, checkpoint, newest));
+        let mut measured = self.measured();
+        (measured.headroom, measured.present) = (headroom, Some((newest, Instant::now())));
         Ok(headroom)
     }
 }
@@ -157,6 +187,7 @@ fn tell(headroom: Headroom, said: &mut Said, stream: &StreamId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Counters;
 
     fn at(time: u32) -> Timestamp {
         Timestamp { time, increment: 1 }
@@ -171,6 +202,26 @@ mod tests {
         // A newer checkpoint than what was asked for before it.
         assert_eq!(Headroom::new(at(1000), at(1001), at(1000)).percent(), 100);
         assert_eq!(Headroom::new(at(1000), at(1000), at(1000)).percent(), 100);
+    }
+
+    #[test]
+    fn the_lag_grows_while_the_deployment_can_t_be_asked() {
+        let start = Instant::now();
+        let standing = Standing {
+            seq: 0,
+            epoch: 1,
+            captured: at(1000),
+            counters: Counters::default(),
+            baseline: None,
+            comparisons: 0,
+        };
+        let mut measured = Measured { standing: Some(standing), ..Measured::default() };
+        assert_eq!(measured.lag(start), None, "nobody has asked");
+        measured.present = Some((at(1005), start));
+        assert_eq!(measured.lag(start), Some(5.0));
+        assert_eq!(measured.lag(start + Duration::from_secs(60)), Some(65.0));
+        measured.present = Some((at(990), start));
+        assert_eq!(measured.lag(start), Some(0.0), "what was stored since");
     }
 
     #[test]

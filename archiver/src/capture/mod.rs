@@ -19,11 +19,14 @@ mod resume;
 mod resync;
 pub mod retry;
 pub mod snapshot;
+pub mod standing;
 pub mod stream;
+pub mod tail;
 mod token;
 pub mod users;
 mod watchdog;
 pub mod watcher;
+mod withheld;
 mod writer;
 
 use std::collections::HashSet;
@@ -42,16 +45,16 @@ use self::batch::Batches;
 use self::headroom::Gauge;
 use self::lease::Lease;
 use self::namespaces::archivers_databases;
+use self::retry::Retry;
 use self::snapshot::{Report, Snapshot, plan};
 use self::stream::{StreamOptions, partition_filter};
 use self::watcher::{Start, Watcher};
-use self::retry::Retry;
 use self::writer::{BatchWriter, Documents, End};
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
-use crate::checkpoint::{Checkpoint, Counters};
+use crate::checkpoint::{Checkpoint, Counters, RecentFailures};
 use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
-use crate::deployment::{operation_time, server};
+use crate::deployment::{feature_too_old, is_supported, operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::fault::Fault;
@@ -141,11 +144,11 @@ impl Capture {
     /// Takes the stream over under this writer's epoch. Reads nothing yet.
     async fn open(&self) -> Result<(BatchWriter<'_>, StreamOptions)> {
         let audit_database = self.log.database().name().to_owned();
-        let options = StreamOptions::new(&self.source.watch, &audit_database)
-            .of(&self.stream, self.source.partitions)
-            .with_context(&self.source)
-            .probed(&self.client)
-            .await?;
+        if let Some(version) = server(&self.client).await?.feature.filter(|version| !is_supported(version)) {
+            return Err(feature_too_old(&version));
+        }
+        let options =
+            StreamOptions::of_source(&self.source, &self.stream, &audit_database, &self.client).await?;
         let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
         if self.source.enable_images && options.keyless {
             images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
@@ -155,7 +158,7 @@ impl Capture {
         let session = self.log.session().await?;
         self.lease.name_session(session.id()).await?;
         let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
-        self.headroom.note_stored(checkpoint.position.cluster_time);
+        self.headroom.note_stored(&checkpoint);
         let (mut chains, retries) = (self.chains.clone(), self.retries.clone());
         let chain = Arc::clone(&chains.borrow_and_update());
         let writer = BatchWriter {
@@ -267,6 +270,7 @@ impl Capture {
             server: Some(server(&self.client).await?),
             context: None,
             salt: Some(Salt::random()),
+            failures: RecentFailures::default(),
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;

@@ -162,7 +162,11 @@ impl BatchWriter<'_> {
     }
 
     /// Takes what was read, and answers. Returns whether there is more to come.
-    pub(super) async fn take_again(&mut self, trying: &mut Trying, read: Option<Result<Reread>>) -> Result<bool> {
+    pub(super) async fn take_again(
+        &mut self,
+        trying: &mut Trying,
+        read: Option<Result<Reread>>,
+    ) -> Result<bool> {
         let (more, failed) = match read {
             None => (false, None),
             Some(Err(error)) => {
@@ -198,12 +202,13 @@ impl BatchWriter<'_> {
         // Where an unknown collection took a watched name, the gap is recorded already.
         let (parts, _) = lifecycle::split(events, &self.capture.source.watch, true)?;
         let events = parts.into_iter().flat_map(|part| part.events).collect();
-        let outcomes = self.pass(events).await?;
         let mut next = self.durable.clone();
+        let outcomes = self.pass(events, &mut next).await?;
         let mut append = Append::default();
         let mut releases = Vec::new();
         for ((identity, outcome), withheld) in outcomes.into_iter().zip(withheld) {
-            let Some((seq, release)) = self.judge(identity, outcome, withheld, trying, &mut next, &mut append)?
+            let Some((seq, release)) =
+                self.judge(identity, outcome, withheld, trying, &mut next, &mut append)?
             else {
                 continue;
             };
@@ -270,7 +275,8 @@ impl BatchWriter<'_> {
         let attributed = actor::attribute(doc, source.actor_field.as_deref(), context);
         let doc = attributed.as_deref().and_then(|event| Doc::new(event).ok()).unwrap_or(doc);
         let body = late(doc, seq);
-        let doc = Doc::new(&body).map_err(|e| Error::internal("a late record is not valid BSON").because(e))?;
+        let doc =
+            Doc::new(&body).map_err(|e| Error::internal("a late record is not valid BSON").because(e))?;
         append.records.push(Record::encode(next.next_id(), doc, next.policy));
         next.next_seq += 1;
         next.counters.appended += 1;

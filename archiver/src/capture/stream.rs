@@ -64,6 +64,17 @@ impl StreamOptions {
         self
     }
 
+    /// The options of one stream of a source on this deployment, as they are whenever it is opened.
+    pub async fn of_source(
+        source: &SourceConfig,
+        stream: &StreamId,
+        audit_database: &str,
+        client: &Client,
+    ) -> Result<Self> {
+        let options = StreamOptions::new(&source.watch, audit_database).of(stream, source.partitions);
+        options.with_context(source).probed(client).await
+    }
+
     /// The same, with large events split where the server can do it. Asked by trying: versions lie, look-alikes differ.
     pub async fn probed(mut self, client: &Client) -> Result<Self> {
         let mut pipeline = self.pipeline.clone();

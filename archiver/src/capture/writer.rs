@@ -18,14 +18,15 @@ use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
 use super::lifecycle::{self, Part};
-use super::resync::{Compared, Comparison, opening};
 use super::reread::Reread;
+use super::resync::{Compared, Comparison, opening};
 use super::retry::{Retry, Trying};
 use super::snapshot::{Report, SnapshotBatch, now, plan};
 use super::token;
 use super::watcher::Watcher;
+use super::withheld;
 use crate::audit_log::Append;
-use crate::checkpoint::{Checkpoint, Resync};
+use crate::checkpoint::{Checkpoint, RecentFailures, Resync};
 use crate::config::{Snapshot as SnapshotMode, Watch};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
@@ -109,25 +110,34 @@ impl BatchWriter<'_> {
         if events.is_empty() {
             return Ok(Append::default());
         }
-        let outcomes = self.pass(events).await?;
+        let outcomes = self.pass(events, next).await?;
         let id_is_kept = ids_are_kept(&outcomes);
         assemble(outcomes, id_is_kept, &self.capture.source, next)
     }
 
-    /// Passes events through the plugins.
-    pub(super) async fn pass(&self, events: Vec<Event>) -> Result<Vec<(Identity, Outcome)>> {
+    /// Passes events through the plugins; what each did is counted in `next`.
+    pub(super) async fn pass(
+        &self,
+        events: Vec<Event>,
+        next: &mut Checkpoint,
+    ) -> Result<Vec<(Identity, Outcome)>> {
         debug!(source = %self.capture.stream, events = events.len(), "to the plugins");
         let chain = Arc::clone(&self.chain);
         let process = move || {
             let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
-            let outcomes = chain.process(events.into_iter().map(|e| e.body).collect());
+            let bodies = events.into_iter().map(|e| e.body).collect();
+            let (outcomes, counters) = chain.process_counting(bodies);
             if identities.len() != outcomes.len() {
                 return Err(Error::internal("the plugin chain lost count of its events"));
             }
-            Ok(identities.into_iter().zip(outcomes).collect::<Vec<_>>())
+            Ok((identities.into_iter().zip(outcomes).collect::<Vec<_>>(), counters))
         };
         let outcomes = tokio::task::spawn_blocking(process).await;
-        outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))?
+        let (outcomes, counters) =
+            outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
+        next.counters.add_plugins(counters);
+        withheld::report(&next.stream, &outcomes);
+        Ok(outcomes)
     }
 
     /// Appends events, and behind each with which an unknown collection took a watched name, that history is missing.
@@ -193,16 +203,12 @@ impl BatchWriter<'_> {
             return Err(Error::internal(format!("the position would go back source={}", next.stream)));
         }
         let bytes: usize = append.records.iter().map(Vec::len).sum();
-        let withheld = next.counters.quarantined - self.durable.counters.quarantined;
-        if withheld > 0 {
-            warn!(source = %next.stream, events = withheld, "a plugin failed: these events are kept without their contents");
-        }
         debug!(source = %next.stream, records = append.records.len(), bytes, next_seq = next.next_seq, "append");
         self.capture.lease.check()?;
         self.capture.log.append(&mut self.session, append, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
-        self.capture.headroom.note_stored(self.durable.position.cluster_time);
+        self.capture.headroom.note_stored(&self.durable);
         self.stored_at = Instant::now();
         Ok(())
     }
@@ -232,6 +238,10 @@ impl BatchWriter<'_> {
         }
         let body = policy_body(next.position.cluster_time, &chain.policy(), &watch);
         next.policy = next.next_seq;
+        if next.policy_digest != chain.digest() {
+            // Other plugins are judged by what they do themselves.
+            next.failures = RecentFailures::default();
+        }
         next.policy_digest = chain.digest().to_owned();
         next.watch = watch;
         let record = own_record(&body, &mut next)?;
@@ -319,11 +329,7 @@ impl BatchWriter<'_> {
         None
     }
 
-    async fn take_tried(
-        &mut self,
-        trying: &mut Option<Trying>,
-        read: Option<Result<Reread>>,
-    ) -> Result<()> {
+    async fn take_tried(&mut self, trying: &mut Option<Trying>, read: Option<Result<Reread>>) -> Result<()> {
         let Some(current) = trying else { return Ok(()) };
         if !self.take_again(current, read).await? {
             self.answered = Some(current.request().to_owned());
@@ -394,6 +400,7 @@ impl BatchWriter<'_> {
         let mut next = self.durable.clone();
         let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
         let source = &self.capture.source;
+        withheld::report(&next.stream, &outcomes);
         let mut append = assemble(outcomes, ids_are_kept, source, &mut next)?;
         for body in &own {
             append.records.push(own_record(body, &mut next)?);

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 
-use super::Findings;
 use super::access::{Side, report_transport};
 use super::roles;
+use super::{Findings, begun};
 use crate::audit_log::{AuditLog, MARKER};
 use crate::config::Config;
 use crate::deployment::mongo_error;
@@ -37,6 +37,7 @@ pub(super) async fn check(config: &Config, watched: &Side, findings: &mut Findin
         }
         Err(error) => findings.fail(ABOUT, &error),
     }
+    begun::check(&log, config, findings).await;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use crate::config::{Config, Snapshot, SourceConfig, Watch};
 use crate::deployment::{Client, mongo_error, operation_time};
 use crate::error::{Error, Result};
 use crate::event::Position;
+use crate::stream_id::StreamId;
 
 /// What no source of any kind can see, said once.
 const NEVER_COVERED: [&str; 2] = [
@@ -68,8 +69,12 @@ async fn check_source(
     source: &SourceConfig,
     findings: &mut Findings,
 ) -> Result<()> {
-    open_stream(client, config, source).await?;
-    findings.ok(format!("source {}", source.name), "its change stream can be opened");
+    open_streams(client, config, source).await?;
+    let what = match source.partitions {
+        1 => "its change stream can be opened".to_owned(),
+        n => format!("its {n} change streams, one for each partition, can be opened"),
+    };
+    findings.ok(format!("source {}", source.name), what);
     let lifetime = lifetime(client).await;
     let other_archivers = archivers_databases(client, &source.watch, &config.audit_database).await?;
     for database in watched_databases(client, &source.watch, &config.audit_database).await? {
@@ -86,22 +91,23 @@ async fn check_source(
     Ok(())
 }
 
-async fn open_stream(client: &Client, config: &Config, source: &SourceConfig) -> Result<()> {
-    let watcher = Watcher {
-        source: source.name.clone(),
-        client: client.clone(),
-        options: StreamOptions::new(&source.watch, &config.audit_database)
-            .with_context(source)
-            .probed(client)
-            .await?,
-        audit_database: config.audit_database.clone(),
-        left_out: HashSet::new(),
-        limits: config.capture,
-        enable_images: Vec::new(),
-    };
+/// Opens the streams that `run` will open, each with its own options.
+async fn open_streams(client: &Client, config: &Config, source: &SourceConfig) -> Result<()> {
     let cluster_time = operation_time(&client.database("admin")).await?;
     let from = Position { token: None, cluster_time };
-    watcher.open(&from, Portion::Whole, 1).await.map(|_| ())
+    for stream in StreamId::all(&source.name, source.partitions) {
+        let watcher = Watcher {
+            source: stream.to_string(),
+            client: client.clone(),
+            options: StreamOptions::of_source(source, &stream, &config.audit_database, client).await?,
+            audit_database: config.audit_database.clone(),
+            left_out: HashSet::new(),
+            limits: config.capture,
+            enable_images: Vec::new(),
+        };
+        watcher.open(&from, Portion::Whole, 1).await?;
+    }
+    Ok(())
 }
 
 /// Whether the collection is named by an entry of its own.

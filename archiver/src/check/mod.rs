@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod begun;
 mod coverage;
 mod roles;
 mod server;

@@ -7,12 +7,12 @@ use super::access::{Side, report_transport};
 use super::roles;
 use crate::capture::images::{Lifetime, lifetime};
 use crate::config::Config;
-use crate::deployment::{Client, Database, mongo_error, operation_time, oplog_start, server};
+use crate::deployment::{
+    Client, Database, feature_too_old, is_supported, mongo_error, operation_time, oplog_start, server,
+};
 use crate::error::{Error, Result};
 
 const ABOUT: &str = "mongodb";
-/// The first version with pre- and post-images.
-const OLDEST: (u32, u32) = (6, 0);
 
 /// What the account is like; `None` where change streams need not be tried at all. Fails as unavailable where the
 /// server can't be reached.
@@ -25,7 +25,7 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Findi
     if !topology(&hello, version, findings) {
         return Ok(None);
     }
-    if parse_version(version).is_none_or(|v| v < OLDEST) {
+    if !is_supported(version) {
         findings.fail(
             ABOUT,
             &Error::unavailable(format!("the server is too old version={version}"))
@@ -73,24 +73,15 @@ fn topology(hello: &Document, version: &str, findings: &mut Findings) -> bool {
     true
 }
 
-fn parse_version(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.split('.').map(|n| n.parse::<u32>().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
-
 async fn compatibility(admin: &Database, findings: &mut Findings) {
     let asked = admin.run_command(doc! {"getParameter": 1, "featureCompatibilityVersion": 1}).await;
     let version = asked.ok().and_then(|reply| {
         let compatibility = reply.get_document("featureCompatibilityVersion").ok()?;
         compatibility.get_str("version").ok().map(str::to_owned)
     });
-    match version.as_deref().map(|v| (v, parse_version(v))) {
-        Some((text, Some(version))) if version < OLDEST => findings.fail(
-            ABOUT,
-            &Error::unavailable(format!("the feature compatibility version is too old version={text}"))
-                .hint("finish the upgrade: db.adminCommand({setFeatureCompatibilityVersion: \"6.0\"})"),
-        ),
-        Some((text, _)) => findings.ok(ABOUT, format!("feature compatibility version {text}")),
+    match version.as_deref() {
+        Some(text) if !is_supported(text) => findings.fail(ABOUT, &feature_too_old(text)),
+        Some(text) => findings.ok(ABOUT, format!("feature compatibility version {text}")),
         None => findings.info(ABOUT, "the feature compatibility version may not be seen by this account; role archiverMonitor allows it"),
     }
 }

@@ -3,6 +3,7 @@
 mod check;
 mod history;
 mod output;
+mod plugin;
 mod quarantine;
 mod recover;
 mod reload;
@@ -93,6 +94,7 @@ enum Command {
     Quarantine(quarantine::Args),
     Reload(reload::Args),
     Sql(sql::Args),
+    Plugin(plugin::Args),
 }
 
 /// How a command that did its work ended.
@@ -137,6 +139,7 @@ impl Command {
             Command::Quarantine(args) => quarantine::run(args, global).await,
             Command::Reload(args) => reload::run(args, global).await,
             Command::Sql(args) => sql::run(args, global).await,
+            Command::Plugin(args) => plugin::run(args, global).await,
         }
     }
 }
@@ -247,9 +250,11 @@ mod tests {
         let mut program = Cli::command();
         program.build();
         assert!(program.render_long_help().to_string().contains(EXIT_CODES));
-        for command in program.get_subcommands_mut() {
+        let mut commands: Vec<_> = program.get_subcommands_mut().collect();
+        while let Some(command) = commands.pop() {
             let help = command.render_long_help().to_string();
             assert!(help.contains(EXIT_CODES), "{} does not", command.get_name());
+            commands.extend(command.get_subcommands_mut());
         }
     }
 

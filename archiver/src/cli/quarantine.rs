@@ -162,7 +162,10 @@ fn summary(stream: &StreamTried) -> String {
     for (named, what) in [
         (&tried.lost, "lost: the oplog no longer has them"),
         (&tried.missing, "not in the stream as it is configured now"),
-        (&tried.read_beside, "read by a baseline or a comparison, not from the stream: a new baseline reads them again"),
+        (
+            &tried.read_beside,
+            "read by a baseline or a comparison, not from the stream: a new baseline reads them again",
+        ),
         (&tried.unknown, "not withheld: released already, or never"),
     ] {
         if named.count > 0 {
@@ -187,11 +190,16 @@ fn verdict(tried: &[StreamTried]) -> Option<Error> {
     let unknown = sum(|tried| tried.unknown.count);
     if gone > 0 {
         let what = format!("events stay withheld and can't be read again from the stream events={gone}");
-        return Some(Error::history_lost(what).hint("`archiver quarantine list` shows them; docs/operating.md says what is left to do"));
+        return Some(
+            Error::history_lost(what)
+                .hint("`archiver quarantine list` shows them; docs/operating.md says what is left to do"),
+        );
     }
     if failed > 0 {
         let what = format!("a plugin failed again, and events stay withheld events={failed}");
-        return Some(Error::plugin(what).hint("mend the plugin, put it in force with `archiver reload`, and try again while the oplog has them"));
+        return Some(Error::plugin(what).hint(
+            "mend the plugin, put it in force with `archiver reload`, and try again while the oplog has them",
+        ));
     }
     (unknown > 0).then(|| {
         Error::new(Kind::NotFound, format!("some of these events are not withheld events={unknown}"))
@@ -218,7 +226,10 @@ mod tests {
         let failed = BTreeMap::from([("p: trap".to_owned(), named(&[4]))]);
         assert_eq!(code(Tried { of: 2, late: 2, ..Tried::default() }), None);
         assert_eq!(code(Tried { unknown: named(&[1]), ..Tried::default() }), Some(16));
-        assert_eq!(code(Tried { failed: failed.clone(), unknown: named(&[1]), ..Tried::default() }), Some(14));
+        assert_eq!(
+            code(Tried { failed: failed.clone(), unknown: named(&[1]), ..Tried::default() }),
+            Some(14)
+        );
         assert_eq!(code(Tried { failed, lost: named(&[2]), ..Tried::default() }), Some(12));
     }
 

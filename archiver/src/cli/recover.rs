@@ -165,19 +165,18 @@ impl Give {
 
     async fn one(&mut self, recovered: &Recovered) -> archiver::Result<()> {
         self.policies.extend(&recovered.policies);
-        let failed = |e: anyhow::Error| Error::unavailable("writing to stdout failed").because(e);
         let Some(target) = &self.target else {
             return match self.format {
                 DocumentFormat::Bson => bytes(&recovered.document),
                 DocumentFormat::Ndjson => ndjson(&recovered.document),
             }
-            .map_err(failed);
+            .map_err(unwritten);
         };
         let action = target.put(&recovered.document).await?;
         if action == Action::Conflict {
             self.conflicts += 1;
         }
-        output::text(&format!("{action}\t{}\n", recovered.id.replace(['\n', '\t'], " "))).map_err(failed)
+        output::text(&format!("{action}\t{}\n", recovered.id.replace(['\n', '\t'], " "))).map_err(unwritten)
     }
 
     /// Says what the documents are not: unredacted; and what was not written.
@@ -200,6 +199,18 @@ impl Give {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The library's own error, or that stdout takes nothing more: with the cause as it is, by which a reader that went away is known.
+fn unwritten(error: anyhow::Error) -> Error {
+    let failed = || Error::unavailable("writing to stdout failed");
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(other) => match other.downcast::<std::io::Error>() {
+            Ok(error) => failed().because(error),
+            Err(other) => failed().because(other),
+        },
     }
 }
 

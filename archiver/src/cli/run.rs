@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use archiver::{Error, service};
-use tokio::sync::mpsc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{EXIT_CODES, Global, Outcome};

@@ -1,6 +1,7 @@
 //! `archiver status`: where every source stands.
 
 use anyhow::Result;
+use archiver::checkpoint::PluginCounters;
 use archiver::status::{InstanceStatus, SnapshotStatus, SourceStatus, State, instances, status};
 use archiver::stream_id::StreamId;
 
@@ -135,10 +136,21 @@ fn remarks(source: &SourceStatus) -> String {
         let (gap, after, until) = (comparison.gap, &comparison.after, &comparison.until);
         lines.push(format!("to be compared behind a gap: {what} gap={gap} after={after} until={until}"));
     }
-    lines.extend(source.counters.dropped.iter().map(|(plugin, n)| format!("dropped by {plugin}: {n}")));
+    lines.extend(source.counters.plugins.iter().map(|(name, counters)| plugin(name, counters)));
+    let others =
+        source.counters.dropped.iter().filter(|(name, _)| !source.counters.plugins.contains_key(*name));
+    lines.extend(others.map(|(name, n)| format!("dropped by {name}: {n}")));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
     lines.iter().map(|line| format!("{}: {line}\n", name(source))).collect()
+}
+
+/// What one plugin did.
+fn plugin(name: &str, counters: &PluginCounters) -> String {
+    let PluginCounters { kept, replaced, dropped, failed, .. } = counters;
+    let micros =
+        counters.micros_per_event().map_or(String::new(), |micros| format!(", {micros:.1} µs per event"));
+    format!("plugin {name}: {kept} kept, {replaced} replaced, {dropped} dropped, {failed} failed{micros}")
 }
 
 /// How far the baseline is, and for how long it is still being read.
@@ -191,6 +203,14 @@ mod tests {
         let stopped = "baseline: 1200 of about 4000 documents (30 %), 3 of 9 collections, 5 ranges open";
         assert_eq!(baseline(&snapshot, State::Stopped), stopped);
         assert_eq!(baseline(&snapshot, State::Running), format!("{stopped}, 15/s, about 3m 7s left"));
+    }
+
+    #[test]
+    fn every_plugin_has_a_line_with_what_it_did_and_how_fast() {
+        let counters = PluginCounters { kept: 1, replaced: 2, dropped: 3, failed: 4, micros: 25 };
+        let line = "plugin p: 1 kept, 2 replaced, 3 dropped, 4 failed, 2.5 µs per event";
+        assert_eq!(plugin("p", &counters), line);
+        assert!(plugin("p", &PluginCounters::default()).ends_with("0 failed"));
     }
 
     #[test]

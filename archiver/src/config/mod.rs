@@ -2,16 +2,19 @@
 
 mod parse;
 mod read;
+mod substitute;
 mod suggest;
 #[cfg(test)]
 mod tests;
 mod units;
 mod watch;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use substitute::Outside;
 
 /// The whole configuration, checked: every name resolves, every value is in its range.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub struct Config {
     pub archive: ArchiveConfig,
     /// `[capture]`.
     pub capture: CaptureConfig,
+    /// `[metrics] listen`: where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// `[[plugin]]`, in the file's order.
     pub plugins: Vec<PluginConfig>,
     /// `[[source]]`, in the file's order.
@@ -73,8 +78,46 @@ pub struct PluginConfig {
     pub sha256: Option<String>,
     /// What the plugin's `configure` gets: its `config` table as JSON text, `{}` where there is none.
     pub config_json: Secret,
-    /// The values in it that came from the environment; no message may show them.
+    /// The values in it that came from the environment or from files; no message may show them.
     pub secrets: Vec<Secret>,
+    /// `allow`: what the plugin may do at most. One that declares more is refused. Default: whatever it declares.
+    pub allow: Grants,
+    /// `[[plugin.test]]`: events with what is to become of them, tried whenever the plugin is loaded.
+    pub tests: Vec<PluginTest>,
+}
+
+/// What a plugin may do to events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grants {
+    /// Leave them out.
+    pub drop: bool,
+    /// Replace them.
+    pub modify: bool,
+}
+
+impl Grants {
+    /// Everything there is.
+    pub const ALL: Grants = Grants { drop: true, modify: true };
+}
+
+/// `[[plugin.test]]`: one event with what is to become of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginTest {
+    /// The event, as Extended JSON.
+    pub event: String,
+    /// What is to become of it.
+    pub expect: Expected,
+}
+
+/// `expect` of a test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// `"keep"`: it stays as it is.
+    Keep,
+    /// `"drop"`: it is left out.
+    Drop,
+    /// This event, as Extended JSON, takes its place.
+    Event(String),
 }
 
 /// `[[source]]`.
@@ -90,6 +133,8 @@ pub struct SourceConfig {
     pub snapshot: Snapshot,
     /// What happens when a plugin fails on an event.
     pub on_plugin_error: OnPluginError,
+    /// Of ten thousand successive events, how many may be quarantined before the source halts.
+    pub quarantine_limit: u32,
     /// The (dotted) field in which the application writes who did it.
     pub actor_field: Option<String>,
     /// The collection (database, collection) into which the application inserts `{actor, reason}` as the first write of a
@@ -174,6 +219,25 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// Reads a plugin's configuration from a file of its own: TOML, as under `config` of a `[[plugin]]`, or JSON where its name ends
+/// so. Gives the JSON text, and the values in it that no message may show. Kind Invalid.
+pub fn plugin_config(path: &Path) -> Result<(Secret, Vec<Secret>)> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Error::invalid(format!("the plugin's configuration can't be read: {}", path.display())).because(e)
+    })?;
+    if path.extension().is_none_or(|extension| extension != "json") {
+        let outside = Outside { env: &|name| std::env::var(name).ok(), file: &substitute::read_file };
+        return parse::plugin_config(&text, path, &outside);
+    }
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(serde_json::Value::Object(_)) => Ok((Secret::new(text), Vec::new())),
+        Ok(_) => {
+            Err(Error::invalid(format!("the plugin's configuration is not an object: {}", path.display())))
+        }
+        Err(e) => Err(Error::invalid(format!("invalid JSON: {}", path.display())).because(e)),
+    }
+}
+
 impl Config {
     /// Reads and checks the file; every problem in it is reported, each with its line. Kind Invalid.
     pub fn load(path: &Path) -> Result<Config> {
@@ -187,7 +251,8 @@ impl Config {
             let line = 1 + valid.iter().filter(|&&b| b == b'\n').count();
             Error::invalid(format!("the configuration is not UTF-8: {}:{line}", path.display()))
         })?;
-        parse::config(&text, path, &|name| std::env::var(name).ok())
+        let outside = Outside { env: &|name| std::env::var(name).ok(), file: &substitute::read_file };
+        parse::config(&text, path, &outside)
     }
 
     /// The configured source of this name. Kind NotFound.

@@ -1,17 +1,19 @@
 //! From TOML text to a checked configuration.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::read::{File, Section, Value, integer};
+use super::substitute::Outside;
 use super::suggest::nearest;
 use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size, size};
 use super::watch::{WATCH_FORM, database, watch};
 use super::{
-    ArchiveConfig, CaptureConfig, Config, OnHistoryLost, OnPluginError, PluginConfig, Secret, Snapshot,
-    SourceConfig, Watch,
+    ArchiveConfig, CaptureConfig, Config, Expected, Grants, OnHistoryLost, OnPluginError, PluginConfig,
+    PluginTest, Secret, Snapshot, SourceConfig, Watch,
 };
 use crate::error::Result;
 
@@ -20,17 +22,33 @@ const NAME_FORM: &str =
 const URI_FORM: &str = "a connection string: mongodb://… or mongodb+srv://…";
 const ARCHIVE_FORM: &str =
     "file:///absolute/path, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix";
+const EVENT_FORM: &str = "an event as Extended JSON, in a string";
+const EXPECT_FORM: &str = "\"keep\", \"drop\" or an event as Extended JSON, in a string";
+const LISTEN_FORM: &str = "an IP address and a port: 127.0.0.1:9464, 0.0.0.0:9464, [::1]:9464";
 const SHA256_FORM: &str = "the SHA-256 of the plugin file, 64 hex digits, as `sha256sum FILE` prints it";
 
 /// Reads a configuration; `path` is for messages and for relative plugin paths.
-pub(super) fn config(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
-    let file = File::new(path, text, env);
+pub(super) fn config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<Config> {
+    let file = File::new(path, text, outside);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));
     }
     let config = if errors.is_empty() { top(&file, table.get_ref(), path) } else { None };
     file.finish(config)
+}
+
+/// Reads a file that is nothing but a plugin's `config` table: its JSON text, and the values in it that came from the environment.
+pub(super) fn plugin_config(text: &str, path: &Path, outside: &Outside<'_>) -> Result<(Secret, Vec<Secret>)> {
+    let file = File::new(path, text, outside);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        file.problem(error.span().map(|s| s.start), format!("invalid TOML: {}", error.message().trim()));
+    }
+    let table = DeValue::Table(table.into_inner());
+    let json = if errors.is_empty() { Value::top(&file, &table).json() } else { None };
+    let (json, secrets) = file.finish(json)?;
+    Ok((Secret::new(json), secrets))
 }
 
 /// Every part is read before anything is given up, so that all problems are found.
@@ -43,14 +61,15 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
     let archive =
         top.required("archive", "a table with a url").and_then(|v| archive(v.section("[archive]")?));
     let capture = capture(top.value("capture").and_then(|v| v.section("[capture]")));
+    let metrics = top.value("metrics").and_then(|v| metrics(v.section("[metrics]")?));
     let folder = path.parent().unwrap_or(Path::new(""));
-    let plugins = tables(&top, "plugin", |section| plugin(section, folder, development));
+    let plugins = tables(&top, "plugin", "plugin", |section| plugin(section, folder, development));
     unique(&plugins, |p| &p.name, "[[plugin]]");
     let audit_database = audit.database.clone().unwrap_or_else(|| "audit".to_owned());
     let names: Vec<&str> = plugins.iter().filter_map(|(_, p)| p.as_ref()).map(|p| p.name.as_str()).collect();
     let broken_plugin = plugins.iter().any(|(_, p)| p.is_none());
     let known = Known { audit_database: &audit_database, plugins: &names, complete: !broken_plugin };
-    let sources = tables(&top, "source", |section| source(section, &known));
+    let sources = tables(&top, "source", "source", |section| source(section, &known));
     unique(&sources, |s| &s.name, "[[source]]");
     if table.get("source").is_none()
         || (sources.is_empty() && matches!(top.value("source")?.raw(), DeValue::Array(_)))
@@ -64,23 +83,25 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
         audit_database,
         archive: archive?,
         capture,
+        metrics,
         plugins: plugins.into_iter().map(|(_, p)| p).collect::<Option<_>>()?,
         sources: sources.into_iter().map(|(_, s)| s).collect::<Option<_>>()?,
         development,
     })
 }
 
-/// The tables of `[[key]]`, each with what was read of it.
+/// The tables of `[[key]]` in the section, each with what was read of it; `path` is the key as the file has it.
 fn tables<'a, T>(
-    top: &Section<'a>,
+    section: &Section<'a>,
     key: &'static str,
+    path: &str,
     read: impl Fn(Section<'a>) -> Option<T>,
 ) -> Vec<(Value<'a>, Option<T>)> {
-    let form = format!("tables, each under its own [[{key}]]");
-    let items = top.value(key).and_then(|v| v.items(&form)).unwrap_or_default();
+    let form = format!("tables, each under its own [[{path}]]");
+    let items = section.value(key).and_then(|v| v.items(&form)).unwrap_or_default();
     let read_one = |item: Value<'a>| {
-        let item = item.named(format!("[[{key}]]"));
-        let value = item.section(&format!("[[{key}]]")).and_then(&read);
+        let item = item.named(format!("[[{path}]]"));
+        let value = item.section(&format!("[[{path}]]")).and_then(&read);
         (item, value)
     };
     items.into_iter().map(read_one).collect()
@@ -196,6 +217,13 @@ fn capture(section: Option<Section<'_>>) -> CaptureConfig {
     }
 }
 
+fn metrics(section: Section<'_>) -> Option<SocketAddr> {
+    let listen =
+        section.required("listen", LISTEN_FORM).and_then(|v| v.parse(LISTEN_FORM, |text| text.parse().ok()));
+    section.finish();
+    listen
+}
+
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 
@@ -256,9 +284,45 @@ fn plugin(section: Section<'_>, folder: &Path, development: bool) -> Option<Plug
         Some(value) => value.json(),
         None => Some(("{}".to_owned(), Vec::new())),
     };
+    let allow = section.value("allow").map_or(Some(Grants::ALL), |value| allow(&value));
+    let tests = tables(&section, "test", "plugin.test", plugin_test)
+        .into_iter()
+        .map(|(_, test)| test)
+        .collect::<Option<_>>();
     section.finish();
     let (config_json, secrets) = config_json?;
-    Some(PluginConfig { name: name?, path: path?, sha256, config_json: Secret::new(config_json), secrets })
+    Some(PluginConfig {
+        name: name?,
+        path: path?,
+        sha256,
+        config_json: Secret::new(config_json),
+        secrets,
+        allow: allow?,
+        tests: tests?,
+    })
+}
+
+fn allow(value: &Value<'_>) -> Option<Grants> {
+    let mut allowed = Grants { drop: false, modify: false };
+    for item in value.items("an array of \"modify\" and \"drop\"")? {
+        match item.one_of(&[("modify", true), ("drop", false)])? {
+            true => allowed.modify = true,
+            false => allowed.drop = true,
+        }
+    }
+    Some(allowed)
+}
+
+fn plugin_test(section: Section<'_>) -> Option<PluginTest> {
+    let event = section.required("event", EVENT_FORM).and_then(|value| value.text(EVENT_FORM));
+    let expect = section.required("expect", EXPECT_FORM).and_then(|value| value.text(EXPECT_FORM));
+    section.finish();
+    let expect = match expect?.value {
+        word if word == "keep" => Expected::Keep,
+        word if word == "drop" => Expected::Drop,
+        event => Expected::Event(event),
+    };
+    Some(PluginTest { event: event?.value, expect })
 }
 
 fn name(text: &str) -> Option<String> {
@@ -288,6 +352,14 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
     let plugins = section.value("plugins").map(|v| plugin_names(&v, known));
     let snapshot = section.value("snapshot").and_then(|v| v.one_of(&SNAPSHOTS));
     let on_plugin_error = section.value("on_plugin_error").and_then(|v| v.one_of(&ON_PLUGIN_ERRORS));
+    let quarantine_limit = section.value("quarantine_limit").and_then(|value| {
+        let form = "a whole number from 0 to 10000: of 10000 events, how many may be quarantined";
+        let number = value.integer(form)?;
+        if !(0..=10_000).contains(&number) {
+            value.problem(format!("{number} is not allowed; it must be {form}"));
+        }
+        u32::try_from(number).ok()
+    });
     let actor_field = section.value("actor_field").and_then(|v| {
         let form = "a field name, dotted for a nested one";
         v.parse(form, |text| (!text.split('.').any(str::is_empty)).then(|| text.to_owned()))
@@ -320,6 +392,7 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         plugins: plugins.unwrap_or_default(),
         snapshot: snapshot.unwrap_or(Snapshot::Initial),
         on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
+        quarantine_limit: quarantine_limit.unwrap_or(100),
         actor_field,
         actor_context,
         on_history_lost: on_history_lost.unwrap_or(OnHistoryLost::Resync),

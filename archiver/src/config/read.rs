@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::Secret;
+use super::substitute::{Outside, substitute};
 use super::suggest::nearest;
 use crate::error::{Error, Result};
 
@@ -13,16 +14,16 @@ use crate::error::{Error, Result};
 pub(super) struct File<'a> {
     path: &'a Path,
     text: &'a str,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    outside: &'a Outside<'a>,
     /// Line (0: the file as a whole), key and what is wrong with it.
     problems: RefCell<Vec<(usize, String)>>,
-    /// Every value that came from the environment.
+    /// Every value that came from outside of the file.
     secrets: RefCell<Vec<Secret>>,
 }
 
 impl<'a> File<'a> {
-    pub(super) fn new(path: &'a Path, text: &'a str, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        File { path, text, env, problems: RefCell::default(), secrets: RefCell::default() }
+    pub(super) fn new(path: &'a Path, text: &'a str, outside: &'a Outside<'a>) -> Self {
+        File { path, text, outside, problems: RefCell::default(), secrets: RefCell::default() }
     }
 
     /// Keeps a problem; `at` is its place in the text, where it has one.
@@ -139,15 +140,20 @@ pub(super) struct Value<'a> {
     broken: Cell<bool>,
 }
 
-/// A string with its environment variables put in.
+/// A string with what it takes from outside of the file put in.
 pub(super) struct Text {
     /// What to use.
     pub(super) value: String,
-    /// What messages may show: as it stands in the file, so that no secret from the environment is shown.
+    /// What messages may show: as it stands in the file, so that no secret from outside is shown.
     pub(super) shown: String,
 }
 
 impl<'a> Value<'a> {
+    /// All of the file.
+    pub(super) fn top(file: &'a File<'a>, value: &'a DeValue<'a>) -> Self {
+        Value { file, name: "config".to_owned(), value, at: 0, broken: Cell::new(false) }
+    }
+
     /// Keeps a problem of this value.
     pub(super) fn problem(&self, what: impl AsRef<str>) {
         self.broken.set(true);
@@ -165,18 +171,15 @@ impl<'a> Value<'a> {
         self.value
     }
 
-    /// A string, environment variables put in.
+    /// A string, values from outside put in.
     pub(super) fn text(&self, form: &str) -> Option<Text> {
         let DeValue::String(text) = self.value else {
             self.problem(format!("is {}; it must be {form}", kind(self.value)));
             return None;
         };
-        let env = |name: &str| {
-            let value = (self.file.env)(name)?;
-            self.file.secrets.borrow_mut().push(Secret::new(&value));
-            Some(value)
-        };
-        match substitute(text, &env) {
+        let folder = self.file.path.parent().unwrap_or(Path::new(""));
+        let mut note = |value: &str| self.file.secrets.borrow_mut().push(Secret::new(value));
+        match substitute(text, folder, self.file.outside, &mut note) {
             Ok(value) => Some(Text { value, shown: format!("{text:?}") }),
             Err(what) => {
                 self.problem(what);
@@ -245,7 +248,7 @@ impl<'a> Value<'a> {
         Some(Section { file: self.file, label, table, at: Some(self.at), known: RefCell::default() })
     }
 
-    /// The table as JSON text, keys in the file's order, environment variables put into its strings; and their values.
+    /// The table as JSON text, keys in the file's order, values from outside put into its strings; and these values.
     pub(super) fn json(&self) -> Option<(String, Vec<Secret>)> {
         let DeValue::Table(_) = self.value else {
             self.problem(format!("is {}; it must be a table", kind(self.value)));
@@ -309,59 +312,5 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
-    }
-}
-
-/// Puts the environment's values in for `${NAME}`; `$${` stands for `${`. What is put in is not read again.
-fn substitute(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut result = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        if rest[..at].ends_with('$') {
-            result.push_str(&rest[..at]);
-            result.push('{');
-            rest = &rest[at + 2..];
-            continue;
-        }
-        result.push_str(&rest[..at]);
-        let after = &rest[at + 2..];
-        let Some(end) = after.find('}') else {
-            return Err("has a ${ without its }; write $${ for a literal ${".to_owned());
-        };
-        let name = &after[..end];
-        let valid = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-            && !name.bytes().next().is_none_or(|b| b.is_ascii_digit());
-        if !valid {
-            return Err(format!("${{{name}}} names no environment variable; write $${{ for a literal ${{"));
-        }
-        result.push_str(&env(name).ok_or_else(|| format!("the environment variable {name} is not set"))?);
-        rest = &after[end + 1..];
-    }
-    result.push_str(rest);
-    Ok(result)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variables_value_is_put_in_once_and_never_read_again() {
-        let env = |name: &str| match name {
-            "A" => Some("${B}".to_owned()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
-        };
-        let put_in = |text: &str| substitute(text, &env);
-        assert_eq!(put_in("x${A}y${A}").unwrap(), "x${B}y${B}");
-        assert_eq!(put_in("[${EMPTY}]").unwrap(), "[]");
-        assert_eq!(put_in("$${A}").unwrap(), "${A}");
-        assert_eq!(put_in("cost: 5$ {A} $A").unwrap(), "cost: 5$ {A} $A");
-        assert!(put_in("${B}").unwrap_err().contains("B is not set"));
-        assert!(put_in("${A").unwrap_err().contains("without its }"));
-        assert!(put_in("${A-b}").unwrap_err().contains("names no environment variable"));
-        assert!(put_in("${}").unwrap_err().contains("names no environment variable"));
-        assert!(put_in("${1A}").unwrap_err().contains("names no environment variable"));
     }
 }

@@ -18,7 +18,12 @@ fn read(text: &str) -> Result<Config> {
         "INJECTED" => Some("x\"\n[archive]\nurl = \"s3://other".to_owned()),
         _ => None,
     };
-    parse::config(text, Path::new("conf/archiver.toml"), &env)
+    let file = |path: &Path| match path.to_str() {
+        Some("conf/key") => Ok("s3cret-from-a-file".to_owned()),
+        Some(path) => Err(format!("the file {path} can't be read: it is not there")),
+        None => Err("?".to_owned()),
+    };
+    parse::config(text, Path::new("conf/archiver.toml"), &Outside { env: &env, file: &file })
 }
 
 /// A file that is right, with `lines` after it.
@@ -68,6 +73,8 @@ fn every_key_is_read() {
         batch_max_events = 500
         batch_max_bytes = "1MiB"
         batch_max_wait = "5ms"
+        [metrics]
+        listen = "[::1]:9464"
         [archive]
         url = "s3://bucket/prefix"
         segment_max_bytes = 65536
@@ -108,6 +115,7 @@ fn every_key_is_read() {
     let config = read(&text).unwrap();
     assert_eq!(config.audit_uri.unwrap().expose(), "mongodb://b");
     assert_eq!(config.audit_database, "trail");
+    assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9464");
     let (archive, capture) = (config.archive, config.capture);
     assert_eq!((archive.segment_max_bytes, archive.segment_max_age.as_secs()), (65536, 90));
     assert_eq!(archive.hot_retention, Duration::ZERO);
@@ -243,6 +251,13 @@ fn one_bad_line_gives_one_problem_with_its_line_key_and_advice() {
             "12: [[plugin]] config.a: the environment variable GONE",
         ),
         (
+            &format!("{pinned}config = {{ a = [{{ b = \"${{file:/gone}}\" }}] }}"),
+            "12: [[plugin]] config.a[0].b: the file /gone can't be read: it is not there",
+        ),
+        ("[audit]\nuri = \"${file:}\"", "9: [audit] uri: ${file:} names no file"),
+        ("[audit]\nuri = \"${file:key}\"", "9: [audit] uri: is not a connection string"),
+        ("snapshot = \"${file:key}\"", "8: [[source]] snapshot: \"${file:key}\" is not allowed"),
+        (
             &format!("{pinned}{pinned}"),
             "12: [[plugin]]: is a second [[plugin]] named \"p\"; names must differ",
         ),
@@ -334,6 +349,23 @@ fn a_value_from_the_environment_can_not_add_keys_and_is_not_shown() {
 }
 
 #[test]
+fn what_comes_from_a_file_is_a_secret_like_what_comes_from_the_environment() {
+    let plugin = format!(
+        "[[plugin]]\nname = \"p\"\npath = \"p\"\nsha256 = \"{PIN}\"\n\
+         config = {{ keys = [{{ id = \"1\", key = \"${{file:key}}\" }}], a = \"${{NAME}}\" }}\n"
+    );
+    let config = read(&with(&plugin)).unwrap();
+    let plugin = &config.plugins[0];
+    assert_eq!(
+        plugin.config_json.expose(),
+        r#"{"keys":[{"id":"1","key":"s3cret-from-a-file"}],"a":"from-env"}"#
+    );
+    let secrets: Vec<_> = plugin.secrets.iter().map(Secret::expose).collect();
+    assert_eq!(secrets, ["s3cret-from-a-file", "from-env"]);
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
 fn secrets_do_not_show_in_debug_output() {
     let text = format!("{:?}", read(&with("[archive.options]\nsecret_access_key = \"s3cret\"")).unwrap());
     assert!(!text.contains("s3cret"), "{text}");
@@ -374,7 +406,8 @@ proptest! {
 fn the_example_configuration_is_valid_and_shows_the_defaults() {
     let text = include_str!("../../../examples/configs/archiver.toml");
     let env = |name: &str| Some(format!("mongodb://{name}"));
-    let config = parse::config(text, Path::new("archiver.toml"), &env).unwrap();
+    let outside = Outside { env: &env, file: &|path| Ok(format!("contents of {}", path.display())) };
+    let config = parse::config(text, Path::new("archiver.toml"), &outside).unwrap();
     let small = read(&with("")).unwrap();
     assert_eq!(format!("{:?}", config.capture), format!("{:?}", small.capture));
     assert_eq!(config.archive.segment_max_bytes, small.archive.segment_max_bytes);
@@ -382,5 +415,5 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
     assert_eq!(config.archive.hot_retention, small.archive.hot_retention);
     assert_eq!(config.audit_database, small.audit_database);
     let shipped = include_str!("../../../deploy/archiver.toml");
-    assert_eq!(parse::config(shipped, Path::new("archiver.toml"), &env).unwrap().sources.len(), 1);
+    assert_eq!(parse::config(shipped, Path::new("archiver.toml"), &outside).unwrap().sources.len(), 1);
 }

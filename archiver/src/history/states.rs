@@ -14,12 +14,12 @@ use bson::Timestamp;
 use bson_walker::Doc;
 use bytes::Bytes;
 
-use super::{Namespace, Salts};
 use super::document::{Contents, Unapplied, apply};
 use super::gaps::{Finding, Found, Gap, GapRecord};
 use super::policies::{Policies, policy_of};
 use super::released::notes;
 use super::watched::Watched;
+use super::{Namespace, Salts};
 use crate::error::Result;
 use crate::record::{Record, RecordId, unsalted_id_digest};
 use crate::salt::Salt;

@@ -1,18 +1,14 @@
 //! What a plugin returned, checked in native code: nothing of it is believed.
 
+use std::sync::Arc;
+
 use bson_walker::{Doc, Element, kind, validate};
 
 use super::contract::BatchResult;
-use super::limits::MAX_DEPTH;
+use super::limits::{MAX_DEPTH, MAX_DOCUMENT};
 use super::outcome::FailureCode;
+pub(super) use crate::config::Grants;
 use crate::event::{FIELDS, IDENTITY};
-
-/// What a plugin may do to events: as it declares itself.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Grants {
-    pub(super) drop: bool,
-    pub(super) modify: bool,
-}
 
 /// What a plugin decided about one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +16,20 @@ pub(super) enum Verdict {
     Keep,
     Replace(Vec<u8>),
     Drop,
-    Fail(FailureCode),
+    Fail(Failed),
+}
+
+/// How a plugin failed on one event, and what it said that may be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub(super) code: FailureCode,
+    pub(super) words: Option<Arc<str>>,
+}
+
+impl From<FailureCode> for Failed {
+    fn from(code: FailureCode) -> Self {
+        Failed { code, words: None }
+    }
 }
 
 /// Reads a result as one verdict per event, or says what is wrong with the whole of it.
@@ -67,7 +76,8 @@ fn replacement(event: &[u8], doc: Doc<'_>) -> Result<(), FailureCode> {
         // Searching on from the last one refuses duplicates and another order, too.
         let name =
             allowed.find(|name| name.as_bytes() == element.name()).ok_or(FailureCode::InvalidOutput)?;
-        if !IDENTITY.contains(name) && !well_formed(name, &element) {
+        let longest = event.get(name).map_or(0, |e| e.value().len()).max(MAX_DOCUMENT);
+        if !IDENTITY.contains(name) && (!well_formed(name, &element) || element.value().len() > longest) {
             return Err(FailureCode::InvalidOutput);
         }
     }

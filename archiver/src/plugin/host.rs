@@ -1,7 +1,5 @@
 //! One plugin as the host runs it: a compiled component, started afresh for every batch, and its one import, `log`.
 
-use std::sync::Arc;
-
 use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker, Lower,
     TypedFunc, WasmStr,
@@ -9,13 +7,13 @@ use wasmtime::component::{
 use wasmtime::{Engine, Store, StoreContextMut};
 
 use super::contract::{BatchResult, EXPORTS, EventError, HOST, Level, Manifest};
-use super::limits::{Limits, MAX_WORDS};
+use super::limits::{Limits, MAX_SAID};
 use super::outcome::FailureCode;
 use super::sandbox::{self, Fault, State};
+use super::words::{Line, cut};
 
 /// A plugin's code, checked and compiled.
 pub(super) struct Program {
-    name: Arc<str>,
     engine: Engine,
     instance: InstancePre<State>,
     exports: [ComponentExportIndex; 3],
@@ -31,12 +29,7 @@ pub(super) struct Running<'p> {
 
 impl Program {
     /// Connects a component to the host. `Err` says what does not fit.
-    pub(super) fn new(
-        engine: &Engine,
-        component: &Component,
-        name: Arc<str>,
-        limits: Limits,
-    ) -> Result<Self, String> {
+    pub(super) fn new(engine: &Engine, component: &Component, limits: Limits) -> Result<Self, String> {
         let missing: Vec<_> =
             EXPORTS.iter().filter(|e| component.get_export_index(None, e).is_none()).collect();
         let exports = EXPORTS.map(|export| component.get_export_index(None, export));
@@ -48,7 +41,6 @@ impl Program {
             .and_then(|linker| linker.instantiate_pre(component))
             .map_err(|e| format!("its imports don't fit: {}", e.root_cause()))?;
         Ok(Program {
-            name,
             engine: engine.clone(),
             instance,
             exports: [describe, configure, process_batch],
@@ -62,7 +54,7 @@ impl Program {
 
     /// Starts an instance that is to get so many bytes of events.
     pub(super) fn start(&self, input_bytes: usize) -> Result<Running<'_>, Fault> {
-        let mut store = sandbox::store(&self.engine, &self.limits, &self.name, input_bytes);
+        let mut store = sandbox::store(&self.engine, &self.limits, input_bytes);
         match self.instance.instantiate(&mut store) {
             Ok(instance) => Ok(Running { program: self, store, instance }),
             Err(e) => Err(sandbox::fault(&store, &e, FailureCode::Sandbox)),
@@ -96,6 +88,11 @@ impl Running<'_> {
         called.map(|(r,)| r).map_err(|e| sandbox::fault(&self.store, &e, FailureCode::InvalidOutput))
     }
 
+    /// Keeps more of what the plugin says, for its author.
+    pub(super) fn listen(&mut self) {
+        self.store.data_mut().listen();
+    }
+
     pub(super) fn describe(&mut self) -> Result<Manifest, Fault> {
         self.call(0, ())
     }
@@ -110,6 +107,11 @@ impl Running<'_> {
         self.call(1, (config,))
     }
 
+    /// What it said so far, as it said it: it may quote events.
+    pub(super) fn take_said(&mut self) -> Vec<Line> {
+        self.store.data_mut().take_said()
+    }
+
     /// `events` are concatenated BSON documents. The inner `Err` may quote an event.
     pub(super) fn process_batch(&mut self, events: &[u8]) -> Result<Result<BatchResult, EventError>, Fault> {
         self.call(2, (events,))
@@ -122,26 +124,11 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     Ok(linker)
 }
 
-/// Passes a plugin's log line on: at debug level whatever the plugin says, since it may quote what it was given.
+/// Hears a plugin's log line. Whether and how it is shown is decided when the run is over.
 fn log(mut store: StoreContextMut<'_, State>, (level, message): (Level, WasmStr)) -> wasmtime::Result<()> {
-    if store.data().log_lines == 0 || !tracing::enabled!(target: "plugin", tracing::Level::DEBUG) {
-        return Ok(());
+    if store.data().listens(level) {
+        let said = cut(&message.to_str(&store)?, MAX_SAID).to_owned();
+        store.data_mut().hear(level, said);
     }
-    store.data_mut().log_lines -= 1;
-    let words = untrusted(&message.to_str(&store)?);
-    tracing::debug!(target: "plugin", plugin = &*store.data().plugin, ?level, untrusted = words, "a plugin's own words");
     Ok(())
-}
-
-/// A plugin's own words, made harmless: bounded, and without anything that could end a line or move a cursor.
-pub(super) fn untrusted(words: &str) -> String {
-    let mut end = words.len().min(MAX_WORDS);
-    while !words.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut shown: String = words[..end].chars().flat_map(char::escape_debug).collect();
-    if end < words.len() {
-        shown.push('…');
-    }
-    shown
 }

@@ -15,8 +15,17 @@ pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 /// above 200 levels could not be written to the audit log.
 pub(super) const MAX_DEPTH: usize = 190;
 
+/// Bytes of a document that MongoDB stores at most. A plugin may make documents longer, but not longer than that.
+pub(super) const MAX_DOCUMENT: usize = 16 * MIB;
+
 /// How much of a plugin's own words is shown, in bytes.
 pub(super) const MAX_WORDS: usize = 256;
+
+/// How much of one thing that a plugin says is looked at, in bytes.
+pub(super) const MAX_SAID: usize = 1024;
+
+/// How much of the text in a plugin's file its words are compared with, in bytes; the largest one measured has 200 KB.
+pub(super) const MAX_LITERALS: usize = 1 << 20;
 
 /// The bounds of one run of a plugin; tests use shorter ones.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +48,7 @@ pub(super) struct Limits {
     /// Runs that may hit their deadline within one call of the chain. A plugin that hangs on everything would hold
     /// up its source for hours otherwise.
     pub(super) timeouts: usize,
-    /// Log lines that are passed on per run.
+    /// Log lines that are kept per run.
     pub(super) log_lines: usize,
 }
 

@@ -2,7 +2,6 @@
 //! host's interface, compiles it, and lets it describe and configure itself within its limits.
 
 use std::io::Read;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
@@ -10,11 +9,12 @@ use wasmtime::{Engine, Module};
 use wit_component::ComponentEncoder;
 
 use super::check::Grants;
-use super::contract::{CONTRACT, HOST, Manifest, TYPES};
-use super::host::{Program, untrusted};
+use super::contract::{CONTRACT, HOST, Manifest, PACKAGE, TYPES, VERSIONS, version};
+use super::host::{Program, Running};
 use super::limits::{Limits, MAX_FILE_BYTES};
 use super::sandbox::Fault;
 use super::stage::Stage;
+use super::words::{Line, Literals, pass_on, untrusted};
 use crate::config::PluginConfig;
 use crate::error::{Error, Result};
 use crate::record::hex;
@@ -31,26 +31,34 @@ pub(super) fn load(
     let file = read(plugin)?;
     let sha256 = hex(&Sha256::digest(&file).into());
     check_pin(plugin, &sha256, development)?;
-    let component = compile(plugin, &file, engine)?;
-    let name: Arc<str> = plugin.name.as_str().into();
-    let program = Program::new(engine, &component, name.clone(), limits).map_err(|what| {
-        Error::plugin(format!("plugin `{}` is not a plugin for {CONTRACT}: {what}", plugin.name))
-            .hint("build it against this archiver's plugin-sdk, with `export!` in it")
-    })?;
+    load_bytes(plugin, &file, engine, limits)
+}
+
+/// The same for a file that was read and is the right one.
+pub(super) fn load_bytes(
+    plugin: &PluginConfig,
+    file: &[u8],
+    engine: &Engine,
+    limits: Limits,
+) -> Result<Stage> {
+    let component = compile(plugin, file, engine)?;
+    let program = connect(plugin, engine, &component, limits)?;
     let manifest = describe(plugin, &program)?;
+    let grants = grants(plugin, &manifest)?;
     configure(plugin, &program)?;
     Ok(Stage {
-        name,
+        name: plugin.name.as_str().into(),
         version: manifest.version,
-        sha256: sha256.into(),
+        sha256: hex(&Sha256::digest(file).into()).into(),
         config_sha256: hex(&Sha256::digest(plugin.config_json.expose()).into()),
         config: plugin.config_json.clone(),
-        grants: Grants { drop: manifest.may_drop, modify: manifest.may_modify },
+        grants,
         program,
+        literals: Literals::of(file),
     })
 }
 
-fn read(plugin: &PluginConfig) -> Result<Vec<u8>> {
+pub(super) fn read(plugin: &PluginConfig) -> Result<Vec<u8>> {
     let failed = |e: std::io::Error| {
         let (name, path) = (&plugin.name, plugin.path.display());
         match e.kind() {
@@ -87,18 +95,17 @@ fn check_pin(plugin: &PluginConfig, sha256: &str, development: bool) -> Result<(
 }
 
 /// Turns the file into a compiled component whose imports are all known.
-fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Result<Component> {
+pub(super) fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Result<Component> {
     let (name, path) = (&plugin.name, plugin.path.display());
     let encoded;
     let bytes = match file.first_chunk::<8>() {
         Some(b"\0asm\x01\0\0\0") => {
-            encoded = encode(file).map_err(|e| match foreign_imports(file, engine) {
-                imports if imports.is_empty() => {
-                    Error::plugin(format!("plugin `{name}`: {path} is no plugin"))
-                        .because(e)
-                        .hint(format!("write it with this archiver's plugin-sdk and {BUILD}"))
-                }
-                imports => refused_imports(plugin, &imports),
+            encoded = encode(file).map_err(|e| {
+                let no_plugin = Error::plugin(format!("plugin `{name}`: {path} is no plugin"))
+                    .because(e)
+                    .hint(format!("write it with this archiver's plugin-sdk and {BUILD}"));
+                // What it imports explains it better.
+                check_imports(plugin, &module_imports(file, engine)).err().unwrap_or(no_plugin)
             })?;
             encoded.as_slice()
         }
@@ -114,40 +121,53 @@ fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Result<Compon
             .because(e)
             .hint(format!("{BUILD}; it may be damaged, or ask for more memory than a plugin may have"))
     })?;
-    let imports: Vec<_> = component
-        .component_type()
-        .imports(engine)
-        .map(|(import, _)| import.to_owned())
-        .filter(|import| import != HOST && import != TYPES)
-        .collect();
-    if imports.is_empty() { Ok(component) } else { Err(refused_imports(plugin, &imports)) }
+    let imports = component.component_type();
+    let imports: Vec<_> = imports.imports(engine).map(|(import, _)| import.to_owned()).collect();
+    check_imports(plugin, &imports)?;
+    Ok(component)
 }
 
 fn encode(module: &[u8]) -> anyhow::Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(module)?.encode()
 }
 
-/// The modules from which a core module imports, other than the plugin contract's: only to say why it was refused.
-fn foreign_imports(module: &[u8], engine: &Engine) -> Vec<String> {
+/// The modules from which a core module imports: only to say why it was refused.
+fn module_imports(module: &[u8], engine: &Engine) -> Vec<String> {
     let Ok(module) = Module::from_binary(engine, module) else { return Vec::new() };
     let mut names: Vec<_> = module.imports().map(|import| import.module().to_owned()).collect();
-    names.retain(|name| name != HOST && name != TYPES);
     names.sort();
     names.dedup();
     names
 }
 
-fn refused_imports(plugin: &PluginConfig, imports: &[String]) -> Error {
+/// Refuses everything but the interfaces of a contract that this host speaks.
+fn check_imports(plugin: &PluginConfig, imports: &[String]) -> Result<()> {
+    if let Some(other) = imports.iter().filter_map(|i| version(i)).find(|v| !VERSIONS.contains(v)) {
+        return Err(other_contract(plugin, other));
+    }
+    let foreign: Vec<_> = imports.iter().filter(|import| *import != HOST && *import != TYPES).collect();
+    if foreign.is_empty() { Ok(()) } else { Err(refused_imports(plugin, &foreign)) }
+}
+
+fn other_contract(plugin: &PluginConfig, version: &str) -> Error {
+    Error::plugin(format!(
+        "plugin `{}` was built for {PACKAGE}@{}, and this archiver speaks {PACKAGE}@{}",
+        plugin.name,
+        untrusted(version),
+        VERSIONS.join(", ")
+    ))
+    .hint("build it against this archiver's plugin-sdk, or run an archiver that speaks its contract")
+}
+
+fn refused_imports(plugin: &PluginConfig, imports: &[&String]) -> Error {
     let shown: Vec<_> = imports.iter().take(8).map(|name| untrusted(name)).collect();
     let more = if imports.len() > shown.len() {
         format!(" and {} more", imports.len() - shown.len())
     } else {
         String::new()
     };
-    let hint = if imports.iter().any(|name| name.starts_with("archiver:plugin/")) {
-        format!(
-            "it was built for another contract than {CONTRACT}: build it against this archiver's plugin-sdk"
-        )
+    let hint = if imports.iter().any(|name| name.starts_with(PACKAGE)) {
+        format!("{CONTRACT} has no such interface: build it against this archiver's plugin-sdk")
     } else if imports.iter().any(|name| name.contains("wbindgen")) {
         "one of its dependencies expects a browser (often getrandom or bson): leave that dependency out"
             .to_owned()
@@ -158,12 +178,26 @@ fn refused_imports(plugin: &PluginConfig, imports: &[String]) -> Error {
         .hint(hint)
 }
 
-fn describe(plugin: &PluginConfig, program: &Program) -> Result<Manifest> {
+pub(super) fn connect(
+    plugin: &PluginConfig,
+    engine: &Engine,
+    component: &Component,
+    limits: Limits,
+) -> Result<Program> {
+    Program::new(engine, component, limits).map_err(|what| {
+        Error::plugin(format!("plugin `{}` is not a plugin for {CONTRACT}: {what}", plugin.name))
+            .hint("build it against this archiver's plugin-sdk, with `export!` in it")
+    })
+}
+
+pub(super) fn describe(plugin: &PluginConfig, program: &Program) -> Result<Manifest> {
     let described = program.start(0).and_then(|mut running| {
         running.takes_batches()?;
-        running.describe()
+        let manifest = running.describe()?;
+        say(plugin, &mut running);
+        Ok(manifest)
     });
-    let mut manifest = described.map_err(|fault| faulty(plugin, "describe", fault))?;
+    let mut manifest = described.map_err(|fault| faulty(plugin, "`describe`", fault))?;
     manifest.version = untrusted(&manifest.version);
     manifest.name = untrusted(&manifest.name);
     tracing::debug!(
@@ -175,24 +209,60 @@ fn describe(plugin: &PluginConfig, program: &Program) -> Result<Manifest> {
     Ok(manifest)
 }
 
+/// What the plugin may do: what it declares, none of which the configuration may withhold.
+fn grants(plugin: &PluginConfig, declared: &Manifest) -> Result<Grants> {
+    let name = &plugin.name;
+    let grants = Grants { drop: declared.may_drop, modify: declared.may_modify };
+    let (does, word) = match grants {
+        Grants { drop: true, .. } if !plugin.allow.drop => ("drop", "drop"),
+        Grants { modify: true, .. } if !plugin.allow.modify => ("change", "modify"),
+        _ => return Ok(grants),
+    };
+    Err(Error::plugin(format!(
+        "plugin `{name}` declares that it may {does} events, which its `allow` does not include"
+    ))
+    .hint(format!(
+        "add \"{word}\" to `allow` of [[plugin]] `{name}` if it is meant to; else find out why it wants to"
+    )))
+}
+
 fn configure(plugin: &PluginConfig, program: &Program) -> Result<()> {
     let config = plugin.config_json.expose();
-    let configured = program.start(config.len()).and_then(|mut running| running.configure(config));
-    configured.map_err(|fault| faulty(plugin, "configure", fault))?.map_err(|words| {
-        // Plugins quote the values that they do not accept.
-        let words = plugin.secrets.iter().fold(words, |words, secret| secret.hide_in(&words));
+    let configured = program.start(config.len()).and_then(|mut running| {
+        let configured = running.configure(config)?;
+        say(plugin, &mut running);
+        Ok(configured)
+    });
+    configured.map_err(|fault| faulty(plugin, "`configure`", fault))?.map_err(|words| {
         Error::plugin(format!(
             "plugin `{}` does not accept its configuration; in its own words: \"{}\"",
             plugin.name,
-            untrusted(&words)
+            without_secrets(plugin, &words)
         ))
         .hint(format!("correct `config` of [[plugin]] `{}`", plugin.name))
     })
 }
 
-fn faulty(plugin: &PluginConfig, doing: &str, fault: Fault) -> Error {
-    let what = fault.code.explanation();
-    Error::plugin(format!("plugin `{}` failed in `{doing}`: {what}", plugin.name))
-        .because(fault.detail)
-        .hint("this is for the plugin's author; `plugin` at debug level in the log shows what it says itself")
+/// Passes on what a plugin says while there are no events.
+fn say(plugin: &PluginConfig, running: &mut Running<'_>) {
+    for Line { level, said } in running.take_said() {
+        pass_on(&plugin.name, level, &without_secrets(plugin, &said));
+    }
+}
+
+/// A plugin's words while there are no events: shown whole, but for secrets of its configuration. Plugins quote the values
+/// that they do not accept.
+pub(super) fn without_secrets(plugin: &PluginConfig, words: &str) -> String {
+    untrusted(&plugin.secrets.iter().fold(words.to_owned(), |words, secret| secret.hide_in(&words)))
+}
+
+/// A plugin that fails before it is to see events.
+pub(super) fn faulty(plugin: &PluginConfig, doing: &str, fault: Fault) -> Error {
+    let mut what = format!("plugin `{}` failed in {doing}: {}", plugin.name, fault.code.explanation());
+    if let Some(words) = fault.said {
+        what.push_str(&format!("; in its own words: \"{}\"", without_secrets(plugin, &words)));
+    }
+    let error =
+        Error::plugin(what).hint("this is for the plugin's author; `archiver plugin test` runs it on events");
+    if fault.detail.is_empty() { error } else { error.because(fault.detail) }
 }

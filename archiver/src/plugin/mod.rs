@@ -1,28 +1,35 @@
 //! The plugin chain: every event passes through the source's plugins in order, and none gets past a failing one.
 //!
 //! Invariants: a plugin sees bytes and returns bytes, in an instance that lives for one batch; whatever it does, the
-//! host goes on, and an event it failed on has no body any more. Nothing that a plugin says about an event reaches
-//! errors or the log (its own log lines: bounded, at debug level). Does not know MongoDB, and does not count.
+//! host goes on, and an event it failed on has no body any more. Of what a plugin says about an event, errors and the
+//! log show only words that stand in its own file; only the author's [`workbench`] shows all of it. Does not know MongoDB.
 
 mod check;
 mod contract;
+mod explain;
 mod host;
 mod limits;
 mod load;
 mod outcome;
 mod sandbox;
+mod self_test;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod words;
+pub mod workbench;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use bson_walker::Writer;
 use sha2::{Digest, Sha256};
 
 pub use outcome::{Failure, FailureCode, Outcome};
 
+use crate::checkpoint::PluginCounters;
 use crate::config::PluginConfig;
 use crate::error::Result;
 use crate::record::hex;
@@ -44,10 +51,17 @@ impl PluginChain {
     /// Loads the plugins in this order; none is an empty chain, which keeps every event as it is. Each file is read once, here, and never again.
     ///
     /// Without `development`, every plugin must be pinned. Fails with kind `Plugin` where a file is missing, not the pinned one, not
-    /// a plugin, imports anything but the host's interface, or does not accept its configuration.
+    /// a plugin, imports anything but the host's interface, declares more than it is allowed, does not accept its configuration,
+    /// or fails its self-test. Touches nothing but the files, so a chain can be loaded while another one works.
     pub fn load(plugins: &[&PluginConfig], development: bool) -> Result<PluginChain> {
-        PluginChain::load_within(plugins, development, Limits::default())
+        let chain = PluginChain::load_within(plugins, development, Limits::default())?;
+        for (stage, plugin) in chain.stages.iter().zip(plugins) {
+            self_test::check(stage, plugin)?;
+        }
+        Ok(chain)
     }
+
+    /// Loads without self-tests.
 
     fn load_within(plugins: &[&PluginConfig], development: bool, limits: Limits) -> Result<PluginChain> {
         let mut stages = Vec::with_capacity(plugins.len());
@@ -91,18 +105,24 @@ impl PluginChain {
     /// parts, its results depend on which events come together: then the whole batch has failed, as `unstable`. A
     /// plugin that keeps missing deadlines is given up on for this call, and what it has not seen has failed as `timeout`.
     pub fn process(&self, bodies: Vec<Vec<u8>>) -> Vec<Outcome> {
+        self.process_counting(bodies).0
+    }
+
+    /// The same, with what each plugin did, by its name. A plugin counts the events that it saw or was to see.
+    pub fn process_counting(&self, bodies: Vec<Vec<u8>>) -> (Vec<Outcome>, BTreeMap<String, PluginCounters>) {
         let mut outcomes: Vec<_> = bodies.into_iter().map(Outcome::Keep).collect();
         // The lock guards no data, so a panic while it was held leaves nothing half done.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = BTreeMap::new();
         for stage in &self.stages {
-            pass(stage, &mut outcomes);
+            counters.insert(stage.name.to_string(), pass(stage, &mut outcomes));
         }
-        outcomes
+        (outcomes, counters)
     }
 }
 
-/// Passes the events that are still kept through one plugin.
-fn pass(stage: &Stage, outcomes: &mut [Outcome]) {
+/// Passes the events that are still kept through one plugin, and counts.
+fn pass(stage: &Stage, outcomes: &mut [Outcome]) -> PluginCounters {
     let kept = |outcome: &Outcome| matches!(outcome, Outcome::Keep(_));
     let events: Vec<&[u8]> = outcomes
         .iter()
@@ -111,16 +131,29 @@ fn pass(stage: &Stage, outcomes: &mut [Outcome]) {
             _ => None,
         })
         .collect();
+    let began = Instant::now();
     let mut verdicts = stage.judge(&events).into_iter();
+    let micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+    let mut counters = PluginCounters { micros, ..PluginCounters::default() };
     for outcome in outcomes.iter_mut().filter(|outcome| kept(outcome)) {
         // There is one for each. Were there not, nothing would get past it.
-        match verdicts.next().unwrap_or(Verdict::Fail(FailureCode::InvalidOutput)) {
-            Verdict::Keep => {}
-            Verdict::Replace(body) => *outcome = Outcome::Keep(body),
-            Verdict::Drop => *outcome = Outcome::Dropped { plugin: stage.name.clone() },
-            Verdict::Fail(code) => *outcome = Outcome::Failed(stage.failure(code)),
+        match verdicts.next().unwrap_or(Verdict::Fail(FailureCode::InvalidOutput.into())) {
+            Verdict::Keep => counters.kept += 1,
+            Verdict::Replace(body) => {
+                counters.replaced += 1;
+                *outcome = Outcome::Keep(body);
+            }
+            Verdict::Drop => {
+                counters.dropped += 1;
+                *outcome = Outcome::Dropped { plugin: stage.name.clone() };
+            }
+            Verdict::Fail(failed) => {
+                counters.failed += 1;
+                *outcome = Outcome::Failed(stage.failure(failed));
+            }
         }
     }
+    counters
 }
 
 fn digest(stages: &[Stage]) -> String {

@@ -1,4 +1,4 @@
-//! What the chain says about each event: kept, dropped, or failed with a code. Never quotes an event or a plugin.
+//! What the chain says about each event: kept, dropped, or failed with a code. Never quotes an event.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// Which plugin failed on an event, and how. Holds nothing that the plugin or the event said.
+/// Which plugin failed on an event, and how. Holds nothing of the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The plugin's name in the configuration.
@@ -26,11 +26,17 @@ pub struct Failure {
     pub sha256: Arc<str>,
     /// What went wrong.
     pub code: FailureCode,
+    /// What the plugin said about it, as far as the words stand in its own file: not to be believed, nor stored in records.
+    pub words: Option<Arc<str>>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plugin `{}` failed on an event: {}", self.plugin, self.code.explanation())
+        write!(f, "plugin `{}` failed on an event: {}", self.plugin, self.code.explanation())?;
+        match &self.words {
+            Some(words) => write!(f, "; in its own words: \"{words}\""),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The sandbox: the engine and its settings, and the store in which one instance runs with all its limits.
 //! Does not know what a plugin exports.
 
-use std::sync::Arc;
 use std::thread;
 
 use wasmtime::{
@@ -9,8 +8,10 @@ use wasmtime::{
     ResourceLimiter, Store, Trap,
 };
 
+use super::contract::Level;
 use super::limits::{Limits, TICK};
 use super::outcome::FailureCode;
+use super::words::Line;
 use crate::error::{Error, Result};
 
 /// Components that can be alive at once in one engine. A chain runs one at a time; the other is room to spare.
@@ -32,6 +33,9 @@ const STACK_BYTES: usize = 512 << 10;
 /// Memory of a finished instance that stays resident for the next one: page faults are what a fresh instance per
 /// batch costs, and this takes most of them away.
 const RESIDENT_BYTES: usize = 4 << 20;
+
+/// Lines that are kept for whoever listens.
+const HEARD_LINES: usize = 1000;
 
 /// Starts an engine with the settings under which a plugin's output depends on nothing but its input, and
 /// the thread that makes its clock tick.
@@ -82,19 +86,22 @@ pub(super) fn tick(engine: &EngineWeak) {
 /// What the host keeps for one running instance.
 #[derive(Debug)]
 pub(super) struct State {
-    /// The plugin's name in the configuration, for its log lines.
-    pub(super) plugin: Arc<str>,
-    /// Log lines it may still write.
-    pub(super) log_lines: usize,
+    /// What it said, in order: the first lines of it.
+    said: Vec<Line>,
+    /// How many lines are kept.
+    log_lines: usize,
+    /// The last error it said: a panic's message comes last.
+    last_error: Option<String>,
     memory: usize,
     exceeded: bool,
 }
 
 /// A store for one instance that will be given so many bytes of events: limits and deadline hold from here on, so
 /// also for the code that runs when it is instantiated.
-pub(super) fn store(engine: &Engine, limits: &Limits, plugin: &Arc<str>, input_bytes: usize) -> Store<State> {
+pub(super) fn store(engine: &Engine, limits: &Limits, input_bytes: usize) -> Store<State> {
     let memory = limits.memory_for(input_bytes);
-    let state = State { plugin: plugin.clone(), log_lines: limits.log_lines, memory, exceeded: false };
+    let log_lines = limits.log_lines;
+    let state = State { said: Vec::new(), log_lines, last_error: None, memory, exceeded: false };
     let mut store = Store::new(engine, state);
     store.limiter(|state| state);
     store.set_epoch_deadline(limits.ticks_for(input_bytes));
@@ -126,6 +133,31 @@ impl ResourceLimiter for State {
 }
 
 impl State {
+    /// Keeps more lines, for somebody who may know the events.
+    pub(super) fn listen(&mut self) {
+        self.log_lines = HEARD_LINES;
+    }
+
+    /// Whether a line of this level would be kept.
+    pub(super) fn listens(&self, level: Level) -> bool {
+        level == Level::Error || self.said.len() < self.log_lines
+    }
+
+    /// Keeps a line, which is cut already, within the number that is kept.
+    pub(super) fn hear(&mut self, level: Level, said: String) {
+        if level == Level::Error {
+            self.last_error = Some(said.clone());
+        }
+        if self.said.len() < self.log_lines {
+            self.said.push(Line { level, said });
+        }
+    }
+
+    /// What it said, in order; bounded, and as it said it.
+    pub(super) fn take_said(&mut self) -> Vec<Line> {
+        std::mem::take(&mut self.said)
+    }
+
     /// Traps where a limit is exceeded: a guest that is told so aborts anyway, and then nobody knows why.
     fn grow(&mut self, allowed: bool, what: &str) -> wasmtime::Result<bool> {
         if allowed {
@@ -142,11 +174,13 @@ impl State {
 pub(super) struct Fault {
     pub(super) code: FailureCode,
     pub(super) detail: String,
+    /// What the plugin said last, as it said it: it may quote an event.
+    pub(super) said: Option<String>,
 }
 
 impl Fault {
     pub(super) fn new(code: FailureCode, detail: impl Into<String>) -> Self {
-        Fault { code, detail: detail.into() }
+        Fault { code, detail: detail.into(), said: None }
     }
 }
 
@@ -161,5 +195,6 @@ pub(super) fn fault(store: &Store<State>, error: &wasmtime::Error, otherwise: Fa
             None => otherwise,
         }
     };
-    Fault::new(code, error.root_cause().to_string())
+    let said = store.data().last_error.clone();
+    Fault { said, ..Fault::new(code, error.root_cause().to_string()) }
 }

@@ -3,10 +3,12 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::check::{self, Grants, Verdict};
+use super::check::{self, Failed, Grants, Verdict};
 use super::host::Program;
 use super::limits::Limits;
 use super::outcome::{Failure, FailureCode};
+use super::sandbox::Fault;
+use super::words::{Line, Literals, pass_on};
 use crate::config::Secret;
 
 /// A loaded plugin with its configuration.
@@ -18,6 +20,15 @@ pub(super) struct Stage {
     pub(super) config: Secret,
     pub(super) grants: Grants,
     pub(super) program: Program,
+    pub(super) literals: Literals,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) verdicts: Vec<Verdict>,
+    /// As the plugin said it: it may quote events.
+    pub(super) said: Vec<Line>,
 }
 
 impl Stage {
@@ -31,32 +42,37 @@ impl Stage {
         verdicts
     }
 
-    pub(super) fn failure(&self, code: FailureCode) -> Failure {
-        Failure { plugin: self.name.clone(), sha256: self.sha256.clone(), code }
+    pub(super) fn failure(&self, failed: Failed) -> Failure {
+        let Failed { code, words } = failed;
+        Failure { plugin: self.name.clone(), sha256: self.sha256.clone(), code, words }
     }
 
     /// Runs a batch, and its parts where it fails. With its patience spent, the plugin hangs on everything: what is
     /// left fails with it, closed and untried.
     fn settle(&self, events: &[&[u8]], patience: &mut usize) -> Vec<Verdict> {
         if *patience == 0 {
-            return vec![Verdict::Fail(FailureCode::Timeout); events.len()];
+            return vec![Verdict::Fail(FailureCode::Timeout.into()); events.len()];
         }
         match self.run(events) {
-            Ok(verdicts) => verdicts,
-            Err(code) => self.narrow(events, code, patience),
+            Ok(ran) => self.heard(ran),
+            Err(fault) => self.narrow(events, fault, patience),
         }
     }
 
     /// Finds the guilty events of a batch that failed, in fresh instances. What the plugin itself says about the
     /// place (`event-error.index`) is not needed for it.
-    fn narrow(&self, events: &[&[u8]], code: FailureCode, patience: &mut usize) -> Vec<Verdict> {
+    fn narrow(&self, events: &[&[u8]], fault: Fault, patience: &mut usize) -> Vec<Verdict> {
+        let code = fault.code;
         if code == FailureCode::Timeout {
             *patience -= 1;
         }
         if events.len() == 1 {
             // A deadline can be missed because the machine was busy: such an event gets a second chance.
-            let again = if by_circumstance(code) { self.run(events) } else { Err(code) };
-            return again.unwrap_or_else(|code| vec![Verdict::Fail(code)]);
+            let again = if by_circumstance(code) { self.run(events) } else { Err(fault) };
+            return match again {
+                Ok(ran) => self.heard(ran),
+                Err(fault) => vec![Verdict::Fail(self.failed(fault))],
+            };
         }
         // Every half with a hanging event costs a whole deadline, every innocent event alone some microseconds.
         let part = if code == FailureCode::Timeout { 1 } else { events.len().div_ceil(2) };
@@ -64,19 +80,38 @@ impl Stage {
         let explained = by_size(code) || verdicts.iter().any(|v| matches!(v, Verdict::Fail(_)));
         // A plugin whose result depends on which events come together may have leaked one into another: none of
         // its results for this batch is used.
-        if explained { verdicts } else { vec![Verdict::Fail(FailureCode::Unstable); events.len()] }
+        if explained { verdicts } else { vec![Verdict::Fail(FailureCode::Unstable.into()); events.len()] }
+    }
+
+    /// The verdicts of a run whose words are passed on. Those of a run that is repeated in parts would be said again.
+    fn heard(&self, ran: Ran) -> Vec<Verdict> {
+        for Line { level, said } in ran.said {
+            pass_on(&self.name, level, &self.literals.shown(&said));
+        }
+        ran.verdicts
+    }
+
+    /// What a fault may be told as, once there are events.
+    fn failed(&self, fault: Fault) -> Failed {
+        let words = fault
+            .said
+            .map(|said| self.literals.shown(&said))
+            .filter(|words| !words.is_empty() && words != "…");
+        Failed { code: fault.code, words: words.map(Arc::from) }
     }
 
     /// Runs one batch in one fresh instance.
-    fn run(&self, events: &[&[u8]]) -> Result<Vec<Verdict>, FailureCode> {
+    pub(super) fn run(&self, events: &[&[u8]]) -> Result<Ran, Fault> {
         let input = events.concat();
-        let mut running = self.program.start(input.len()).map_err(|fault| fault.code)?;
-        let configured = running.configure(self.config.expose()).map_err(|fault| fault.code)?;
+        let mut running = self.program.start(input.len())?;
         // It accepted this configuration when it was loaded.
-        configured.map_err(|_| FailureCode::Unstable)?;
-        let result = running.process_batch(&input).map_err(|fault| fault.code)?;
-        let result = result.map_err(|_| FailureCode::Refused)?;
-        check::verdicts(events, &result, self.grants)
+        let unstable = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Unstable, "") };
+        running.configure(self.config.expose())?.map_err(unstable)?;
+        let result = running.process_batch(&input)?;
+        let refused = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Refused, "") };
+        let result = result.map_err(|error| refused(error.message))?;
+        let verdicts = check::verdicts(events, &result, self.grants).map_err(|code| Fault::new(code, ""))?;
+        Ok(Ran { verdicts, said: running.take_said() })
     }
 }
 

@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Service;
+use super::members::Seat;
 use crate::archive::roll::{Extent, Open};
 use crate::backoff::Backoff;
 use crate::error::{Error, Kind};
-use crate::stream_id::StreamId;
 
 /// How often the archive loop looks whether there is something to roll or to trim.
 const ROLL_TICK: Duration = Duration::from_secs(1);
@@ -21,20 +21,22 @@ impl Service {
     /// Rolls and trims until stopped. Its faults are its own: capture goes on, and the log holds what is not rolled.
     pub(super) async fn archive_loop(
         &self,
-        stream: &StreamId,
+        seat: &Seat,
         appended_bytes: &AtomicU64,
         stop: &CancellationToken,
     ) {
+        let stream = &seat.stream;
         let mut backoff = Backoff::default();
         let mut failed = false;
         while !stop.is_cancelled() {
             let ended = tokio::select! {
-                ended = self.archive_until_fault(stream, appended_bytes, &mut failed) => ended,
+                ended = self.archive_until_fault(seat, appended_bytes, &mut failed) => ended,
                 () = stop.cancelled() => return,
             };
             if !std::mem::replace(&mut failed, true) {
                 backoff.reset();
             }
+            seat.tally.archive_failed(ended.kind());
             let delay = backoff.next_delay();
             match ended.kind() {
                 Kind::Corrupt | Kind::Invalid => {
@@ -51,14 +53,10 @@ impl Service {
         }
     }
 
-    async fn archive_until_fault(
-        &self,
-        stream: &StreamId,
-        appended_bytes: &AtomicU64,
-        failed: &mut bool,
-    ) -> Error {
+    async fn archive_until_fault(&self, seat: &Seat, appended_bytes: &AtomicU64, failed: &mut bool) -> Error {
         let work = async {
-            let mut roller = self.roller(stream).await?;
+            let mut roller = self.roller(&seat.stream).await?;
+            seat.tally.rolled_to(roller.end_seq());
             let mut pass = Pass::default();
             let mut trimmed = Instant::now();
             loop {
@@ -71,6 +69,7 @@ impl Service {
                 }
                 if pass.is_due(appended, self.config.archive.segment_max_bytes) {
                     pass = Pass { open: Some(roller.roll(Extent::Due).await?.open), appended };
+                    seat.tally.rolled_to(roller.end_seq());
                     *failed = false;
                 }
                 if trimmed.elapsed() > TRIM_EVERY || self.config.archive.hot_retention < TRIM_EVERY {

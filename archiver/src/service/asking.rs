@@ -97,8 +97,10 @@ pub async fn reload(config: &Config) -> Result<BTreeMap<String, Reloaded>> {
     let silent: Vec<&str> = answers.iter().filter(|(_, a)| a.is_none()).map(|(h, _)| h.as_str()).collect();
     match silent.is_empty() {
         true => Ok(answers.into_iter().filter_map(|(holder, answer)| Some((holder, answer?))).collect()),
-        false => Err(Error::unavailable(format!("an archiver does not answer instance={}", silent.join(",")))
-            .hint("its log says what it does; all others have read their configurations again")),
+        false => {
+            Err(Error::unavailable(format!("an archiver does not answer instance={}", silent.join(",")))
+                .hint("its log says what it does; all others have read their configurations again"))
+        }
     }
 }
 
@@ -160,8 +162,12 @@ impl Service {
             }
             last = answer;
             if own.is_none() && heard.elapsed() > PATIENCE {
-                return Err(Error::unavailable(format!("whoever holds the lease does not answer source={stream}"))
-                    .hint("`archiver status` shows who it is; a `run --once` does not listen: wait for its end"));
+                return Err(Error::unavailable(format!(
+                    "whoever holds the lease does not answer source={stream}"
+                ))
+                .hint(
+                    "`archiver status` shows who it is; a `run --once` does not listen: wait for its end",
+                ));
             }
             tokio::time::sleep(POLL).await;
         }

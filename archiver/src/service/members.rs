@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::balance::share;
+use super::metrics::Tally;
 use crate::capture::headroom::Gauge;
 use crate::capture::lease::{Announcement, Ask, Board, Instance, Leases, Reloaded};
 use crate::capture::retry::Retry;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::stream_id::StreamId;
 
 /// How often all leases are looked at, with one query for all of them.
@@ -31,8 +32,10 @@ const SHUNNED: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) stream: StreamId,
-    /// Measured while the stream runs here.
+    /// Where it stands and what is measured, while the stream runs here.
     pub(super) headroom: Arc<Gauge>,
+    /// What happened to it here.
+    pub(super) tally: Tally,
     wanted: watch::Sender<bool>,
     /// Which withheld events are to be tried again.
     retry: watch::Sender<Option<Retry>>,
@@ -42,8 +45,8 @@ pub(super) struct Seat {
 
 #[derive(Debug, Default)]
 struct Health {
-    /// It has stopped here for good.
-    halted: bool,
+    /// What it has stopped for here, for good.
+    halted: Option<Kind>,
     /// When it last failed, where it kept failing.
     failed: Option<Instant>,
 }
@@ -54,6 +57,7 @@ impl Seat {
         Seat {
             stream,
             headroom: Arc::default(),
+            tally: Tally::default(),
             wanted: watch::Sender::new(false),
             retry: watch::Sender::new(None),
             health: Mutex::default(),
@@ -68,6 +72,9 @@ impl Seat {
 
     /// Waits until the stream is wanted here. Cancel safe.
     pub(super) async fn wanted(&self) {
+        if !*self.wanted.borrow() {
+            self.headroom.forget();
+        }
         // The sender lives in `self`.
         self.wanted.subscribe().wait_for(|wanted| *wanted).await.ok();
     }
@@ -78,8 +85,8 @@ impl Seat {
     }
 
     /// Says that the stream has stopped here for good.
-    pub(super) fn halt(&self) {
-        self.health().halted = true;
+    pub(super) fn halt(&self, kind: Kind) {
+        self.health().halted = Some(kind);
         self.changed.notify_one();
     }
 
@@ -89,8 +96,13 @@ impl Seat {
         self.changed.notify_one();
     }
 
-    fn is_halted(&self) -> bool {
+    /// What it has stopped for here, for good; `None`: it has not.
+    pub(super) fn halted(&self) -> Option<Kind> {
         self.health().halted
+    }
+
+    fn is_halted(&self) -> bool {
+        self.halted().is_some()
     }
 
     fn is_failing(&self) -> bool {

@@ -5,6 +5,7 @@ mod archiving;
 mod asking;
 mod balance;
 mod members;
+mod metrics;
 mod reload;
 mod stream;
 
@@ -32,6 +33,7 @@ use crate::capture::lease::{Announcement, Leases};
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{Client, connect, operation_time, server_version};
 use crate::error::{Error, Result};
+use crate::metrics::server::Server;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -63,12 +65,12 @@ struct Service {
 /// may change meanwhile.
 ///
 /// Fails with the first error that only a human can mend, once no source is left to run.
-pub async fn run(
-    config: Config,
-    once: bool,
-    reload: Option<Reload>,
-    stop: CancellationToken,
-) -> Result<()> {
+pub async fn run(config: Config, once: bool, reload: Option<Reload>, stop: CancellationToken) -> Result<()> {
+    // Before anything is begun: what is wrong with the address shows at once.
+    let listener = match config.metrics.filter(|_| !once) {
+        Some(address) => Some(Server::bind(address).await?),
+        None => None,
+    };
     // Plugins first: they need no server, and nothing may be read before they are all in order.
     let mut chains = Chains::new();
     for source in &config.sources {
@@ -94,7 +96,10 @@ pub async fn run(
             running.spawn(task.run());
         }
     }
-    let _beside = service.beside(seats, changed, once, reload, chains);
+    let mut beside = service.beside(seats.clone(), changed, once, reload, chains);
+    if let Some(listener) = listener {
+        beside.spawn(metrics::serve(listener, seats, service.leases.clone())?);
+    }
     let mut first_error = None;
     while let Some(ended) = running.join_next().await {
         let ended = ended.unwrap_or_else(|e| Err(Error::internal("a source's task panicked").because(e)));

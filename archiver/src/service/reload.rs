@@ -93,7 +93,11 @@ impl Reloader {
                 }
             }
             Err(e) => {
-                error!(error = e.explain(), hint = e.hint_text(), "the configuration was read again and is refused; everything stays as it was");
+                error!(
+                    error = e.explain(),
+                    hint = e.hint_text(),
+                    "the configuration was read again and is refused; everything stays as it was"
+                );
                 reloaded.failed = Some(Failed::of(&e));
             }
         }
@@ -122,11 +126,12 @@ impl Reloader {
 /// What counts after a restart only, where it is different: the names of the keys. Written so that a new key can't be forgotten.
 fn different(now: &Config, new: &Config) -> Vec<String> {
     let Config { mongodb_uri, audit_uri, audit_database, archive, capture, sources, .. } = now;
-    let Config { plugins: _, development: _, .. } = now;
+    let Config { metrics, plugins: _, development: _, .. } = now;
     let mut keys = vec![
         ("[mongodb] uri", *mongodb_uri == new.mongodb_uri),
         ("[audit] uri", *audit_uri == new.audit_uri),
         ("[audit] database", *audit_database == new.audit_database),
+        ("[metrics] listen", *metrics == new.metrics),
     ];
     keys.extend(of_archive(archive, &new.archive));
     keys.extend(of_capture(capture, &new.capture));
@@ -134,7 +139,9 @@ fn different(now: &Config, new: &Config) -> Vec<String> {
     for source in sources {
         match new.sources.iter().find(|other| other.name == source.name) {
             Some(other) => found.extend(
-                unequal(of_source(source, other)).iter().map(|key| format!("[[source]] {}: {key}", source.name)),
+                unequal(of_source(source, other))
+                    .iter()
+                    .map(|key| format!("[[source]] {}: {key}", source.name)),
             ),
             None => found.push(format!("[[source]] {} is gone", source.name)),
         }
@@ -174,11 +181,13 @@ fn of_capture(now: &CaptureConfig, new: &CaptureConfig) -> Keys {
 
 fn of_source(now: &SourceConfig, new: &SourceConfig) -> Keys {
     let SourceConfig { watch, snapshot, on_plugin_error, actor_field, actor_context, .. } = now;
-    let SourceConfig { on_history_lost, enable_images, partitions, name: _, plugins: _, .. } = now;
+    let SourceConfig { quarantine_limit, on_history_lost, enable_images, partitions, .. } = now;
+    let SourceConfig { name: _, plugins: _, .. } = now;
     vec![
         ("watch", *watch == new.watch),
         ("snapshot", *snapshot == new.snapshot),
         ("on_plugin_error", *on_plugin_error == new.on_plugin_error),
+        ("quarantine_limit", *quarantine_limit == new.quarantine_limit),
         ("actor_field", *actor_field == new.actor_field),
         ("actor_context", *actor_context == new.actor_context),
         ("on_history_lost", *on_history_lost == new.on_history_lost),

@@ -88,6 +88,7 @@ impl StreamTask {
             if failures >= FAILS && error.kind() != Kind::Fenced {
                 self.seat.fails();
             }
+            self.seat.tally.restarted(error.kind());
             let delay = backoff.next_delay();
             self.say_again(&error, delay);
             tokio::select! {
@@ -111,7 +112,7 @@ impl StreamTask {
 
     /// Says that a source has stopped, again and again while others work.
     async fn stay_halted(&self, error: &Error) {
-        self.seat.halt();
+        self.seat.halt(error.kind());
         if self.service.working.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.service.none_left.cancel();
         }
@@ -185,6 +186,7 @@ impl StreamTask {
             if let Some(lease) = self.service.leases.acquire(self.stream()).await? {
                 return Ok(Some(lease));
             }
+            self.seat.headroom.forget();
             if self.once && asked.elapsed() > patience {
                 return Err(Error::fenced(format!("another archiver writes this source source={}", self.stream()))
                     .hint("it captures everything already; `archiver roll` rolls what it has appended, or stop it first"));
@@ -234,8 +236,7 @@ impl StreamTask {
             let _stop_the_other = stop.clone().drop_guard();
             capture.run(None).await
         };
-        let (captured, ()) =
-            tokio::join!(capturing, service.archive_loop(self.stream(), &appended_bytes, stop));
+        let (captured, ()) = tokio::join!(capturing, service.archive_loop(&self.seat, &appended_bytes, stop));
         captured
     }
 

@@ -120,6 +120,10 @@ pub(super) fn follow<'v, G: Guide<'v>>(
                         return Ok(Fate::At { state, decision: Decision::Skip, in_array: false });
                     }
                     Decision::Act(action @ Action::Mask { .. }) => masked = Some(action),
+                    // Documents and arrays stay, so what is set below them becomes tokens where it stands.
+                    decision @ Decision::Act(Action::Hash(_)) => {
+                        return Ok(Fate::At { state, decision, in_array: false });
+                    }
                     Decision::Act(Action::Keep) | Decision::Enter | Decision::Hollow => {}
                     Decision::Act(action) => {
                         return Ok(Fate::Below { action, prefix: part.end, names: names + 1 });

@@ -8,8 +8,8 @@ use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::requests::{self, Failed, REQUEST, Request};
 use super::Leases;
+use super::requests::{self, Failed, REQUEST, Request};
 use crate::error::Result;
 use crate::stream_id::StreamId;
 
@@ -115,7 +115,8 @@ impl Leases {
 
     /// How each of those who live has read its configuration again, by holder; `None`: it has not answered this request.
     pub async fn reloaded(&self, request: &Request) -> Result<BTreeMap<String, Option<Reloaded>>> {
-        let live = doc! {"_id": {"$regex": format!("^{INSTANCE}.*:")}, "$expr": {"$gt": ["$expires", "$$NOW"]}};
+        let live =
+            doc! {"_id": {"$regex": format!("^{INSTANCE}.*:")}, "$expr": {"$gt": ["$expires", "$$NOW"]}};
         let documents = async {
             let found = self.0.collection.find(live).await?;
             found.try_collect::<Vec<Document>>().await
@@ -131,8 +132,7 @@ impl Leases {
 
     /// Removes the announcements and requests that have expired.
     pub async fn sweep(&self) -> Result<()> {
-        let expired =
-            doc! {"_id": {"$regex": format!("^({INSTANCE}|{REQUEST}).*:")}, "$expr": {"$lte": ["$expires", "$$NOW"]}};
+        let expired = doc! {"_id": {"$regex": format!("^({INSTANCE}|{REQUEST}).*:")}, "$expr": {"$lte": ["$expires", "$$NOW"]}};
         let removed = self.0.collection.delete_many(expired).into_future();
         self.within("removing announcements that have expired", removed).await.map(|_| ())
     }

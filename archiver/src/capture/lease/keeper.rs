@@ -1,7 +1,7 @@
 //! Renews what this process holds, in a task of its own. One write renews everything: all leases and the announcement.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bson::{Bson, doc};
 use futures_util::future::join_all;
@@ -13,11 +13,16 @@ use super::{Leases, too_slow};
 use crate::error::Result;
 use crate::stream_id::StreamId;
 
+/// How often the same thing is said at most.
+const REMINDER: Duration = Duration::from_secs(60);
+
 impl Leases {
     /// Renews the leases and the announcement of this process for as long as it is polled. What could not be renewed ends by
     /// itself: see [`Lease::lost`](super::Lease::lost).
     pub async fn keep(&self) {
+        let mut said: Option<Instant> = None;
         loop {
+            let begun = Instant::now();
             // Three tries before a lease runs out, the last of them sooner after a failure.
             let pause = match self.renew_all().await {
                 Ok(()) => self.0.time / 3,
@@ -27,6 +32,15 @@ impl Leases {
                 }
             };
             tokio::time::sleep(pause).await;
+            let late = begun.elapsed().saturating_sub(pause);
+            if late > self.0.time / 4 && said.is_none_or(|said| said.elapsed() > REMINDER) {
+                said = Some(Instant::now());
+                warn!(
+                    late_ms = late.as_millis() as u64,
+                    lease_time_ms = self.0.time.as_millis() as u64,
+                    "renewing the leases is nearly too late: raise lease_time, this machine or the audit database is too slow for it"
+                );
+            }
         }
     }
 

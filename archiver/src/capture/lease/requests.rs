@@ -121,7 +121,10 @@ impl Leases {
     }
 
     /// What has become of a request so far; `None`: nobody has taken it up.
-    pub async fn answered<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<Option<Answer<T>>> {
+    pub async fn answered<T: serde::de::DeserializeOwned>(
+        &self,
+        request: &Request,
+    ) -> Result<Option<Answer<T>>> {
         let found = self.0.collection.find_one(doc! {"_id": &request.id}).into_future();
         let Some(found) = self.within("waiting for an answer", found).await? else { return Ok(None) };
         let answer = found.get("answer").cloned().map(bson::deserialize_from_bson).transpose();

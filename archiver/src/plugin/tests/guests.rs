@@ -8,13 +8,13 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use super::quick;
-use crate::config::{PluginConfig, Secret};
+use crate::config::{Grants, PluginConfig, Secret};
 use crate::error::Result;
 use crate::plugin::PluginChain;
 use crate::plugin::limits::Limits;
 use crate::record::hex;
 
-const WIT: &str = include_str!("../../../../plugin-sdk/wit/plugin.wit");
+pub(super) const WIT: &str = include_str!("../../../../plugin-sdk/wit/plugin.wit");
 
 /// A plugin that returns every event as its own replacement, but for what a test makes it do instead.
 pub(super) struct Guest {
@@ -61,7 +61,7 @@ impl Guest {
     }
 
     /// The module's text.
-    fn wat(&self) -> String {
+    pub(super) fn wat(&self) -> String {
         let Guest { pages, fields, describe, configure, result, alloc, judge, .. } = self;
         let (may_drop, may_modify) = (i32::from(self.may_drop), i32::from(self.may_modify));
         format!(
@@ -178,6 +178,8 @@ impl File {
             sha256: Some(hex(&Sha256::digest(bytes).into())),
             config_json: Secret::new("{}"),
             secrets: Vec::new(),
+            allow: Grants::ALL,
+            tests: Vec::new(),
         };
         File { _folder: folder, config }
     }

@@ -2,8 +2,11 @@
 
 use std::error::Error as _;
 
+use wit_component::ComponentEncoder;
+
 use super::guests::{File, Guest, core_module, wat_bytes};
 use super::{event, quick};
+use crate::config::Grants;
 use crate::error::{Error, Kind};
 use crate::plugin::PluginChain;
 use crate::plugin::limits::Limits;
@@ -99,7 +102,18 @@ fn javascript_imports_are_named() {
 
 #[test]
 fn another_version_of_the_contract_is_refused() {
-    refused(&Guest::default().module_for("2.0.0"), &["archiver:plugin/host@2.0.0", "archiver:plugin@1.0.0"]);
+    let newer =
+        ["was built for archiver:plugin@2.0.0", "this archiver speaks archiver:plugin@1.0.0", "plugin-sdk"];
+    refused(&Guest::default().module_for("2.0.0"), &newer);
+    // A minor version may have more than this host knows of, so it is not taken for the one that is known.
+    refused(
+        &Guest::default().module_for("1.1.0"),
+        &["was built for archiver:plugin@1.1.0", "speaks archiver:plugin@1.0.0"],
+    );
+    refused(&Guest::default().module_for("0.9.0"), &["was built for archiver:plugin@0.9.0"]);
+    let component =
+        ComponentEncoder::default().module(&Guest::default().module_for("3.0.0")).unwrap().encode().unwrap();
+    refused(&component, &["was built for archiver:plugin@3.0.0"]);
 }
 
 #[test]
@@ -136,6 +150,49 @@ fn what_wants_too_much_is_refused() {
     refused(&table.module(), &["guest.wasm", "table"]);
     let grown = Guest { describe: "(drop (memory.grow (i32.const 4096)))".into(), ..Guest::default() };
     refused(&grown.module(), &["failed in `describe`", "more memory"]);
+}
+
+#[test]
+fn an_interface_of_another_shape_is_refused() {
+    let wit = super::guests::WIT.replace(
+        "log: func(level: level, message: string)",
+        "read-file: func(level: level, message: string)",
+    );
+    let wat = Guest::default().wat().replace("\"log\"", "\"read-file\"");
+    refused(&core_module(&wat, &wit), &["imports don't fit"]);
+    let wit =
+        super::guests::WIT.replace("interface host {", "interface clock { now: func(); } interface host {");
+    let wit = wit.replace("import host;", "import host; import clock;");
+    let wat = Guest::default().wat().replacen(
+        "(memory",
+        "(import \"archiver:plugin/clock@1.0.0\" \"now\" (func))\n(memory",
+        1,
+    );
+    refused(
+        &core_module(&wat, &wit),
+        &["imports what no plugin gets: archiver:plugin/clock@1.0.0", "no such interface"],
+    );
+}
+
+#[test]
+fn what_a_plugin_declares_needs_the_operators_grant() {
+    let load = |guest: Guest, allow: Grants| {
+        let mut file = File::new(&guest.module());
+        file.config.allow = allow;
+        file.load(quick()).map(|_| ()).map_err(|error| words(&error))
+    };
+    let (none, all) = (Grants { drop: false, modify: false }, Grants::ALL);
+    let guest = |may_drop, may_modify| Guest { may_drop, may_modify, ..Guest::default() };
+    load(guest(true, true), all).unwrap();
+    load(guest(false, false), none).unwrap();
+    load(guest(false, true), Grants { drop: false, modify: true }).unwrap();
+    let refused = load(guest(true, false), Grants { drop: false, modify: true }).unwrap_err();
+    assert!(refused.contains("may drop events") && refused.contains("add \"drop\" to `allow`"), "{refused}");
+    let refused = load(guest(true, true), Grants { drop: true, modify: false }).unwrap_err();
+    assert!(
+        refused.contains("may change events") && refused.contains("add \"modify\" to `allow`"),
+        "{refused}"
+    );
 }
 
 #[test]

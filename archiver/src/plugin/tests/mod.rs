@@ -1,10 +1,15 @@
 //! Hostile guests, written in WebAssembly text, and what the host makes of them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod fixtures;
 mod guests;
+mod hostile;
 mod loading;
 mod lying;
 mod running;
+mod self_test;
+mod words;
+mod workbench;
 
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! Guests that misbehave while they run: the host survives, the innocent events go on, nothing of the guilty one does.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use proptest::collection::vec;
@@ -226,71 +224,4 @@ fn batches_keep_within_count_and_bytes() {
         batches(&events, &limits).map(|b| b.iter().map(|e| e.len()).collect()).collect();
     assert_eq!(cut, [vec![10, 10, 10], vec![10], vec![95], vec![10], vec![200], vec![50, 50], vec![1]]);
     assert_eq!(batches(&[], &limits).count(), 0);
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What reaches the log at this level while the chain works.
-fn logged(level: tracing::Level, work: impl FnOnce()) -> String {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, work);
-    String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
-}
-
-/// Logs the whole event, a thousand times, as an error.
-fn chatterbox() -> Guest {
-    Guest {
-        fields: "(func $chat (param $at i32) (param $len i32) (local $n i32)
-            (loop $again (call $log (i32.const 3) (local.get $at) (local.get $len))
-              (br_if $again (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 1000)))))"
-            .into(),
-        judge: "(call $chat (i32.const 1024) (i32.const 10)) (i32.const 1)".into(),
-        ..Guest::default()
-    }
-}
-
-#[test]
-fn a_flood_of_log_lines_is_cut_off_and_marked() {
-    let chain = chatterbox().chain();
-    let text = logged(tracing::Level::DEBUG, || {
-        chain.process(vec![event("insert", 1)]);
-    });
-    let lines = text.lines().filter(|line| line.contains("guest0.1.0")).count();
-    assert_eq!(lines, quick().log_lines, "{text}");
-    assert!(text.contains("untrusted") && text.contains(" plugin: "), "{text}");
-    // The plugin calls them errors; it does not decide what wakes a human.
-    assert!(text.lines().all(|line| line.contains(" DEBUG ")), "{text}");
-}
-
-#[test]
-fn nothing_of_an_event_reaches_the_log_at_default_levels() {
-    let mut guest = chatterbox();
-    // The event ends with the canary, its terminator, and those of two documents.
-    guest.judge = "(call $chat (i32.sub (i32.add (local.get $at) (local.get $len)) (i32.const 21)) (i32.const 18)) unreachable".into();
-    let chain = guest.chain();
-    let mut outcomes = Vec::new();
-    let mut work = || outcomes = chain.process(vec![event("insert", 1)]);
-    let text = logged(tracing::Level::DEBUG, &mut work);
-    assert!(text.contains("canary-123-45-6789"), "the guest does not say it at all: {text}");
-    let text = logged(tracing::Level::INFO, &mut work);
-    assert_eq!(text, "");
-    assert!(!format!("{outcomes:?}").contains("canary"));
 }

@@ -142,8 +142,8 @@ pub(super) fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
 }
 
 /// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters. `id_is_kept`: whether
-/// other records give documents' `_id`s as they are, so that a digest says which one it was; see [`ids_are_kept`]. Fails where a plugin failed and the source is to halt, or where
-/// they failed on too many events; the checkpoint is then of no more use.
+/// other records give documents' `_id`s as they are, so that a digest says which one it was; see
+/// [`ids_are_kept`]. Fails where a plugin failed and the source is to halt, or where they failed on too many events; the checkpoint is then of no more use.
 pub(super) fn assemble(
     outcomes: Vec<(Identity, Outcome)>,
     id_is_kept: bool,

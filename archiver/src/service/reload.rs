@@ -123,7 +123,7 @@ impl Reloader {
     }
 }
 
-/// What counts after a restart only, where it is different: the names of the keys. Written so that a new key can't be forgotten.
+/// What counts after a restart only, where it is different: the names of the keys.
 fn different(now: &Config, new: &Config) -> Vec<String> {
     let Config { mongodb_uri, audit_uri, audit_database, archive, capture, sources, .. } = now;
     let Config { metrics, plugins: _, development: _, .. } = now;

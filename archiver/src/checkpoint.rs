@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Position;
 pub use crate::progress::SnapshotProgress;
 use crate::record::RecordId;
+use crate::salt::Salt;
 use crate::stream_id::StreamId;
 
 /// Where one stream's capture stands.
@@ -39,6 +40,8 @@ pub struct Checkpoint {
     pub server: Option<ServerVersion>,
     /// Who acts in the transaction that the position is in the middle of.
     pub context: Option<ActorContext>,
+    /// What the stream makes digests with; `None` in a checkpoint of an earlier version, until it gets its next writer.
+    pub salt: Option<Salt>,
     /// On how many of the last events plugins failed.
     pub failures: RecentFailures,
     /// What was read, and what became of it.
@@ -106,7 +109,7 @@ mod serde_bytes_vec {
 /// What was read, and what became of it: `read = appended + dropped`, always.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
-    /// Change events and snapshot documents read.
+    /// Change events and snapshot documents read; those that were released from quarantine, twice.
     pub read: i64,
     /// Of these, how many became records, quarantined ones included.
     pub appended: i64,
@@ -119,6 +122,9 @@ pub struct Counters {
     /// How many say that history is missing: records of the archiver's own, and single events that were too large.
     #[serde(default)]
     pub gaps: i64,
+    /// How many events were released from quarantine: tried again, and appended late or dropped.
+    #[serde(default)]
+    pub released: i64,
     /// What each plugin did with the events that came to it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plugins: BTreeMap<String, PluginCounters>,

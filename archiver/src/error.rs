@@ -29,6 +29,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Kind; 8] = [
+        Kind::Invalid,
+        Kind::Unavailable,
+        Kind::HistoryLost,
+        Kind::Fenced,
+        Kind::Plugin,
+        Kind::Corrupt,
+        Kind::NotFound,
+        Kind::Internal,
+    ];
+
+    /// The kind of this [`Kind::name`].
+    pub fn named(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The process exit code of this kind.
     pub fn exit_code(self) -> u8 {
         match self {

@@ -152,6 +152,11 @@ impl<'a> Record<'a> {
         self.0.get(name)?.as_doc()
     }
 
+    /// The seq of the `quarantine` record that this one's event had before it was released; `None` for all other records.
+    pub fn late(&self) -> Option<i64> {
+        self.part("detail")?.get("late")?.as_i64()
+    }
+
     /// The record's leaf in the Merkle tree: `SHA256(0x00 ‖ canonical bytes)`.
     pub fn leaf(&self) -> Sha {
         let mut hash = Sha256::new();
@@ -166,8 +171,9 @@ pub fn hex(digest: &Sha) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a quarantine record says of its document's `_id`: the SHA-256 of its BSON type byte and value, in hex.
-pub fn id_digest(kind: u8, value: &[u8]) -> String {
+/// What a quarantine record of an earlier version says of its document's `_id`: the SHA-256 of its BSON type byte and value, in
+/// hex. For the present one see [`Salt`](crate::salt::Salt).
+pub fn unsalted_id_digest(kind: u8, value: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update([kind]);
     hash.update(value);

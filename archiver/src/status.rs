@@ -52,6 +52,8 @@ pub struct SourceStatus {
     pub counters: Counters,
     /// How many events were withheld because a plugin failed on them.
     pub quarantined: i64,
+    /// How many of them are withheld still.
+    pub withheld: u64,
     /// How many stretches of history are known to be missing.
     pub gaps: Option<i64>,
     /// Gaps behind which the present has not been compared yet with what is known, the one that is being compared first.
@@ -226,6 +228,7 @@ impl Deployment {
             if status.state == State::NeverStarted {
                 status.state = State::Stopped;
             }
+            status.withheld = self.log.count_withheld(stream).await?;
             self.add_checkpoint(&mut status, checkpoint);
         }
         if let Err(error) = self.add_archive(stream, &mut status).await {

@@ -40,6 +40,7 @@ fn first(epoch: i64) -> Checkpoint {
         resyncs: Vec::new(),
         server: None,
         context: None,
+        salt: None,
         counters: Counters::default(),
     }
 }
@@ -49,7 +50,7 @@ async fn append(log: &AuditLog, checkpoint: &Checkpoint, seqs: &[i64]) -> Result
     let record = |seq: &i64| rawdoc! {"_id": *seq, "op": "insert", "policy": 0_i64}.into_bytes();
     let next = Checkpoint { next_seq: checkpoint.next_seq + seqs.len() as i64, ..checkpoint.clone() };
     let mut session = log.session().await?;
-    log.append(&mut session, seqs.iter().map(record).collect(), checkpoint.next_seq, &next).await?;
+    log.append(&mut session, seqs.iter().map(record).collect::<Vec<_>>(), checkpoint.next_seq, &next).await?;
     Ok(next)
 }
 

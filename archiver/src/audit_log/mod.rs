@@ -6,6 +6,7 @@
 
 mod overflow;
 mod plans;
+mod quarantine;
 mod stored;
 
 use std::ops::Range;
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
+pub use quarantine::{Withheld, WithheldId};
 
 /// Collections beside the sources' own; a source can't be named so.
 const CHECKPOINTS: &str = "archiver.checkpoints";
@@ -38,6 +40,23 @@ const TRIM_STEP: i64 = 1_000;
 /// Records in one reply of the server: without this bound every reply is 16 MiB, and held twice while it is taken apart.
 const READ_AHEAD: u32 = 1_000;
 const DUPLICATE_KEY: i32 = 11000;
+
+/// What becomes durable together with a checkpoint.
+#[derive(Debug, Default)]
+pub struct Append {
+    /// Records with the next seqs.
+    pub records: Vec<Vec<u8>>,
+    /// The events whose `quarantine` records are among them.
+    pub withheld: Vec<Withheld>,
+    /// The seqs of `quarantine` records whose events are released.
+    pub released: Vec<i64>,
+}
+
+impl From<Vec<Vec<u8>>> for Append {
+    fn from(records: Vec<Vec<u8>>) -> Append {
+        Append { records, ..Append::default() }
+    }
+}
 
 /// The audit database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,7 +88,7 @@ impl AuditLog {
             .await
             .map_err(|e| mongo_error("marking the audit database", e))?;
         fail_point!("audit:marked");
-        for name in [source, CHECKPOINTS, LEASES, overflow::COLLECTION] {
+        for name in [source, CHECKPOINTS, LEASES, overflow::COLLECTION, quarantine::COLLECTION] {
             const NAMESPACE_EXISTS: i32 = 48;
             match self.database.create_collection(name).await {
                 Err(e) if code(&e) != Some(NAMESPACE_EXISTS) => {
@@ -182,20 +201,20 @@ impl AuditLog {
     }
 
     /// Appends records and advances the checkpoint, in one transaction. `expected_seq` is the first record's seq, and
-    /// the `next_seq` of the stored checkpoint.
+    /// the `next_seq` of the stored checkpoint. Events that are withheld, or released, are so from the same moment on.
     ///
     /// Atomic: after an error either all of it is durable or nothing; the stored checkpoint tells which. Fails as
     /// fenced when the stored epoch or seq is another writer's. Cancelled half way it leaves one of the two as well.
     pub async fn append(
         &self,
         session: &mut ClientSession,
-        records: Vec<Vec<u8>>,
+        append: impl Into<Append>,
         expected_seq: i64,
         checkpoint: &Checkpoint,
     ) -> Result<()> {
         let begun = session.start_transaction().write_concern(durable()).await;
         begun.map_err(|e| mongo_error("starting a transaction", e))?;
-        let written = self.write_batch(session, records, expected_seq, checkpoint).await;
+        let written = self.write_batch(session, append.into(), expected_seq, checkpoint).await;
         if let Err(error) = written {
             // The transaction leaves nothing behind even where this abort does not arrive.
             session.abort_transaction().await.ok();
@@ -216,7 +235,7 @@ impl AuditLog {
     async fn write_batch(
         &self,
         session: &mut ClientSession,
-        records: Vec<Vec<u8>>,
+        append: Append,
         expected_seq: i64,
         checkpoint: &Checkpoint,
     ) -> Result<()> {
@@ -231,6 +250,9 @@ impl AuditLog {
             return Err(fenced(stream, checkpoint.epoch));
         }
         fail_point!("append:checkpoint_replaced");
+        let Append { records, withheld, released } = append;
+        self.withhold(session, &withheld).await?;
+        self.release(session, stream, &released).await?;
         if records.is_empty() {
             return Ok(());
         }

@@ -37,6 +37,9 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
     if let Some(server) = &checkpoint.server {
         stored.insert("server", bson::serialize_to_bson(server).map_err(bad)?);
     }
+    if let Some(salt) = &checkpoint.salt {
+        stored.insert("salt", bson::serialize_to_bson(salt).map_err(bad)?);
+    }
     if !checkpoint.failures.is_empty() {
         stored.insert("recentFailures", bson::serialize_to_bson(&checkpoint.failures).map_err(bad)?);
     }
@@ -75,6 +78,7 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
         watch: optional(stored, "watch")?.unwrap_or_default(),
         server: optional(stored, "server")?,
         context: optional(stored, "context")?,
+        salt: optional(stored, "salt")?,
         failures: optional(stored, "recentFailures")?.unwrap_or_default(),
         counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,
     })

@@ -1,54 +1,106 @@
 //! From the plugins' outcomes to records: seqs are given out, failures become quarantine records without contents,
 //! and everything is counted.
 
+use bson::{DateTime, Document, Timestamp};
 use bson_walker::{Doc, Writer};
 
 use super::actor::{self, CONTEXT_DROPPED};
 use super::withheld;
+use crate::audit_log::{Append, Withheld, WithheldId};
 use crate::checkpoint::{ActorContext, Checkpoint};
 use crate::config::{OnPluginError, SourceConfig};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plugin::{Failure, Outcome};
-use crate::record::{Record, id_digest};
+use crate::record::Record;
+use crate::salt::Salt;
 
-/// What an event is, set aside before the plugins take its body. Never stored as it is: the key is in it.
+/// What an event is, set aside before the plugins take its body. Never stored as it is: the key is in it, and in the token.
 #[derive(Debug)]
-pub(super) struct Identity(Vec<u8>);
+pub(super) struct Identity {
+    /// The fields of its body that say so.
+    body: Vec<u8>,
+    /// Its resume token; `None` where it is not one of the change stream's.
+    token: Option<Vec<u8>>,
+}
 
+/// The operation of documents that are read beside the stream.
+const SNAPSHOT: &str = "snapshot";
 /// The fields of a quarantine record that come from the event as they are.
 const KEPT: [&str; 3] = ["ns", "clusterTime", "wallTime"];
 
 impl Identity {
     pub(super) fn of(event: &Event) -> Result<Self> {
         let doc = event.doc()?;
-        Ok(Identity(Writer::build(|writer| {
-            for element in
-                ["op", "ns", "key", "clusterTime", "wallTime", "txn"].iter().filter_map(|name| doc.get(name))
-            {
+        let fields = ["op", "ns", "key", "clusterTime", "wallTime", "txn"];
+        let body = Writer::build(|writer| {
+            for element in fields.iter().filter_map(|name| doc.get(name)) {
                 writer.append(&element);
             }
-        })))
+        });
+        let identity = Identity { body, token: None };
+        // The position of a document that was read beside the stream is that of some event.
+        let token = event.position.token.clone().filter(|_| identity.op() != SNAPSHOT);
+        Ok(Identity { token, ..identity })
     }
 
-    fn doc(&self) -> Doc<'_> {
-        Doc::new(&self.0).unwrap_or(Doc::EMPTY)
+    pub(super) fn doc(&self) -> Doc<'_> {
+        Doc::new(&self.body).unwrap_or(Doc::EMPTY)
+    }
+
+    fn op(&self) -> &str {
+        self.doc().get("op").and_then(|e| e.as_str()).unwrap_or("")
     }
 
     /// The transaction that it belongs to.
-    fn txn(&self) -> Option<&[u8]> {
+    pub(super) fn txn(&self) -> Option<&[u8]> {
         Some(self.doc().get("txn")?.as_doc()?.as_bytes())
     }
 
     /// Forgets who acts in a transaction that has ended before this event. Documents read beside the stream are no part of
     /// its order, and end nothing.
     fn leave(&self, context: &mut Option<ActorContext>) {
-        let in_stream = self.doc().get("op").and_then(|e| e.as_str()) != Some("snapshot");
+        let in_stream = self.op() != SNAPSHOT;
         context.take_if(|context| in_stream && self.txn() != Some(&context.txn));
     }
 
-    /// `id_is_kept`: whether other records give this document's `_id` as it is, so that its digest says which one it was.
-    fn quarantine(&self, failure: &Failure, id_is_kept: bool) -> Vec<u8> {
+    /// Which of the change stream's events it is, as open quarantine tells them apart.
+    pub(super) fn event_digest(&self, salt: &Salt) -> Option<String> {
+        self.token.as_ref().map(|token| salt.token_digest(token))
+    }
+
+    /// What open quarantine keeps of it, under the seq of its record.
+    fn withheld(&self, failure: &Failure, key_digest: Option<String>, checkpoint: &Checkpoint) -> Withheld {
+        let doc = self.doc();
+        let text = |path: &[&str]| doc.get_path(path).and_then(|e| e.as_str());
+        let mut ns = Document::new();
+        for part in ["db", "coll"] {
+            if let Some(name) = text(&["ns", part]) {
+                ns.insert(part, name);
+            }
+        }
+        let time = doc.get("clusterTime").and_then(|e| e.as_timestamp());
+        let (time, increment) = time.unwrap_or_default();
+        Withheld {
+            id: WithheldId { source: checkpoint.stream.to_string(), seq: checkpoint.next_seq },
+            cluster_time: Timestamp { time, increment },
+            op: self.op().to_owned(),
+            ns,
+            key_digest,
+            event: checkpoint.salt.as_ref().and_then(|salt| self.event_digest(salt)),
+            error: failure.code.as_str().to_owned(),
+            plugin: failure.plugin.to_string(),
+            sha256: failure.sha256.to_string(),
+            at: DateTime::now(),
+        }
+    }
+
+    /// Says which document it was.
+    fn key_digest(&self, salt: &Salt) -> Option<String> {
+        self.doc().get_path(&["key", "_id"]).map(|id| salt.id_digest(id.kind(), id.value()))
+    }
+
+    fn quarantine(&self, failure: &Failure, key_digest: Option<&str>) -> Vec<u8> {
         let doc = self.doc();
         Writer::build(|writer| {
             writer.str("op", "quarantine");
@@ -59,8 +111,8 @@ impl Identity {
             if let Some(op) = doc.get("op") {
                 detail.append(&op);
             }
-            if let Some(id) = doc.get_path(&["key", "_id"]).filter(|_| id_is_kept) {
-                detail.str("keyDigest", &id_digest(id.kind(), id.value()));
+            if let Some(digest) = key_digest {
+                detail.str("keyDigest", digest);
             }
             detail.str("error", failure.code.as_str());
             detail.str("plugin", &failure.plugin);
@@ -89,16 +141,16 @@ pub(super) fn ids_are_kept(outcomes: &[(Identity, Outcome)]) -> bool {
     shown
 }
 
-/// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters. `id_is_kept`: see
-/// [`ids_are_kept`]. Fails where a plugin failed and the source is to halt, or where
-/// they failed on too many events; the checkpoint is then of no more use.
+/// Turns outcomes into records with the seqs after `checkpoint`, and advances its `next_seq` and counters. `id_is_kept`: whether
+/// other records give documents' `_id`s as they are, so that a digest says which one it was; see
+/// [`ids_are_kept`]. Fails where a plugin failed and the source is to halt, or where they failed on too many events; the checkpoint is then of no more use.
 pub(super) fn assemble(
     outcomes: Vec<(Identity, Outcome)>,
     id_is_kept: bool,
     source: &SourceConfig,
     checkpoint: &mut Checkpoint,
-) -> Result<Vec<Vec<u8>>> {
-    let mut records = Vec::with_capacity(outcomes.len());
+) -> Result<Append> {
+    let mut append = Append { records: Vec::with_capacity(outcomes.len()), ..Append::default() };
     let context_is_watched = actor::context_is_watched(source);
     for (identity, outcome) in outcomes {
         checkpoint.counters.read += 1;
@@ -122,7 +174,11 @@ pub(super) fn assemble(
                 if recent > i64::from(source.quarantine_limit) {
                     return Err(withheld::too_many(&failure, source, checkpoint));
                 }
-                identity.quarantine(&failure, id_is_kept)
+                let salt = checkpoint.salt.as_ref().filter(|_| id_is_kept);
+                let key_digest = salt.and_then(|salt| identity.key_digest(salt));
+                let body = identity.quarantine(&failure, key_digest.as_deref());
+                append.withheld.push(identity.withheld(&failure, key_digest, checkpoint));
+                body
             }
             Outcome::Keep(body) => body,
         };
@@ -143,11 +199,11 @@ pub(super) fn assemble(
             checkpoint.counters.gaps += 1;
         }
         let record = Record::encode(checkpoint.next_id(), doc, checkpoint.policy);
-        records.push(record);
+        append.records.push(record);
         checkpoint.next_seq += 1;
         checkpoint.counters.appended += 1;
     }
-    Ok(records)
+    Ok(append)
 }
 
 fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
@@ -191,6 +247,7 @@ mod tests {
             resyncs: Vec::new(),
             server: None,
             context: None,
+            salt: Some(Salt::random()),
             failures: RecentFailures::default(),
             counters: Counters::default(),
         }
@@ -227,7 +284,7 @@ mod tests {
         c: &mut Checkpoint,
     ) -> Result<Vec<Vec<u8>>> {
         let id_is_kept = ids_are_kept(&outcomes);
-        assemble(outcomes, id_is_kept, &source(policy), c)
+        Ok(assemble(outcomes, id_is_kept, &source(policy), c)?.records)
     }
 
     fn failure() -> Outcome {
@@ -281,19 +338,46 @@ mod tests {
         let masked = event(
             doc! {"op": "insert", "ns": {"db": "d", "coll": "c"}, "key": {"_id": "***"}, "clusterTime": time()},
         );
-        let digest = |others: Vec<Outcome>| {
+        let mut c = checkpoint();
+        let salt = c.salt.clone().unwrap();
+        let mut digest = |others: Vec<Outcome>| {
             let outcomes =
                 others.into_iter().chain([failure()]).map(|o| (Identity::of(&e).unwrap(), o)).collect();
-            let records = run(outcomes, OnPluginError::Quarantine, &mut checkpoint()).unwrap();
+            let records = run(outcomes, OnPluginError::Quarantine, &mut c).unwrap();
             let detail = decoded(records.last().unwrap()).get_document("detail").unwrap().clone();
             detail.get_str("keyDigest").map(str::to_owned).ok()
         };
         assert_eq!(
             digest(vec![Outcome::Keep(e.body.clone())]),
-            Some(id_digest(kind::INT32, &7_i32.to_le_bytes()))
+            Some(salt.id_digest(kind::INT32, &7_i32.to_le_bytes()))
         );
         assert_eq!(digest(vec![]), None);
         assert_eq!(digest(vec![Outcome::Keep(masked.body.clone())]), None);
+    }
+
+    #[test]
+    fn a_withheld_event_is_told_from_others_by_its_token_and_holds_neither_it_nor_the_key() {
+        let token = |text: &str| Position { token: Some(text.as_bytes().to_vec()), cluster_time: time() };
+        let body = doc! {"op": "insert", "ns": {"db": "d", "coll": "c"}, "key": {"_id": "SECRET"}, "clusterTime": time()};
+        let read = doc! {"op": "snapshot", "ns": {"db": "d", "coll": "c"}, "key": {"_id": "SECRET"}, "clusterTime": time()};
+        let events = [("SECRET1", &body), ("SECRET2", &body), ("SECRET1", &read)]
+            .map(|(text, body)| Event { position: token(text), ..event(body.clone()) });
+        let outcomes: Vec<_> = events.iter().map(|e| (Identity::of(e).unwrap(), failure())).collect();
+        let mut c = checkpoint();
+        let salt = c.salt.clone().unwrap();
+        let withheld = assemble(outcomes, true, &source(OnPluginError::Quarantine), &mut c).unwrap().withheld;
+        let seen: Vec<_> = withheld.iter().map(|w| (w.id.seq, w.op.as_str(), w.event.clone())).collect();
+        let digest = |text: &str| Some(salt.token_digest(text.as_bytes()));
+        assert_eq!(
+            seen,
+            [(5, "insert", digest("SECRET1")), (6, "insert", digest("SECRET2")), (7, "snapshot", None)]
+        );
+        assert_eq!(withheld[0].key_digest, withheld[1].key_digest);
+        for withheld in &withheld {
+            let stored = bson::serialize_to_document(withheld).unwrap();
+            assert!(!stored.to_string().contains("SECRET") && stored.get_document("_id").is_ok(), "{stored}");
+            assert_eq!(bson::deserialize_from_document::<Withheld>(stored).unwrap(), *withheld);
+        }
     }
 
     #[test]

@@ -14,8 +14,10 @@ pub mod lease;
 mod lifecycle;
 pub mod namespaces;
 pub mod portion;
+mod reread;
 mod resume;
 mod resync;
+pub mod retry;
 pub mod snapshot;
 pub mod standing;
 pub mod stream;
@@ -43,10 +45,11 @@ use self::batch::Batches;
 use self::headroom::Gauge;
 use self::lease::Lease;
 use self::namespaces::archivers_databases;
+use self::retry::Retry;
 use self::snapshot::{Report, Snapshot, plan};
 use self::stream::{StreamOptions, partition_filter};
 use self::watcher::{Start, Watcher};
-use self::writer::{BatchWriter, Documents};
+use self::writer::{BatchWriter, Documents, End};
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters, RecentFailures};
@@ -56,6 +59,7 @@ use crate::error::{Error, Result};
 use crate::event::Position;
 use crate::fault::Fault;
 use crate::plugin::PluginChain;
+use crate::salt::Salt;
 use crate::stream_id::StreamId;
 
 /// One stream's capture, for as long as this process holds its lease.
@@ -73,8 +77,10 @@ pub struct Capture {
     pub log: AuditLog,
     /// Where they go from there: asked what is known, when history is lost.
     pub archive: Archive,
-    /// The source's plugins.
-    pub chain: Arc<PluginChain>,
+    /// The source's plugins. Others count from the next batch on.
+    pub chains: watch::Receiver<Arc<PluginChain>>,
+    /// Which withheld events are to be tried again.
+    pub retries: watch::Receiver<Option<Retry>>,
     /// The stream's lease, held.
     pub lease: Lease,
     /// Measures how much of the oplog is left.
@@ -91,38 +97,18 @@ impl Capture {
     ///
     /// Ends without error when stopped. After an error the stored checkpoint is where the next capture goes on.
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
-        let audit_database = self.log.database().name().to_owned();
-        if let Some(version) = server(&self.client).await?.feature.filter(|version| !is_supported(version)) {
-            return Err(feature_too_old(&version));
-        }
-        let options =
-            StreamOptions::of_source(&self.source, &self.stream, &audit_database, &self.client).await?;
-        let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
-        if self.source.enable_images && options.keyless {
-            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
-        }
-        let checkpoint = self.begin(&options, &left_out).await?;
-        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
-        let session = self.log.session().await?;
-        self.lease.name_session(session.id()).await?;
-        let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
-        self.headroom.note_stored(&checkpoint);
-        let mut writer = BatchWriter {
-            capture: &self,
-            session,
-            options: options.digest(),
-            barrier: Barrier::new(checkpoint.position.cluster_time),
-            durable: checkpoint,
-            stored_at: Instant::now(),
-            report: Report::new(),
-            left_out,
-            stop_reading: self.stop.child_token(),
-            lifecycle,
-        };
+        let (mut writer, options) = self.open().await?;
         writer.record_policy().await?;
         let mut behind_gap = None;
         loop {
-            let Err(error) = self.read(&mut writer, &options, until).await else { return Ok(()) };
+            let error = match self.read(&mut writer, &options, until).await {
+                Ok(End::Done) => return Ok(()),
+                Ok(End::OtherPlugins) => {
+                    writer.change_plugins().await?;
+                    continue;
+                }
+                Err(error) => error,
+            };
             // Lost again before anything was read: rather than one gap after the other, start over, with backoff.
             let again = behind_gap.as_ref() == Some(&writer.durable.position);
             match error.fault() {
@@ -141,13 +127,66 @@ impl Capture {
         }
     }
 
+    /// Tries withheld events again and nothing else, for a stream that nobody captures. The request gets the answer.
+    pub async fn retry(self, retry: Retry) -> Result<()> {
+        let (mut writer, options) = self.open().await?;
+        writer.record_policy().await?;
+        let watcher = self.watcher(&options, &writer);
+        let mut trying = writer.try_again(retry, &watcher).await?;
+        loop {
+            let read = trying.next().await;
+            if !writer.take_again(&mut trying, read).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the stream over under this writer's epoch. Reads nothing yet.
+    async fn open(&self) -> Result<(BatchWriter<'_>, StreamOptions)> {
+        let audit_database = self.log.database().name().to_owned();
+        if let Some(version) = server(&self.client).await?.feature.filter(|version| !is_supported(version)) {
+            return Err(feature_too_old(&version));
+        }
+        let options =
+            StreamOptions::of_source(&self.source, &self.stream, &audit_database, &self.client).await?;
+        let left_out = archivers_databases(&self.client, &self.source.watch, &audit_database).await?;
+        if self.source.enable_images && options.keyless {
+            images::enable_everywhere(&self.client, &self.source.watch, &audit_database, &left_out).await?;
+        }
+        let checkpoint = self.begin(&options, &left_out).await?;
+        info!(source = %self.stream, epoch = self.lease.epoch, next_seq = checkpoint.next_seq, "capture started");
+        let session = self.log.session().await?;
+        self.lease.name_session(session.id()).await?;
+        let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
+        self.headroom.note_stored(&checkpoint);
+        let (mut chains, retries) = (self.chains.clone(), self.retries.clone());
+        let chain = Arc::clone(&chains.borrow_and_update());
+        let writer = BatchWriter {
+            capture: self,
+            chain,
+            chains,
+            retries,
+            answered: None,
+            session,
+            options: options.digest(),
+            barrier: Barrier::new(checkpoint.position.cluster_time),
+            durable: checkpoint,
+            stored_at: Instant::now(),
+            report: Report::new(),
+            left_out,
+            stop_reading: self.stop.child_token(),
+            lifecycle,
+        };
+        Ok((writer, options))
+    }
+
     /// Reads the stream, and documents beside it, from the checkpoint on.
     async fn read(
         &self,
         writer: &mut BatchWriter<'_>,
         options: &StreamOptions,
         until: Option<Timestamp>,
-    ) -> Result<()> {
+    ) -> Result<End> {
         let stop = self.stop.child_token();
         let _stop_reading = stop.clone().drop_guard();
         let position = writer.durable.position.clone();
@@ -162,11 +201,20 @@ impl Capture {
                 Start::Among(position)
             }
         };
+        let watcher = self.watcher(options, writer);
+        let events = watcher.clone().start(start, stop);
+        tokio::select! {
+            taken = writer.take(Batches::new(events, self.limits), documents, until, &watcher) => taken,
+            never = self.headroom.watch(&self.client, &self.stream) => match never {},
+        }
+    }
+
+    fn watcher(&self, options: &StreamOptions, writer: &BatchWriter<'_>) -> Watcher {
         let enable_images = match self.source.enable_images && options.keyless {
             true => self.source.watch.clone(),
             false => Vec::new(),
         };
-        let watcher = Watcher {
+        Watcher {
             source: self.stream.to_string(),
             client: self.client.clone(),
             options: options.clone(),
@@ -174,11 +222,6 @@ impl Capture {
             left_out: writer.left_out.clone(),
             limits: self.limits,
             enable_images,
-        };
-        let events = watcher.start(start, stop);
-        tokio::select! {
-            taken = writer.take(Batches::new(events, self.limits), documents, until) => taken,
-            never = self.headroom.watch(&self.client, &self.stream) => match never {},
         }
     }
 
@@ -197,6 +240,8 @@ impl Capture {
                 return Err(Error::corrupt(format!("the checkpoint's counters do not add up source={name}")));
             }
             resume::identify(&self.client, &mut checkpoint).await?;
+            // Stored with the first digest that is made with it.
+            checkpoint.salt.get_or_insert_with(Salt::random);
             return Ok(checkpoint);
         }
         // The baseline is read after this moment and the stream goes on from it, so nothing falls between.
@@ -224,6 +269,7 @@ impl Capture {
             resyncs: Vec::new(),
             server: Some(server(&self.client).await?),
             context: None,
+            salt: Some(Salt::random()),
             failures: RecentFailures::default(),
             counters: Counters::default(),
         };

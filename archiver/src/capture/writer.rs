@@ -18,16 +18,21 @@ use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
 use super::lifecycle::{self, Part};
+use super::reread::Reread;
 use super::resync::{Compared, Comparison, opening};
+use super::retry::{Retry, Trying};
 use super::snapshot::{Report, SnapshotBatch, now, plan};
 use super::token;
+use super::watcher::Watcher;
 use super::withheld;
+use crate::audit_log::Append;
 use crate::checkpoint::{Checkpoint, RecentFailures, Resync};
 use crate::config::{Snapshot as SnapshotMode, Watch};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
 use crate::history::History;
+use crate::plugin::{Outcome, PluginChain};
 use crate::record::{Record, RecordId};
 
 /// How often a source on which nothing happens stores how far it has looked, so that its position never ages out of
@@ -43,11 +48,28 @@ pub(super) enum Documents {
     Compared(Compared),
 }
 
+/// Why taking events has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Stopped, or everything is appended.
+    Done,
+    /// What comes next is for other plugins.
+    OtherPlugins,
+}
+
 /// Makes batches durable, one after the other.
 pub(super) struct BatchWriter<'a> {
     pub(super) capture: &'a Capture,
     /// The one that the lease names.
     pub(super) session: ClientSession,
+    /// The plugins in force.
+    pub(super) chain: Arc<PluginChain>,
+    /// Those that are to be.
+    pub(super) chains: watch::Receiver<Arc<PluginChain>>,
+    /// Which withheld events are to be tried again.
+    pub(super) retries: watch::Receiver<Option<Retry>>,
+    /// The request for such that was answered last.
+    pub(super) answered: Option<String>,
     /// The digest of the stream's options, which every position that comes from it is one of.
     pub(super) options: String,
     /// The stored checkpoint.
@@ -77,20 +99,30 @@ impl BatchWriter<'_> {
         advance(&mut next);
         let reached = events.last().map_or(self.durable.position.cluster_time, |e| e.position.cluster_time);
         let reached = reached.max(self.durable.position.cluster_time);
-        let records = self.records_of(events, &mut next).await?;
+        let append = self.append_of(events, &mut next).await?;
         // All events of a transaction have one cluster time: behind it, nobody acts in it any more.
         next.context.take_if(|_| next.position.cluster_time > reached);
-        self.store(records, next).await
+        self.store(append, next).await
     }
 
     /// Passes events through the plugins; what comes out is counted in `next`.
-    async fn records_of(&self, events: Vec<Event>, next: &mut Checkpoint) -> Result<Vec<Vec<u8>>> {
+    async fn append_of(&self, events: Vec<Event>, next: &mut Checkpoint) -> Result<Append> {
         if events.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Append::default());
         }
-        debug!(source = %next.stream, events = events.len(), "to the plugins");
-        let source = &self.capture.source;
-        let chain = Arc::clone(&self.capture.chain);
+        let outcomes = self.pass(events, next).await?;
+        let id_is_kept = ids_are_kept(&outcomes);
+        assemble(outcomes, id_is_kept, &self.capture.source, next)
+    }
+
+    /// Passes events through the plugins; what each did is counted in `next`.
+    pub(super) async fn pass(
+        &self,
+        events: Vec<Event>,
+        next: &mut Checkpoint,
+    ) -> Result<Vec<(Identity, Outcome)>> {
+        debug!(source = %self.capture.stream, events = events.len(), "to the plugins");
+        let chain = Arc::clone(&self.chain);
         let process = move || {
             let identities = events.iter().map(Identity::of).collect::<Result<Vec<_>>>()?;
             let bodies = events.into_iter().map(|e| e.body).collect();
@@ -105,8 +137,7 @@ impl BatchWriter<'_> {
             outcomes.map_err(|e| Error::internal("the plugin chain panicked").because(e))??;
         next.counters.add_plugins(counters);
         withheld::report(&next.stream, &outcomes);
-        let id_is_kept = ids_are_kept(&outcomes);
-        assemble(outcomes, id_is_kept, source, next)
+        Ok(outcomes)
     }
 
     /// Appends events, and behind each with which an unknown collection took a watched name, that history is missing.
@@ -127,13 +158,13 @@ impl BatchWriter<'_> {
             let mut next = self.durable.clone();
             let time = behind.cluster_time;
             next.position = behind;
-            let mut records = self.records_of(events, &mut next).await?;
+            let mut append = self.append_of(events, &mut next).await?;
             let namespace = Some(namespace);
             let resync = Resync { gap: next.next_seq, namespace, after: time, until: time };
-            records.push(own_record(&opening(&resync, "renamed-into", None), &mut next)?);
+            append.records.push(own_record(&opening(&resync, "renamed-into", None), &mut next)?);
             next.counters.gaps += 1;
             next.resyncs.push(resync);
-            self.store(records, next).await?;
+            self.store(append, next).await?;
             warn!(source = %self.durable.stream, gap = self.durable.next_seq - 1, "a collection that is not watched took a watched name: its documents are compared with what is known");
         }
         Ok(())
@@ -166,14 +197,15 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    async fn store(&mut self, records: Vec<Vec<u8>>, next: Checkpoint) -> Result<()> {
+    pub(super) async fn store(&mut self, append: impl Into<Append>, next: Checkpoint) -> Result<()> {
+        let append = append.into();
         if token::goes_back(&self.durable.position, &next.position) {
             return Err(Error::internal(format!("the position would go back source={}", next.stream)));
         }
-        let bytes: usize = records.iter().map(Vec::len).sum();
-        debug!(source = %next.stream, records = records.len(), bytes, next_seq = next.next_seq, "append");
+        let bytes: usize = append.records.iter().map(Vec::len).sum();
+        debug!(source = %next.stream, records = append.records.len(), bytes, next_seq = next.next_seq, "append");
         self.capture.lease.check()?;
-        self.capture.log.append(&mut self.session, records, self.durable.next_seq, &next).await?;
+        self.capture.log.append(&mut self.session, append, self.durable.next_seq, &next).await?;
         self.capture.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.durable = next;
         self.capture.headroom.note_stored(&self.durable);
@@ -184,7 +216,7 @@ impl BatchWriter<'_> {
     /// Appends a policy record where the plugins, their configuration or what is watched are not those of the last one. It is in
     /// force from the position on, and has its time. Collections that are watched only now get a baseline with it.
     pub(super) async fn record_policy(&mut self) -> Result<()> {
-        let (chain, source) = (&self.capture.chain, &self.capture.source);
+        let (chain, source) = (Arc::clone(&self.chain), &self.capture.source);
         let mut watch: Vec<String> = source.watch.iter().map(ToString::to_string).collect();
         watch.sort();
         let first = self.durable.policy == 0;
@@ -216,14 +248,31 @@ impl BatchWriter<'_> {
         self.store(vec![record], next).await
     }
 
-    /// Takes events and documents as they come, until stopped, or until everything up to `until` and every document is
-    /// appended.
+    /// Puts the plugins in force that are to be. Between two batches, and with nothing read that others have passed on: so each
+    /// record is by the plugins that its policy names.
+    pub(super) async fn change_plugins(&mut self) -> Result<()> {
+        self.chain = Arc::clone(&self.chains.borrow_and_update());
+        self.record_policy().await?;
+        info!(source = %self.durable.stream, policy = self.durable.policy, "other plugins are in force");
+        Ok(())
+    }
+
+    /// The request to try events again that has not been answered yet.
+    fn asked(&mut self) -> Option<Retry> {
+        let asked = self.retries.borrow_and_update().clone();
+        asked.filter(|retry| self.answered.as_ref() != Some(&retry.request))
+    }
+
+    /// Takes events and documents as they come, until stopped, until there are other plugins, or until everything up to `until`
+    /// and every document is appended.
     pub(super) async fn take(
         &mut self,
         mut events: Batches,
         mut documents: Option<mpsc::Receiver<Result<Documents>>>,
         until: Option<Timestamp>,
-    ) -> Result<()> {
+        watcher: &Watcher,
+    ) -> Result<End> {
+        let mut trying: Option<Trying> = None;
         let mut reached = false;
         // Read, but later than the documents that are being read.
         let mut waiting: Option<Batch> = None;
@@ -237,9 +286,17 @@ impl BatchWriter<'_> {
                 }
                 documents = Some(self.comparison(resync).start(self.stop_reading.clone()));
             }
+            if trying.is_none()
+                && let Some(retry) = self.asked()
+            {
+                trying = self.try_or_refuse(retry, watcher).await;
+            }
             tokio::select! {
                 biased;
-                () = self.capture.stop.cancelled() => return Ok(()),
+                () = self.capture.stop.cancelled() => return Ok(End::Done),
+                () = changed(&mut self.chains), if trying.is_none() => return Ok(End::OtherPlugins),
+                () = changed(&mut self.retries), if trying.is_none() => {}
+                read = next_again(&mut trying), if trying.is_some() => self.take_tried(&mut trying, read).await?,
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),
                 () = self.barrier.moves(lowest), if waiting.is_some() => {}
@@ -257,6 +314,26 @@ impl BatchWriter<'_> {
                     self.barrier.note_appended(time);
                 }
             }
+        }
+        Ok(End::Done)
+    }
+
+    /// Begins to try again; where that fails, whoever asked is told, and capture goes on.
+    async fn try_or_refuse(&mut self, retry: Retry, watcher: &Watcher) -> Option<Trying> {
+        let request = retry.request.clone();
+        match self.try_again(retry, watcher).await {
+            Ok(trying) => return Some(trying),
+            Err(error) => self.refuse(&request, &error).await,
+        }
+        self.answered = Some(request);
+        None
+    }
+
+    async fn take_tried(&mut self, trying: &mut Option<Trying>, read: Option<Result<Reread>>) -> Result<()> {
+        let Some(current) = trying else { return Ok(()) };
+        if !self.take_again(current, read).await? {
+            self.answered = Some(current.request().to_owned());
+            *trying = None;
         }
         Ok(())
     }
@@ -324,13 +401,13 @@ impl BatchWriter<'_> {
         let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
         let source = &self.capture.source;
         withheld::report(&next.stream, &outcomes);
-        let mut records = assemble(outcomes, ids_are_kept, source, &mut next)?;
+        let mut append = assemble(outcomes, ids_are_kept, source, &mut next)?;
         for body in &own {
-            records.push(own_record(body, &mut next)?);
+            append.records.push(own_record(body, &mut next)?);
         }
         next.resyncs.retain(|resync| Some(resync.gap) != closes);
-        if !records.is_empty() {
-            self.store(records, next).await?;
+        if !append.records.is_empty() {
+            self.store(append, next).await?;
         }
         drop(hold);
         Ok(())
@@ -345,7 +422,7 @@ impl BatchWriter<'_> {
             history: History::new(Some(capture.log.clone()), capture.archive.clone()),
             stream: capture.stream.clone(),
             source: capture.source.clone(),
-            chain: Arc::clone(&capture.chain),
+            chain: Arc::clone(&self.chain),
             limits: capture.limits,
             left_out: self.left_out.clone(),
             barrier: self.barrier.clone(),
@@ -376,6 +453,21 @@ impl BatchWriter<'_> {
     }
 }
 
+/// Waits for another value. Cancel safe.
+async fn changed<T>(of: &mut watch::Receiver<T>) {
+    if of.changed().await.is_err() {
+        // Nobody is left to say anything.
+        std::future::pending().await
+    }
+}
+
+async fn next_again(trying: &mut Option<Trying>) -> Option<Result<Reread>> {
+    match trying {
+        Some(trying) => trying.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn next_documents(
     documents: &mut Option<mpsc::Receiver<Result<Documents>>>,
 ) -> Option<Result<Documents>> {
@@ -403,7 +495,7 @@ fn policy_body(time: Timestamp, plugins: &[u8], watch: &[String]) -> Vec<u8> {
 }
 
 /// A record of the archiver's own doing, counted in `next` and given its seq.
-fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
+pub(super) fn own_record(body: &[u8], next: &mut Checkpoint) -> Result<Vec<u8>> {
     let doc =
         Doc::new(body).map_err(|e| Error::internal("a record of our own is not valid BSON").because(e))?;
     let record = Record::encode(next.next_id(), doc, next.policy);

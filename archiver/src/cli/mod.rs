@@ -4,7 +4,9 @@ mod check;
 mod history;
 mod output;
 mod plugin;
+mod quarantine;
 mod recover;
+mod reload;
 mod roll;
 mod run;
 mod sql;
@@ -89,6 +91,8 @@ enum Command {
     Recover(recover::Args),
     Verify(verify::Args),
     Roll(roll::Args),
+    Quarantine(quarantine::Args),
+    Reload(reload::Args),
     Sql(sql::Args),
     Plugin(plugin::Args),
 }
@@ -132,6 +136,8 @@ impl Command {
             Command::Recover(args) => recover::run(args, global).await,
             Command::Verify(args) => verify::run(args, global).await,
             Command::Roll(args) => roll::run(args, global).await,
+            Command::Quarantine(args) => quarantine::run(args, global).await,
+            Command::Reload(args) => reload::run(args, global).await,
             Command::Sql(args) => sql::run(args, global).await,
             Command::Plugin(args) => plugin::run(args, global).await,
         }

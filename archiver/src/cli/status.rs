@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 const INSTANCE_HEADER: [&str; 7] = ["instance", "host", "pid", "version", "since", "holds", "failing"];
-const HEADER: [&str; 15] = [
+const HEADER: [&str; 16] = [
     "source",
     "state",
     "seq",
@@ -38,6 +38,7 @@ const HEADER: [&str; 15] = [
     "appended",
     "dropped",
     "quarantined",
+    "withheld",
     "gaps",
 ];
 
@@ -95,6 +96,7 @@ fn row(source: &SourceStatus) -> Vec<String> {
         counters.appended.to_string(),
         counters.dropped.values().sum::<i64>().to_string(),
         source.quarantined.to_string(),
+        source.withheld.to_string(),
         source.gaps.map_or("unknown".to_owned(), |gaps| gaps.to_string()),
     ]
 }

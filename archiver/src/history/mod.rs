@@ -8,6 +8,7 @@ pub mod gaps;
 pub mod id;
 pub mod policies;
 pub mod recover;
+pub mod released;
 pub mod restore;
 pub mod states;
 pub mod stream;
@@ -28,9 +29,11 @@ use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId};
+use crate::salt::Salt;
 use crate::stream_id::StreamId;
 use id::DocumentId;
 use policies::Policies;
+use released::place;
 
 /// Segments looked into at the same time.
 const LOOKUPS: usize = 16;
@@ -44,6 +47,9 @@ pub struct History {
     log: Option<AuditLog>,
     archive: Archive,
 }
+
+/// What the streams of a source make digests with, by partition.
+pub type Salts = BTreeMap<Option<u32>, Salt>;
 
 /// A database and a collection.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +116,17 @@ impl History {
         ))
     }
 
+    /// What the streams of a source make digests with, by partition; empty where there are no checkpoints to tell.
+    pub async fn salts(&self, source: &str) -> Result<Salts> {
+        let mut salts = Salts::new();
+        let Some(log) = &self.log else { return Ok(salts) };
+        for stream in log.streams_of(source).await? {
+            let checkpoint = log.checkpoint(&stream).await?;
+            salts.extend(checkpoint.and_then(|c| c.salt).map(|salt| (stream.partition, salt)));
+        }
+        Ok(salts)
+    }
+
     /// The streams of a source that anything is kept of, sorted.
     pub async fn streams(&self, source: &str) -> Result<Vec<StreamId>> {
         let mut streams = match &self.log {
@@ -173,7 +190,7 @@ fn holds(sealed: &Sealed, operations: &[&str], from: Timestamp) -> bool {
     any && (last.t, last.i) >= (from.time, from.increment)
 }
 
-/// Sorts records by cluster time, then partition and seq, and removes what was read from both tiers. Fails as corrupt where
+/// Sorts records by cluster time, then partition and seq, late ones at the place of their events, and removes what was read from both tiers. Fails as corrupt where
 /// the tiers have different records of one seq.
 fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     let mut by_id: BTreeMap<RecordId, Vec<u8>> = BTreeMap::new();
@@ -192,9 +209,8 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
         }
     }
     let mut sorted = Vec::with_capacity(by_id.len());
-    for (id, bytes) in by_id {
-        let time = Record::new(&bytes)?.cluster_time()?;
-        sorted.push(((time.time, time.increment, id), bytes));
+    for bytes in by_id.into_values() {
+        sorted.push((place(&Record::new(&bytes)?)?, bytes));
     }
     sorted.sort_by_key(|(at, _)| *at);
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())

@@ -362,7 +362,7 @@ async fn rebuild_group(
     for (identity, last) in &*group {
         ends.entry(last.at.2).or_default().push(identity.clone());
     }
-    let mut states = States::new(summary.policies.clone());
+    let mut states = States::new(summary.policies.clone(), history.salts(source).await?);
     // Wherever they are: a collection may still have another name than at its end.
     let mut places: HashSet<Identity> = group.keys().cloned().collect();
     let mut read = 0;

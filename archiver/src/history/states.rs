@@ -14,13 +14,15 @@ use bson::Timestamp;
 use bson_walker::Doc;
 use bytes::Bytes;
 
-use super::Namespace;
 use super::document::{Contents, Unapplied, apply};
 use super::gaps::{Finding, Found, Gap, GapRecord};
 use super::policies::{Policies, policy_of};
+use super::released::notes;
 use super::watched::Watched;
+use super::{Namespace, Salts};
 use crate::error::Result;
-use crate::record::{Record, RecordId, id_digest};
+use crate::record::{Record, RecordId, unsalted_id_digest};
+use crate::salt::Salt;
 
 /// Operations on one document.
 const DOCUMENT_OPS: [&str; 5] = ["insert", "update", "replace", "delete", "snapshot"];
@@ -189,6 +191,8 @@ impl Tracked {
 #[derive(Debug, Clone, Default)]
 pub struct States {
     policies: Policies,
+    /// What quarantine records' digests were made with.
+    salts: Salts,
     documents: HashMap<Identity, Tracked>,
     /// Those that no comparison has closed.
     gaps: BTreeMap<RecordId, Gap>,
@@ -199,9 +203,10 @@ pub struct States {
 }
 
 impl States {
-    /// None yet. Policy records that are fed in later are noted too.
-    pub fn new(policies: Policies) -> States {
-        States { policies, ..States::default() }
+    /// None yet. Policy records that are fed in later are noted too. Without its salt, a quarantine record concerns every document
+    /// of its namespace.
+    pub fn new(policies: Policies, salts: Salts) -> States {
+        States { policies, salts, ..States::default() }
     }
 
     /// The policies known so far.
@@ -452,6 +457,9 @@ impl States {
     }
 
     fn quarantine(&mut self, record: &Record<'_>) -> Result<()> {
+        if notes(record).is_some() {
+            return Ok(());
+        }
         let reason = Reason::Quarantined(record.seq()?);
         let Some(namespace) = Namespace::of(record) else {
             self.lose(reason, record.cluster_time()?, |_, _| true);
@@ -462,10 +470,11 @@ impl States {
         // One without a document, such as a drop, is withheld in the first partition and concerns all.
         let of_document = detail("op").is_some_and(|op| DOCUMENT_OPS.contains(&op));
         let partition = record.record_id()?.partition;
+        let salt = self.salts.get(&partition).cloned();
         self.lose(reason, record.cluster_time()?, |identity, tracked| {
             identity.namespace == namespace
                 && (!of_document || tracked.partition == partition)
-                && key.is_none_or(|key| key == id_digest(identity.id.0, &identity.id.1))
+                && key.is_none_or(|key| may_be_of(key, &identity.id, salt.as_ref()))
         });
         Ok(())
     }
@@ -478,6 +487,12 @@ impl States {
             }
         }
     }
+}
+
+/// Whether a quarantine record's digest can be that of this `_id`. Earlier versions made it without a salt.
+fn may_be_of(digest: &str, (kind, value): &(u8, Vec<u8>), salt: Option<&Salt>) -> bool {
+    let Some(salt) = salt else { return true };
+    digest == salt.id_digest(*kind, value) || digest == unsalted_id_digest(*kind, value)
 }
 
 /// The new namespace of a rename.

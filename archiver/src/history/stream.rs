@@ -8,6 +8,7 @@ use futures_util::{Stream, StreamExt};
 
 use super::History;
 use super::gaps::Found;
+use super::released::Placed;
 use crate::archive::manifest::Sealed;
 use crate::archive::segment;
 use crate::error::{Error, Result};
@@ -46,11 +47,11 @@ impl History {
         }
     }
 
-    /// The records of all streams of a source: each stream's in seq order, and the change events of all by cluster time.
+    /// The records of all streams of a source: each stream's in seq order, late ones in their places, and the change events of all by cluster time.
     pub async fn all_records(&self, source: &str) -> Result<AllRecords> {
         let mut streams = Vec::new();
         for stream in self.streams(source).await? {
-            streams.push(Head { next: None, time: (0, 0), records: self.records(&stream, 1) });
+            streams.push(Head { next: None, time: (0, 0), records: self.placed_records(&stream).await? });
         }
         Ok(AllRecords { streams })
     }
@@ -156,7 +157,7 @@ struct Head {
     next: Option<Vec<u8>>,
     /// When that is to come among the other streams' records.
     time: (u32, u32),
-    records: Records,
+    records: Placed,
 }
 
 /// Operations whose records stand where they were written: what they tell of was read, or happened, at another time.
@@ -187,7 +188,7 @@ impl AllRecords {
 impl Head {
     /// Reads the next record; false at the end.
     async fn read(&mut self) -> Result<bool> {
-        let Some(bytes) = self.records.next().await? else { return Ok(false) };
+        let Some(bytes) = self.records.next_before(i64::MAX).await? else { return Ok(false) };
         let record = Record::new(&bytes)?;
         if is_timed(&record) {
             let time = record.cluster_time()?;

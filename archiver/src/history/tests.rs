@@ -144,7 +144,9 @@ async fn gaps_quarantine_and_renames_make_states_unknown_and_drops_end_documents
     for (op, detail, reason) in [
         ("gap", doc! {}, Some(Reason::Gap(3))),
         ("quarantine", doc! {"error": "trap"}, Some(Reason::Quarantined(3))),
-        ("quarantine", doc! {"keyDigest": "another"}, None),
+        // Nobody can say whose digest it is who has no checkpoint.
+        ("quarantine", doc! {"keyDigest": "another"}, Some(Reason::Quarantined(3))),
+        ("quarantine", doc! {"released": [{"seq": 2_i64, "dropped": "p"}]}, None),
     ] {
         let mut shop = Shop::with_plugins(&[]);
         shop.change("insert", 1, doc! {"after": {"_id": 1}});
@@ -417,4 +419,102 @@ fn what_is_lost_in_one_partition_leaves_the_documents_of_others_known() {
     assert_eq!(known_after(record(2, 3, "quarantine", None, update)), [true, true, false]);
     let drop = doc! {"op": "drop", "error": "trap"};
     assert_eq!(known_after(record(0, 3, "quarantine", None, drop)), [false, false, false]);
+}
+
+/// Two days of a shop in which the insert and the deletion of document 1, and a change of document 2, were withheld on the first
+/// day and tried again on the second: late, late and dropped. Gives the cuts between the days too.
+fn shop_with_late_records() -> (Shop, Vec<i64>) {
+    let mut shop = Shop::with_plugins(&[]);
+    let orders = doc! {"ns": {"db": "shop", "coll": "orders"}};
+    let withheld = |shop: &mut Shop, op: &str| {
+        let mut head = doc! {"op": "quarantine"};
+        head.extend(orders.clone());
+        (shop.second, shop.push(head, doc! {"detail": {"op": op, "error": "trap"}}))
+    };
+    let insert = withheld(&mut shop, "insert");
+    shop.change("update", 1, set(doc! {"x": 2}));
+    shop.change("insert", 2, doc! {"after": {"_id": 2}});
+    let dropped = withheld(&mut shop, "update");
+    let delete = withheld(&mut shop, "delete");
+    let mut ends = Vec::new();
+    let tomorrow = DAY + 86_400;
+    for (second, seq, op, image) in [
+        (insert.0, insert.1, "insert", doc! {"after": {"_id": 1, "x": 1, "y": 1}}),
+        (delete.0, delete.1, "delete", doc! {}),
+    ] {
+        shop.second = tomorrow;
+        ends.push(shop.next_seq());
+        shop.change("insert", 100 + seq, doc! {"after": {"_id": 100 + seq}});
+        ends.push(shop.next_seq());
+        shop.second = second;
+        let mut rest = image;
+        rest.insert("detail", doc! {"late": seq});
+        shop.change(op, 1, rest);
+    }
+    ends.push(shop.next_seq());
+    shop.second = tomorrow + 1;
+    let late = shop.next_seq() - 1;
+    let released = doc! {"released": [
+        {"seq": insert.1, "late": late - 2}, {"seq": dropped.1, "dropped": "p"}, {"seq": delete.1, "late": late},
+    ]};
+    shop.push(doc! {"op": "quarantine"}, doc! {"detail": released});
+    (shop, ends)
+}
+
+#[tokio::test]
+async fn late_records_stand_where_their_events_stood_in_both_orders() {
+    let (shop, ends) = shop_with_late_records();
+    let history = history(&shop, &ends).await;
+    let report = verify::verify(&history.archive, None, None).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert_eq!(report.sources[0].segments, 6, "one for each stretch of one day");
+    let timeline = history.timeline("shop", &id("1"), None).await.unwrap();
+    let ops: Vec<_> =
+        timeline.entries.iter().map(|e| Record::new(&e.record).unwrap().op().to_owned()).collect();
+    assert_eq!(ops, ["insert", "update", "delete"]);
+    let before_deletion = doc! {"_id": 1, "x": 2, "y": 1};
+    assert_eq!(recovered(&history, "1", None).await.unwrap(), before_deletion);
+    // What a plugin drops now is no doubt about another document.
+    let end = Some(i64::from(DAY) + 200_000);
+    assert_eq!(recovered(&history, "2", end).await.unwrap(), doc! {"_id": 2});
+
+    let mut placed = history.placed_records(&StreamId::whole("shop")).await.unwrap();
+    let mut states = states::States::default();
+    let mut seen = Vec::new();
+    while let Some(bytes) = placed.next_before(i64::MAX).await.unwrap() {
+        let record = Record::new(&bytes).unwrap();
+        seen.push(record.op().to_owned());
+        let change = states.advance(&record).unwrap();
+        if record.op() == "delete" {
+            assert!(matches!(change.unwrap().before.state, State::Present(bytes)
+                if bson::deserialize_from_slice::<Document>(&bytes).unwrap() == before_deletion));
+        }
+    }
+    assert_eq!(seen, ["policy", "insert", "update", "insert", "delete", "insert", "insert", "quarantine"]);
+}
+
+#[test]
+fn a_digest_points_to_its_document_with_and_without_a_salt_and_to_all_without_the_checkpoint() {
+    let salt = crate::salt::Salt::random();
+    let (kind, value) = (bson_walker::kind::INT32, 1_i32.to_le_bytes());
+    let known_after = |digest: String, salts: Salts| -> Vec<bool> {
+        let mut shop = Shop::with_plugins(&[]);
+        for id in [1, 2] {
+            shop.change("insert", id, doc! {"after": {"_id": id}});
+        }
+        let detail = doc! {"detail": {"op": "update", "keyDigest": digest}};
+        shop.push(doc! {"op": "quarantine", "ns": {"db": "shop", "coll": "orders"}}, detail);
+        let mut states = states::States::new(Policies::default(), salts);
+        let mut identities = Vec::new();
+        for bytes in &shop.records {
+            let record = Record::new(bytes).unwrap();
+            identities.extend(states::Identity::of(&record));
+            states.advance(&record).unwrap();
+        }
+        identities.iter().map(|i| matches!(states.now(i).state, State::Present(_))).collect()
+    };
+    let salts = || Salts::from([(None, salt.clone())]);
+    assert_eq!(known_after(salt.id_digest(kind, &value), salts()), [false, true]);
+    assert_eq!(known_after(crate::record::unsalted_id_digest(kind, &value), salts()), [false, true]);
+    assert_eq!(known_after(salt.id_digest(kind, &value), Salts::new()), [false, false]);
 }

@@ -4,6 +4,7 @@ use bson_walker::{Doc, Element};
 
 use super::gaps::Found;
 use super::id::DocumentId;
+use super::released::Released;
 use super::states::{Change, Identity, Known, State, States, target};
 use super::{History, Namespace, in_order, policies};
 use crate::archive::extjson::doc_id_text;
@@ -67,13 +68,17 @@ impl History {
         wide: &[Vec<u8>],
     ) -> Result<Timeline> {
         let own = self.document(source, id).await?;
-        let mut states = States::new(policies(wide)?);
+        let mut states = States::new(policies(wide)?, self.salts(source).await?);
+        let released = Released::among(wide)?;
         let mut identities: Vec<Identity> = Vec::new();
         let mut entries = Vec::new();
         // A gap record of one lost change is about its document alone.
         let wide = wide.iter().filter(|bytes| Record::new(bytes).is_ok_and(|record| record.id().is_none()));
         for bytes in in_order(own.into_iter().chain(wide.cloned()).collect())? {
             let record = Record::new(&bytes)?;
+            if released.holds(record.record_id()?) {
+                continue;
+            }
             match Identity::of(&record) {
                 Some(identity) => {
                     let doubt = states.doubt(&identity);

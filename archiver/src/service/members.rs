@@ -1,19 +1,20 @@
 //! Takes part in the sharing of streams among all living archivers: announces this one, looks who holds what, and says to each
 //! stream's task whether it is wanted here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::balance::share;
 use super::metrics::Tally;
 use crate::capture::headroom::Gauge;
-use crate::capture::lease::{Announcement, Board, Instance, Leases};
+use crate::capture::lease::{Announcement, Ask, Board, Instance, Leases, Reloaded};
+use crate::capture::retry::Retry;
 use crate::error::{Kind, Result};
 use crate::stream_id::StreamId;
 
@@ -36,6 +37,8 @@ pub(super) struct Seat {
     /// What happened to it here.
     pub(super) tally: Tally,
     wanted: watch::Sender<bool>,
+    /// Which withheld events are to be tried again.
+    retry: watch::Sender<Option<Retry>>,
     health: Mutex<Health>,
     changed: Arc<Notify>,
 }
@@ -56,9 +59,15 @@ impl Seat {
             headroom: Arc::default(),
             tally: Tally::default(),
             wanted: watch::Sender::new(false),
+            retry: watch::Sender::new(None),
             health: Mutex::default(),
             changed,
         }
+    }
+
+    /// Which withheld events are to be tried again, while the stream runs here.
+    pub(super) fn retries(&self) -> watch::Receiver<Option<Retry>> {
+        self.retry.subscribe()
     }
 
     /// Waits until the stream is wanted here. Cancel safe.
@@ -114,16 +123,20 @@ pub(super) struct Members {
     pub(super) about: Announcement,
     /// A stream halts or fails.
     pub(super) changed: Arc<Notify>,
+    /// Gets the requests to read the configuration again, once each.
+    pub(super) requests: mpsc::Sender<String>,
+    /// How that went the last time.
+    pub(super) reloaded: watch::Receiver<Option<Reloaded>>,
 }
 
 impl Members {
     /// Takes part until stopped, and takes leave.
     pub(super) async fn take_part(self, stop: CancellationToken) {
-        let mut free_since = BTreeMap::new();
+        let (mut free_since, mut passed_on) = (BTreeMap::new(), HashSet::new());
         let mut failed = false;
         let taking_part = async {
             loop {
-                match self.round(&mut free_since).await {
+                match self.round(&mut free_since, &mut passed_on).await {
                     Ok(()) => failed = false,
                     // What is held goes on as long as the leases can be renewed.
                     Err(error) if !std::mem::replace(&mut failed, true) => {
@@ -148,7 +161,11 @@ impl Members {
         }
     }
 
-    async fn round(&self, free_since: &mut BTreeMap<StreamId, Instant>) -> Result<()> {
+    async fn round(
+        &self,
+        free_since: &mut BTreeMap<StreamId, Instant>,
+        passed_on: &mut HashSet<String>,
+    ) -> Result<()> {
         let announcement = self.announcement();
         if self.leases.announcement().as_ref() != Some(&announcement) {
             self.leases.announce(announcement.clone()).await?;
@@ -161,6 +178,7 @@ impl Members {
             let wanted = self.wants(seat, &board, &share, free_since);
             seat.wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
         }
+        self.pass_on(&board, passed_on);
         if board.expired
             && let Err(error) = self.leases.sweep().await
         {
@@ -176,7 +194,35 @@ impl Members {
         Announcement {
             streams: named(&|seat| !seat.is_halted()),
             failing: named(&|seat| !seat.is_halted() && seat.is_failing()),
+            reloaded: self.reloaded.borrow().clone(),
             ..self.about.clone()
+        }
+    }
+
+    /// Passes on what operators ask for: of the holder of a stream, or of everybody.
+    fn pass_on(&self, board: &Board, passed_on: &mut HashSet<String>) {
+        passed_on.retain(|id| board.requests.iter().any(|request| request.id == *id));
+        for request in board.requests.iter().filter(|request| request.ask == Ask::Reload) {
+            // Full, or nobody reloads here: then it is asked again in the next round, or for nothing.
+            if !passed_on.contains(&request.id) && self.requests.try_send(request.id.clone()).is_ok() {
+                passed_on.insert(request.id.clone());
+            }
+        }
+        for seat in &self.seats {
+            let asked = board.requests.iter().find_map(|request| match &request.ask {
+                Ask::Retry(stream, seqs) if *stream == seat.stream => {
+                    Some(Retry { request: request.id.clone(), seqs: seqs.clone() })
+                }
+                _ => None,
+            });
+            let asked = asked.filter(|_| self.leases.held_for(&seat.stream).is_some());
+            seat.retry.send_if_modified(|before| {
+                let other = *before != asked;
+                if other {
+                    *before = asked;
+                }
+                other
+            });
         }
     }
 

@@ -2,9 +2,11 @@
 //! its checkpoint; what only a human can mend stops that source, loudly, and not the others.
 
 mod archiving;
+mod asking;
 mod balance;
 mod members;
 mod metrics;
+mod reload;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -15,11 +17,14 @@ use std::time::Duration;
 
 use bson::DateTime;
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::asking::{StreamTried, reload, retry};
 use self::members::{Members, Seat};
+pub use self::reload::Reload;
+use self::reload::{Chains, Reloader};
 use self::stream::StreamTask;
 use crate::archive::roll::{Extent, Roller};
 use crate::archive::store::{Archive, Sealed};
@@ -35,6 +40,9 @@ use crate::stream_id::StreamId;
 /// How long a stream may go on with the batch that it is in when it is to stop. After that the batch is given up, which is
 /// safe: it is in the log or not, and the checkpoint tells.
 const STOP_GRACE: Duration = Duration::from_millis(250);
+
+/// Requests to read the configuration again that may wait.
+const REQUESTS: usize = 16;
 
 /// Everything that the sources of this process share.
 struct Service {
@@ -53,38 +61,42 @@ struct Service {
 }
 
 /// Captures and archives every source of the configuration. With `once`: until everything that had happened when it
-/// was called is in the archive. Otherwise until `stop` is cancelled, which is a clean end.
+/// was called is in the archive. Otherwise until `stop` is cancelled, which is a clean end; where `reload` is given, the plugins
+/// may change meanwhile.
 ///
 /// Fails with the first error that only a human can mend, once no source is left to run.
-pub async fn run(config: Config, once: bool, stop: CancellationToken) -> Result<()> {
+pub async fn run(config: Config, once: bool, reload: Option<Reload>, stop: CancellationToken) -> Result<()> {
     // Before anything is begun: what is wrong with the address shows at once.
     let listener = match config.metrics.filter(|_| !once) {
         Some(address) => Some(Server::bind(address).await?),
         None => None,
     };
     // Plugins first: they need no server, and nothing may be read before they are all in order.
-    let mut sources = Vec::new();
+    let mut chains = Chains::new();
     for source in &config.sources {
-        sources.push((source.clone(), Arc::new(load_chain(&config, source)?)));
+        let chain = Arc::new(load_chain(&config, source)?);
+        chains.insert(source.name.clone(), watch::Sender::new(chain));
     }
+    let chains = Arc::new(chains);
     let service = Arc::new(Service::connect(config, stop.clone()).await?);
     let (mut seats, changed) = (Vec::new(), Arc::new(Notify::new()));
     let mut running = JoinSet::new();
-    for (source, chain) in sources {
+    for source in &service.config.sources {
+        let Some(chain) = chains.get(&source.name) else { continue };
         for stream in StreamId::all(&source.name, source.partitions) {
             let seat = Arc::new(Seat::new(stream, Arc::clone(&changed)));
             seats.push(Arc::clone(&seat));
             let task = StreamTask {
                 service: Arc::clone(&service),
                 source: source.clone(),
-                chain: Arc::clone(&chain),
+                chains: chain.subscribe(),
                 seat,
                 once,
             };
             running.spawn(task.run());
         }
     }
-    let mut beside = service.beside(seats.clone(), changed, once);
+    let mut beside = service.beside(seats.clone(), changed, once, reload, chains);
     if let Some(listener) = listener {
         beside.spawn(metrics::serve(listener, seats, service.leases.clone())?);
     }
@@ -189,8 +201,15 @@ impl Service {
     }
 
     /// What runs beside the streams, until it is dropped: the renewal of their leases and, in a service, the sharing of streams
-    /// with other archivers.
-    fn beside(&self, seats: Vec<Arc<Seat>>, changed: Arc<Notify>, once: bool) -> JoinSet<()> {
+    /// with other archivers, and reading the configuration again.
+    fn beside(
+        &self,
+        seats: Vec<Arc<Seat>>,
+        changed: Arc<Notify>,
+        once: bool,
+        reload: Option<Reload>,
+        chains: Arc<Chains>,
+    ) -> JoinSet<()> {
         let mut beside = JoinSet::new();
         let leases = self.leases.clone();
         beside.spawn(async move { leases.keep().await });
@@ -201,10 +220,24 @@ impl Service {
                 pid: std::process::id(),
                 streams: BTreeSet::new(),
                 failing: BTreeSet::new(),
+                reloaded: None,
             };
             let leases = self.leases.clone();
-            let members =
-                Members { leases, seats, lease_time: self.config.capture.lease_time, about, changed };
+            let (requests, asked) = mpsc::channel(REQUESTS);
+            let (last, reloaded) = watch::channel(None);
+            let members = Members {
+                leases,
+                seats,
+                lease_time: self.config.capture.lease_time,
+                about,
+                changed,
+                requests,
+                reloaded,
+            };
+            if let Some(Reload { path, asked: by_signal }) = reload {
+                let reloader = Reloader { path, config: self.config.clone(), chains, last };
+                beside.spawn(reloader.run(by_signal, asked));
+            }
             beside.spawn(members.take_part(self.stop.clone()));
         }
         beside

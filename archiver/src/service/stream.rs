@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 use futures_util::FutureExt;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -43,7 +44,7 @@ const ONCE_ATTEMPTS: u32 = 3;
 pub(super) struct StreamTask {
     pub(super) service: Arc<Service>,
     pub(super) source: SourceConfig,
-    pub(super) chain: Arc<PluginChain>,
+    pub(super) chains: watch::Receiver<Arc<PluginChain>>,
     pub(super) seat: Arc<Seat>,
     pub(super) once: bool,
 }
@@ -218,7 +219,8 @@ impl StreamTask {
             client: service.client.clone(),
             log: service.log.clone(),
             archive: service.archive.clone(),
-            chain: Arc::clone(&self.chain),
+            chains: self.chains.clone(),
+            retries: self.seat.retries(),
             lease: lease.clone(),
             headroom: Arc::clone(&self.seat.headroom),
             appended_bytes: Arc::clone(&appended_bytes),

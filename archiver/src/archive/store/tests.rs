@@ -1,8 +1,6 @@
 //! What the commit protocol promises, whatever the store does.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use url::Url;
 
@@ -94,15 +92,7 @@ async fn fill(archive: &Archive, segments: i64) -> Vec<Sealed> {
     for n in 0..segments {
         let (segment, _) = sample(1 + n * 3, 3);
         archive.commit(&segment).await.unwrap();
-        let counters = Counters {
-            read: n,
-            appended: n,
-            dropped: BTreeMap::new(),
-            quarantined: 0,
-            own: 0,
-            gaps: 0,
-            plugins: BTreeMap::new(),
-        };
+        let counters = Counters { read: n, appended: n, ..Counters::default() };
         let context = Context {
             log: "log",
             counters: Some(counters),

@@ -6,8 +6,10 @@ use std::sync::PoisonError;
 
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
 
 use super::Leases;
+use super::requests::{self, Failed, REQUEST, Request};
 use crate::error::Result;
 use crate::stream_id::StreamId;
 
@@ -27,6 +29,24 @@ pub struct Announcement {
     pub streams: BTreeSet<StreamId>,
     /// Those of them that keep failing there: others are to run them, where there are any.
     pub failing: BTreeSet<StreamId>,
+    /// How the last attempt to read its configuration again ended.
+    pub reloaded: Option<Reloaded>,
+}
+
+/// How an archiver read its configuration again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reloaded {
+    /// When, by its own clock.
+    pub at: DateTime,
+    /// The last requests that this answers.
+    pub requests: Vec<String>,
+    /// The sources that have other plugins, or another configuration of them, from now on.
+    pub changed: Vec<String>,
+    /// What else is different in the file, and counts only after a restart.
+    pub restart: Vec<String>,
+    /// Why everything stays as it was.
+    pub failed: Option<Failed>,
 }
 
 /// A living archiver, as it announced itself.
@@ -49,7 +69,9 @@ pub struct Board {
     pub held: BTreeMap<StreamId, String>,
     /// Who lives.
     pub instances: Vec<Instance>,
-    /// Whether there are announcements that have expired.
+    /// What is asked of those who live, and not answered.
+    pub requests: Vec<Request>,
+    /// Whether there are announcements or requests that have expired.
     pub expired: bool,
 }
 
@@ -80,6 +102,7 @@ impl Leases {
     pub async fn look(&self) -> Result<Board> {
         let fields = doc! {
             "holder": 1, "streams": 1, "failing": 1, "leaseMillis": 1,
+            "ask": 1, "stream": 1, "seqs": 1, "done": "$answer.done",
             // By the server's clock.
             "left": {"$subtract": ["$expires", "$$NOW"]},
         };
@@ -90,10 +113,26 @@ impl Leases {
         Ok(Board::read(&self.within("reading the leases", documents).await?))
     }
 
-    /// Removes the announcements that have expired.
+    /// How each of those who live has read its configuration again, by holder; `None`: it has not answered this request.
+    pub async fn reloaded(&self, request: &Request) -> Result<BTreeMap<String, Option<Reloaded>>> {
+        let live =
+            doc! {"_id": {"$regex": format!("^{INSTANCE}.*:")}, "$expr": {"$gt": ["$expires", "$$NOW"]}};
+        let documents = async {
+            let found = self.0.collection.find(live).await?;
+            found.try_collect::<Vec<Document>>().await
+        };
+        let documents = self.within("waiting for the archivers that run", documents).await?;
+        let answers = |d: &Document| {
+            let reloaded: Reloaded = bson::deserialize_from_bson(d.get("reloaded")?.clone()).ok()?;
+            reloaded.requests.contains(&request.id).then_some(reloaded)
+        };
+        let found = documents.iter().filter_map(|d| Some((d.get_str("holder").ok()?.to_owned(), answers(d))));
+        Ok(found.collect())
+    }
+
+    /// Removes the announcements and requests that have expired.
     pub async fn sweep(&self) -> Result<()> {
-        let expired =
-            doc! {"_id": {"$regex": format!("^{INSTANCE}.*:")}, "$expr": {"$lte": ["$expires", "$$NOW"]}};
+        let expired = doc! {"_id": {"$regex": format!("^({INSTANCE}|{REQUEST}).*:")}, "$expr": {"$lte": ["$expires", "$$NOW"]}};
         let removed = self.0.collection.delete_many(expired).into_future();
         self.within("removing announcements that have expired", removed).await.map(|_| ())
     }
@@ -132,8 +171,10 @@ impl Leases {
     fn encode(&self, id: &str, announcement: &Announcement) -> Document {
         let names =
             |streams: &BTreeSet<StreamId>| streams.iter().map(StreamId::to_string).collect::<Vec<_>>();
+        let reloaded = announcement.reloaded.as_ref().and_then(|r| bson::serialize_to_bson(r).ok());
         doc! {
             "_id": id,
+            "reloaded": reloaded,
             "holder": &self.0.holder,
             "host": &announcement.host,
             "pid": i64::from(announcement.pid),
@@ -151,6 +192,13 @@ impl Board {
         let mut board = Board::default();
         for document in documents {
             let left = document.get_i64("left").unwrap_or(0);
+            if let Some(request) = requests::read(document) {
+                match left > 0 {
+                    true => board.requests.push(request),
+                    false => board.expired = true,
+                }
+                continue;
+            }
             let (Ok(id), Ok(holder)) = (document.get_str("_id"), document.get_str("holder")) else {
                 continue;
             };

@@ -10,6 +10,7 @@
 
 mod instances;
 mod keeper;
+mod requests;
 mod term;
 
 use std::collections::BTreeMap;
@@ -19,9 +20,11 @@ use std::time::{Duration, Instant};
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
 use mongodb::options::ReturnDocument;
+use serde::Serialize;
 use tracing::warn;
 
-pub use self::instances::{Announcement, Board, Instance, instance_of};
+pub use self::instances::{Announcement, Board, Instance, Reloaded, instance_of};
+pub use self::requests::{Answer, Ask, Failed, Request, Seqs};
 use self::term::Term;
 use crate::audit_log::{LEASES, mongo_error};
 use crate::config::Config;
@@ -151,6 +154,11 @@ impl Leases {
 }
 
 impl Lease {
+    /// Says to whoever asked something of the holder how far it is; see [`Leases::answer`].
+    pub async fn answer<T: Serialize>(&self, request: &str, answer: &Answer<T>) -> Result<()> {
+        self.leases.answer(request, answer).await
+    }
+
     /// Names the session in which the holder appends, before it does so for the first time.
     pub async fn name_session(&self, session: &Document) -> Result<()> {
         let name = doc! {"$set": {"session": session}};

@@ -9,8 +9,10 @@ use bson::Timestamp;
 use crate::capture::lifecycle::LIFECYCLE;
 use crate::checkpoint::Resync;
 use crate::error::{Error, Result};
+use crate::history::policies::Policies;
+use crate::history::released::Placed;
 use crate::history::states::{Identity, States, is_from_watched, target};
-use crate::history::stream::{Records, is_timed};
+use crate::history::stream::is_timed;
 use crate::history::{History, Namespace};
 use crate::record::Record;
 use crate::stream_id::StreamId;
@@ -46,7 +48,7 @@ impl Slice {
 pub(super) struct Recorded {
     pub(super) slice: Slice,
     pub(super) states: States,
-    records: Records,
+    records: Placed,
     /// What happened to collections, where another stream records it.
     collections: VecDeque<Vec<u8>>,
     /// The gap's time: what happens to the collections that it concerns is followed from there on.
@@ -74,8 +76,8 @@ impl Recorded {
         Ok(Recorded {
             slice,
             collections,
-            states: States::default(),
-            records: history.records(stream, 1),
+            states: States::new(Policies::default(), history.salts(&stream.source).await?),
+            records: history.placed_records(stream).await?,
             until: resync.until,
             scope,
             renamed: false,
@@ -86,10 +88,7 @@ impl Recorded {
     /// Takes in the records before `end`. False where the states outgrow what they may take; they are then of no use.
     pub(super) async fn read_to(&mut self, end: i64) -> Result<bool> {
         let mut unchecked = 0;
-        while self.records.next_seq() < end {
-            let Some(record) = self.records.next().await? else {
-                return Err(Error::unavailable("the audit log ends before its checkpoint"));
-            };
+        while let Some(record) = self.records.next_before(end).await? {
             let record = Record::new(&record)?;
             if is_timed(&record) {
                 self.take_collections(Some(record.cluster_time()?))?;
@@ -102,6 +101,9 @@ impl Recorded {
                     return Ok(false);
                 }
             }
+        }
+        if self.records.next_seq() < end {
+            return Err(Error::unavailable("the audit log ends before its checkpoint"));
         }
         self.take_collections(None)?;
         Ok(self.states.size() <= self.budget)

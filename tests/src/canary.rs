@@ -21,22 +21,38 @@ const KEY: usize = 8;
 pub struct Canary {
     name: String,
     forms: Vec<Vec<u8>>,
+    /// The form in which resume tokens hold values: upper-case hex.
+    in_tokens: Vec<u8>,
 }
 
 impl Canary {
     /// A text: as it is, in UTF-16, hex and base64.
     pub fn text(text: &str) -> Canary {
-        let bytes = text.as_bytes();
-        assert!(bytes.len() >= KEY, "too short to be a canary: {text}");
+        let mut canary = Canary::bytes(text.as_bytes());
+        canary.name = text.to_owned();
+        canary.forms.push(text.bytes().flat_map(|b| [b, 0]).collect());
+        canary
+    }
+
+    /// Bytes: as they are, in hex and base64, and the hex in UTF-16.
+    pub fn bytes(bytes: &[u8]) -> Canary {
+        assert!(bytes.len() >= KEY, "too short to be a canary: {bytes:?}");
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        let mut forms = vec![bytes.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes()];
-        forms.push(bytes.iter().flat_map(|b| [*b, 0]).collect());
+        let in_tokens = hex.to_uppercase().into_bytes();
+        let mut forms = vec![bytes.to_vec(), in_tokens.clone(), hex.clone().into_bytes()];
+        forms.push(hex.bytes().flat_map(|b| [b, 0]).collect());
         for shift in 0..3 {
             // In the middle of something longer, base64 looks different at each of three offsets; the edges are cut.
             let encoded = BASE64_STANDARD.encode([&vec![0; shift], bytes, &[0; 3]].concat());
             forms.push(encoded.as_bytes()[4..encoded.len() - 8].to_vec());
         }
-        Canary { name: text.to_owned(), forms }
+        Canary { name: hex, forms, in_tokens }
+    }
+
+    /// Without the form in which resume tokens hold values.
+    pub fn outside_tokens(&self) -> Canary {
+        let forms = self.forms.iter().filter(|form| **form != self.in_tokens).cloned().collect();
+        Canary { forms, ..self.clone() }
     }
 
     /// An integer: as digits and as the eight bytes of an Int64.
@@ -74,6 +90,17 @@ impl Haystack {
     /// Adds one piece.
     pub fn add(&mut self, name: &str, bytes: &[u8]) {
         self.pieces.push((name.to_owned(), bytes.to_vec()));
+    }
+
+    /// Adds the files of a folder, whatever they are.
+    pub fn add_folder(&mut self, folder: &Path) {
+        for file in files_in(folder) {
+            let name = file.strip_prefix(folder).unwrap_or(&file).display().to_string();
+            // A server may remove one at any moment.
+            if let Ok(bytes) = std::fs::read(&file) {
+                self.pieces.push((name, bytes));
+            }
+        }
     }
 
     fn add_file(&mut self, file: &Path) {

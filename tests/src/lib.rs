@@ -20,11 +20,13 @@ pub mod proxy;
 pub mod record;
 pub mod replica_set;
 pub mod roles;
+pub mod secrets;
 pub mod server;
 pub mod story;
 pub mod three_nodes;
 pub mod tools;
 pub mod truth;
+pub mod updates;
 pub mod wait;
 pub mod workload;
 

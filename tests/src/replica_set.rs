@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub struct Settings {
     pub cache_megabytes: u32,
     /// `name=value`, as `--setParameter` takes them.
     pub parameters: Vec<String>,
+    /// Stores documents and index keys in its files as they are, so that a search finds them there.
+    pub uncompressed: bool,
     /// Keeps the server alive when the terminal sends Ctrl-C to the whole process group.
     pub own_process_group: bool,
 }
@@ -52,6 +54,7 @@ impl Default for Settings {
             oplog_megabytes: 256,
             cache_megabytes: 512,
             parameters: Vec::new(),
+            uncompressed: false,
             own_process_group: false,
         }
     }
@@ -113,6 +116,11 @@ impl Mongod {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The folder with its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -153,6 +161,15 @@ impl Mongod {
         if settings.oplog_megabytes < TINY_OPLOG {
             // What a checkpoint of the storage may need is not cut off the oplog, however full it is.
             command.args(["--syncdelay", "1"]);
+        }
+        if settings.uncompressed {
+            command.args(["--wiredTigerCollectionBlockCompressor", "none"]);
+            command.args([
+                "--wiredTigerJournalCompressor",
+                "none",
+                "--wiredTigerIndexPrefixCompression",
+                "false",
+            ]);
         }
         if settings.auth {
             command.arg("--auth").arg("--keyFile").arg(key_file(folder)?);

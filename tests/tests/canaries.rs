@@ -1,0 +1,155 @@
+//! Secrets of every type in every position, through plugins that redact and plugins that fail: nothing that Archiver wrote
+//! anywhere holds one of them, in any form, but for the `_id`s in checkpoints' resume tokens.
+
+use archiver_tests::canary::{Canary, Haystack};
+use archiver_tests::record::of;
+use archiver_tests::replica_set::Settings;
+use archiver_tests::secrets::Secrets;
+use archiver_tests::workload::seed;
+use archiver_tests::{Fixture, Server, tools};
+use bson::{Bson, Document, doc};
+
+/// What the three sources let through: nothing below `secret`; nothing but `n` and `kind`; nothing at all.
+const DENY: &str = r#"{ path = "secret", action = "remove" }"#;
+const ALLOW: &str = r#"{ path = "n", action = "keep" }, { path = "kind", action = "keep" }, { path = "_id", action = "mask" }"#;
+
+/// The collections: secrets below `secret` only, and secrets everywhere.
+const COVERED: [&str; 2] = ["covered", "covered_with_images"];
+const OPEN: [&str; 2] = ["open", "open_with_images"];
+
+fn configuration() -> String {
+    let bad = tools::plugin("misbehave");
+    let (path, sha256) = (bad.display(), tools::sha256(&bad));
+    let source = |name: &str, collections: &[&str], plugin: &str| {
+        Fixture::source(name, collections).trim_end().to_owned() + &format!("\nplugins = [\"{plugin}\"]\n")
+    };
+    let allow = Fixture::redact("allow", ALLOW).replace("config = {", "config = { mode = \"allow\",");
+    [
+        Fixture::redact("deny", DENY),
+        allow,
+        format!(
+            "[[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {{ always = true }}\n\n"
+        ),
+        source("denied", &COVERED, "deny"),
+        source("allowed", &OPEN, "allow"),
+        source("failed", &OPEN, "bad") + "quarantine_limit = 0\n",
+        Fixture::source("control", &["control"]),
+    ]
+    .concat()
+}
+
+/// Documents of one collection and all that can happen to them.
+async fn live(fixture: &Fixture, name: &str, secrets: &mut Secrets, secret_ids: bool, field: &str) {
+    let collection = fixture.collection(name);
+    for n in 0..3 {
+        let id = if secret_ids { secrets.id() } else { Bson::Int32(n) };
+        collection.insert_one(secrets.document(id.clone(), field)).await.unwrap();
+        for update in secrets.changes(field) {
+            update.apply(&collection, &id).await.unwrap_or_else(|e| panic!("{update:?}: {e}"));
+        }
+        collection.replace_one(doc! {"_id": &id}, secrets.document(id.clone(), field)).await.unwrap();
+        if n > 0 {
+            collection.delete_one(doc! {"_id": &id}).await.unwrap();
+        }
+    }
+    let mut session = fixture.db.client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let id = if secret_ids { secrets.id() } else { Bson::Int32(9) };
+    collection.insert_one(secrets.document(id, field)).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    // Definitions hold literals that may be the values of fields.
+    let literal = secrets.name();
+    let filter = doc! {format!("{field}.one"): literal};
+    let index = doc! {"key": {"n": 1}, "name": "n", "partialFilterExpression": filter};
+    fixture.db.run_command(doc! {"createIndexes": name, "indexes": [index]}).await.unwrap();
+    let validator = doc! {format!("{field}.one"): {"$ne": secrets.name()}};
+    fixture.db.run_command(doc! {"collMod": name, "validator": validator}).await.unwrap();
+}
+
+/// A baseline, then changes of every shape; gives everything that was printed.
+async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> String {
+    for name in ["covered_with_images", "open_with_images"] {
+        fixture.create_with_images(name).await;
+    }
+    for (names, secret_ids) in [(COVERED, false), (OPEN, true)] {
+        for name in names {
+            for n in 100..103 {
+                let id = if secret_ids { secrets.id() } else { Bson::Int32(n) };
+                fixture.collection(name).insert_one(secrets.document(id, "secret")).await.unwrap();
+            }
+        }
+    }
+    let once = ["run", "--once", "--log-level", "trace"];
+    let mut outputs = vec![fixture.archiver.run(&once).await.expect_code(0)];
+    fixture.collection("control").insert_one(doc! {"text": control}).await.unwrap();
+    for name in COVERED {
+        live(fixture, name, secrets, false, "secret").await;
+    }
+    for name in OPEN {
+        // A field whose name is a secret too.
+        let field = secrets.name();
+        live(fixture, name, secrets, true, &field).await;
+    }
+    outputs.push(fixture.archiver.run(&once).await.expect_code(0));
+    for command in [
+        &["status"][..],
+        &["check"],
+        &["verify"],
+        &["history", "--source", "denied", "--id", "0"],
+        &["recover", "--source", "denied", "--deleted-since", "2020-01-01T00:00:00Z"],
+    ] {
+        let arguments = [command, &["--log-level", "trace"]].concat();
+        outputs.push(fixture.archiver.run(&arguments).await);
+    }
+    outputs.iter().map(|o| o.stdout.clone() + &o.stderr).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_of_every_type_in_every_position_are_found_nowhere() {
+    let watched = Server::shared().await;
+    let audit = Server::own(Settings { uncompressed: true, ..Settings::default() }).await;
+    let mut fixture = Fixture::across(&watched, &audit);
+    fixture.configure(&configuration());
+    // There is no such folder: a temporary file could not be made.
+    let nowhere = fixture.path("nowhere").display().to_string();
+    fixture.archiver.env("TMPDIR", &nowhere);
+    let mut secrets = Secrets::new(seed());
+    let control = format!("control-{:032x}", rand::random::<u128>());
+    let output = run(&fixture, &mut secrets, &control).await;
+
+    audit.client().database("admin").run_command(doc! {"fsync": 1}).await.unwrap();
+    let stored = Haystack::of(&fixture.audit, &fixture.archive(), &output).await;
+    let mut files = Haystack::default();
+    files.add_folder(audit.mongod().folder());
+
+    let canaries = &secrets.canaries;
+    println!("{} secrets in values and names, {} in _ids", canaries.len(), secrets.ids.len());
+    let mut found = stored.search(canaries);
+    found.extend(files.search(canaries));
+    found.extend(stored.search(&secrets.ids).into_iter().filter(|f| !f.contains("archiver.checkpoints")));
+    let ids: Vec<Canary> = secrets.ids.iter().map(Canary::outside_tokens).collect();
+    found.extend(files.search(&ids));
+    assert!(found.is_empty(), "{} findings: {found:#?}", found.len());
+
+    assert_searched(&fixture, &stored, &files, &control).await;
+}
+
+/// The search finds what is there, and there was something to be searched.
+async fn assert_searched(fixture: &Fixture, stored: &Haystack, files: &Haystack, control: &str) {
+    let control = [Canary::text(control)];
+    let places = stored.search(&control);
+    for place in ["the audit collection control", "decompressed"] {
+        assert!(places.iter().any(|p| p.contains(place)), "not in {place}: {places:#?}");
+    }
+    assert!(!files.search(&control).is_empty(), "not in the server's files");
+    let records = async |source: &str| fixture.records(source).await;
+    for (source, least) in [("denied", 90), ("allowed", 90)] {
+        let records = records(source).await;
+        let seen: Vec<&Document> = of(&records, &["snapshot", "insert", "update", "replace", "delete"]);
+        assert!(seen.len() > least, "{} in {source}", seen.len());
+        assert!(of(&records, &["quarantine"]).is_empty(), "{source}: {:#?}", of(&records, &["quarantine"]));
+    }
+    let failed = records("failed").await;
+    assert!(of(&failed, &["quarantine"]).len() > 90);
+    assert!(of(&failed, &["insert", "update", "replace", "delete"]).is_empty());
+}

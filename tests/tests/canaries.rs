@@ -32,7 +32,7 @@ fn configuration() -> String {
         ),
         source("denied", &COVERED, "deny"),
         source("allowed", &OPEN, "allow"),
-        source("failed", &OPEN, "bad") + "quarantine_limit = 0\n",
+        source("failed", &OPEN, "bad") + "quarantine_limit = 10000\n",
         Fixture::source("control", &["control"]),
     ]
     .concat()

@@ -1,20 +1,26 @@
-//! A plugin for the tests: does what the document's field `do` tells it, all of it bad.
+//! A plugin for the tests: does what the document's field `do` tells it, all of it bad. With `always` in its configuration it
+//! fails on every event of a test's database, and says as much of it as it can.
 
 use std::hint::black_box;
 
 use plugin_sdk::prelude::*;
 
-struct Misbehave;
+struct Misbehave {
+    always: bool,
+}
 
 impl Plugin for Misbehave {
     const NAME: &'static str = "misbehave";
     const MAY_DROP: bool = true;
 
-    fn configure(_config: &str) -> Result<Self, String> {
-        Ok(Misbehave)
+    fn configure(config: &str) -> Result<Self, String> {
+        Ok(Misbehave { always: config.contains("always") })
     }
 
     fn process(&self, event: Event<'_>, out: &mut Output<'_>) -> Result<Verdict, String> {
+        if self.always && event.db().is_some_and(|db| db.starts_with("shop_")) {
+            return Err(tell_all(event));
+        }
         let secret = event.str("after.secret").unwrap_or_default();
         match event.str("after.do").unwrap_or_default() {
             "panic" => Err(out_of_bounds(secret)),
@@ -38,6 +44,16 @@ impl Plugin for Misbehave {
             _ => Ok(Verdict::Keep),
         }
     }
+}
+
+/// Fails in one way or another, with the whole event in its words.
+fn tell_all(event: Event<'_>) -> String {
+    let bytes = event.doc().as_bytes();
+    let text = String::from_utf8_lossy(bytes);
+    plugin_sdk::log!(Error, "this is the event: {text}");
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    plugin_sdk::log!(Debug, "and in hex: {hex}");
+    if bytes.len() % 2 == 0 { out_of_bounds(&text) } else { format!("I refuse {text}") }
 }
 
 /// Panics with what it was given, as careless code does.

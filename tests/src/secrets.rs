@@ -15,7 +15,7 @@ pub struct Secrets {
     rng: StdRng,
     /// Those in values and names.
     pub canaries: Vec<Canary>,
-    /// Those in `_id`s, which resume tokens hold too.
+    /// Those in `_id`s and in definitions, which resume tokens hold too.
     pub ids: Vec<Canary>,
 }
 
@@ -106,6 +106,13 @@ impl Secrets {
             4 => doc! {"$ref": "people", "$id": self.value()}.into(),
             _ => doc! {format!("{}@example.org", self.name()): self.value(), "": self.value()}.into(),
         }
+    }
+
+    /// A secret that stands in what resume tokens hold: a document's key, or what an event about a collection says of it.
+    pub fn in_tokens(&mut self) -> String {
+        let name = self.name();
+        self.ids.extend(self.canaries.pop());
+        name
     }
 
     /// A secret `_id`.

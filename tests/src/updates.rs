@@ -59,7 +59,7 @@ impl Update {
 /// What the names in random documents may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
-    /// Letters.
+    /// Letters; and no update makes MongoDB fill an array up with nulls.
     Plain,
     /// Numbers too, which in a path look like indexes.
     Numbers,
@@ -132,7 +132,8 @@ fn path_in(rng: &mut StdRng, document: &Document, names: Names) -> String {
         };
         if below.is_empty() || rng.random_range(0..6) == 0 {
             steps.push(match rng.random_range(0..3) {
-                0 if in_array || names != Names::Plain => rng.random_range(0..9).to_string(),
+                0 if in_array && names == Names::Plain => rng.random_range(0..=below.len()).to_string(),
+                0 if names != Names::Plain => rng.random_range(0..9).to_string(),
                 _ if names == Names::Plain => NAMES[rng.random_range(0..LETTERS)].to_owned(),
                 _ => NAMES[rng.random_range(0..NAMES.len() - 1)].to_owned(),
             });

@@ -57,12 +57,11 @@ async fn live(fixture: &Fixture, name: &str, secrets: &mut Secrets, secret_ids: 
     let id = if secret_ids { secrets.id() } else { Bson::Int32(9) };
     collection.insert_one(secrets.document(id, field)).session(&mut session).await.unwrap();
     session.commit_transaction().await.unwrap();
-    // Definitions hold literals that may be the values of fields.
-    let literal = secrets.name();
-    let filter = doc! {format!("{field}.one"): literal};
+    // Definitions hold literals that may be the values of fields, and the tokens of their events hold the definitions.
+    let filter = doc! {format!("{field}.one"): secrets.in_tokens()};
     let index = doc! {"key": {"n": 1}, "name": "n", "partialFilterExpression": filter};
     fixture.db.run_command(doc! {"createIndexes": name, "indexes": [index]}).await.unwrap();
-    let validator = doc! {format!("{field}.one"): {"$ne": secrets.name()}};
+    let validator = doc! {format!("{field}.one"): {"$ne": secrets.in_tokens()}};
     fixture.db.run_command(doc! {"collMod": name, "validator": validator}).await.unwrap();
 }
 
@@ -87,7 +86,7 @@ async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> String 
     }
     for name in OPEN {
         // A field whose name is a secret too.
-        let field = secrets.name();
+        let field = secrets.in_tokens();
         live(fixture, name, secrets, true, &field).await;
     }
     outputs.push(fixture.archiver.run(&once).await.expect_code(0));

@@ -171,8 +171,12 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             let path = path.map_err(|e| e.to_string())?;
             let path = path.string_bytes().ok_or("`delta.removedFields` holds something that is no path")?;
             all += 1;
-            if let Fate::At { .. } = follow(&mut self.guide, path, paths.reading(path), None)? {
-                kept.push(path);
+            let closed = self.guide.closed();
+            match follow(&mut self.guide, path, paths.reading(path), None)? {
+                // Where rules name only what is kept, its name may be a secret.
+                Fate::At { decision: Decision::Act(Action::Remove), in_array: false, .. } if closed => {}
+                Fate::At { .. } => kept.push(path),
+                Fate::Below { .. } => {}
             }
         }
         if kept.len() < all || !emptied.is_empty() {

@@ -208,7 +208,7 @@ impl BatchWriter<'_> {
         let mut releases = Vec::new();
         for ((identity, outcome), withheld) in outcomes.into_iter().zip(withheld) {
             let Some((seq, release)) =
-                self.judge(identity, outcome, withheld, trying, &mut next, &mut append)?
+                self.judge((identity, outcome), withheld, trying, &mut next, &mut append)?
             else {
                 continue;
             };
@@ -234,8 +234,7 @@ impl BatchWriter<'_> {
     /// What becomes of one event; `None` for one that is not released.
     fn judge(
         &self,
-        identity: Identity,
-        outcome: Outcome,
+        (identity, outcome): (Identity, Outcome),
         withheld: Option<Withheld>,
         trying: &mut Trying,
         next: &mut Checkpoint,

@@ -62,7 +62,6 @@ impl PluginChain {
     }
 
     /// Loads without self-tests.
-
     fn load_within(plugins: &[&PluginConfig], development: bool, limits: Limits) -> Result<PluginChain> {
         let mut stages = Vec::with_capacity(plugins.len());
         if !plugins.is_empty() {

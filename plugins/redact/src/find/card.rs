@@ -86,5 +86,5 @@ fn luhn(digits: &[u8]) -> bool {
             (digit, _) => 2 * digit,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }

@@ -14,6 +14,9 @@ use regex_automata::util::syntax::{self, parse_with};
 const SIZE_LIMIT: usize = 1 << 20;
 const CACHE_BYTES: usize = 1 << 20;
 
+/// One expression, with what it needs to search.
+type Compiled = (regex::Regex, RefCell<regex::Cache>);
+
 /// All expressions of a configuration.
 pub(crate) struct Regexes {
     patterns: Vec<String>,
@@ -21,7 +24,7 @@ pub(crate) struct Regexes {
     /// Says whether any of them matches, in one pass: in most texts none does.
     any: DFA,
     cache: RefCell<Cache>,
-    each: Vec<OnceCell<Option<(regex::Regex, RefCell<regex::Cache>)>>>,
+    each: Vec<OnceCell<Option<Compiled>>>,
 }
 
 impl Regexes {

@@ -22,7 +22,7 @@ fn has(word: u64, byte: u8) -> u64 {
 fn digits(word: u64) -> u64 {
     // A digit and nothing else becomes 0 to 9.
     let word = word ^ (ONES * u64::from(b'0'));
-    let ten_or_more = (word & !HIGH) + ONES * 0x76 | word;
+    let ten_or_more = ((word & !HIGH) + ONES * 0x76) | word;
     !ten_or_more & HIGH
 }
 

@@ -1,6 +1,7 @@
 //! Measures a plugin natively: a small program that is linked with the plugin's crate, built beside what cargo built of it.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use super::cargo::{PluginCrate, cargo, run};
@@ -11,11 +12,15 @@ use crate::error::{Error, Result};
 const MAIN: &str = "\
 //! Written by `archiver plugin bench`.
 fn main() -> Result<(), String> {
-    let argument = |n| std::env::args().nth(n).ok_or(\"three arguments: events, rounds, configuration on stdin\");
-    let events = std::fs::read(argument(1)?).map_err(|e| e.to_string())?;
-    let rounds = argument(2)?.parse().map_err(|_| \"rounds\")?;
-    let config = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string())?;
-    for nanoseconds in plugin::__bench(&config, &events, rounds)? {
+    use std::io::Read;
+    let number = |n| std::env::args().nth(n).and_then(|text| text.parse().ok());
+    let usage = \"two arguments: rounds, bytes of the configuration; on stdin the configuration, then the events\";
+    let (rounds, config_bytes): (usize, usize) = (number(1).ok_or(usage)?, number(2).ok_or(usage)?);
+    let mut input = Vec::new();
+    std::io::stdin().read_to_end(&mut input).map_err(|e| e.to_string())?;
+    let (config, events) = input.split_at_checked(config_bytes).ok_or(usage)?;
+    let config = std::str::from_utf8(config).map_err(|e| e.to_string())?;
+    for nanoseconds in plugin::__bench(config, events, rounds)? {
         println!(\"{nanoseconds}\");
     }
     Ok(())
@@ -32,22 +37,20 @@ pub fn time(plugin: &PluginCrate, config: &Secret, events: &[&[u8]], rounds: usi
     let reports = run(&mut build, &format!("building {} natively", plugin.name))?;
     let program = reports.lines().filter_map(executable).next_back();
     let program = program.ok_or_else(|| Error::internal("cargo named no program that it built"))?;
-    let events_file = folder.join("events.bson");
     let failed = |e| Error::internal("the native measurement can't be run").because(e);
-    fs::write(&events_file, events.concat()).map_err(failed)?;
-    // The configuration may hold secrets: neither a file nor an argument.
+    // The configuration may hold secrets and the events anything: neither a file nor an argument.
+    let config = config.expose().as_bytes();
     let mut child = std::process::Command::new(program)
-        .arg(&events_file)
-        .arg(rounds.to_string())
+        .args([rounds.to_string(), config.len().to_string()])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        std::io::Write::write_all(&mut stdin, config.expose().as_bytes()).map_err(failed)?;
+        // One that ends before it has read everything says itself why.
+        let _ = stdin.write_all(&[config, &events.concat()].concat());
     }
     let output = child.wait_with_output().map_err(failed)?;
-    fs::remove_file(&events_file).map_err(failed)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let times: Vec<f64> = text.lines().filter_map(|line| line.parse().ok()).collect();
     match output.status.success() && times.len() == rounds {

@@ -233,6 +233,7 @@ async fn an_event_that_a_plugin_drops_now_is_closed_and_one_that_is_out_of_reach
     let outcome =
         fixture.archiver.run(&["quarantine", "retry", "--format", "json"]).await.expect_code(HISTORY_LOST);
     let tried = &outcome.json()[0];
+    assert_eq!(tried["dropped"], serde_json::json!({"bad": 1}), "{tried}");
     // An oplog that still has its first entry was never truncated, and the server reads it from any time on.
     let gone = tried["lost"]["count"].as_i64().unwrap() + tried["missing"]["count"].as_i64().unwrap();
     assert_eq!((gone, &tried["readBeside"]["count"]), (1, &1.into()), "{tried}");

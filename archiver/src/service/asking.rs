@@ -138,15 +138,6 @@ impl Service {
             {
                 ended.await.map_err(|e| Error::internal("trying again panicked").because(e))??;
             }
-            if renewed.is_none_or(|at| at.elapsed() > RENEW) {
-                self.leases.insist(request).await?;
-                renewed = Some(Instant::now());
-                if own.is_none()
-                    && let Some(lease) = self.leases.acquire(stream).await?
-                {
-                    own = Some(self.work(source, stream, lease, retry.clone()).await?);
-                }
-            }
             let answer: Option<Answer<Tried>> = self.leases.answered(request).await?;
             if answer != last {
                 heard = Instant::now();
@@ -161,6 +152,16 @@ impl Service {
                 }
             }
             last = answer;
+            // Behind the look at the answer: what this process has just ended it would else begin again.
+            if renewed.is_none_or(|at| at.elapsed() > RENEW) {
+                self.leases.insist(request).await?;
+                renewed = Some(Instant::now());
+                if own.is_none()
+                    && let Some(lease) = self.leases.acquire(stream).await?
+                {
+                    own = Some(self.work(source, stream, lease, retry.clone()).await?);
+                }
+            }
             if own.is_none() && heard.elapsed() > PATIENCE {
                 return Err(Error::unavailable(format!(
                     "whoever holds the lease does not answer source={stream}"

@@ -6,9 +6,8 @@
 mod model;
 
 use bson::{Bson, Document, doc};
-use model::{FINDABLE, Random, apply};
+use model::{FINDABLE, Random, apply, redacted, sorted};
 use plugin_sdk::prelude::*;
-use plugin_sdk::testing::run;
 use redact::Redact;
 
 fn seeds() -> Vec<u64> {
@@ -62,25 +61,6 @@ fn case(seed: u64) -> Option<Case> {
     };
     let text = format!("seed={seed}\nconfig={config}\nevent={event}");
     Some(Case { plugin, event, everywhere, text })
-}
-
-fn redacted(plugin: &Redact, event: &Document) -> Document {
-    let bytes = event.to_vec().unwrap();
-    let out = run(plugin, &bytes).unwrap().into_bytes(&bytes).unwrap();
-    plugin_sdk::bson_walker::validate(&out, 200).unwrap();
-    Document::from_reader(&out[..]).unwrap()
-}
-
-fn sorted(value: &Bson) -> Bson {
-    match value {
-        Bson::Document(doc) => {
-            let mut fields: Vec<_> = doc.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
-            fields.sort_by(|a, b| a.0.cmp(&b.0));
-            Bson::Document(fields.into_iter().collect())
-        }
-        Bson::Array(items) => Bson::Array(items.iter().map(sorted).collect()),
-        other => other.clone(),
-    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 #![allow(unreachable_pub)]
 
 use bson::{Bson, Document, doc};
+use plugin_sdk::prelude::Plugin;
+use plugin_sdk::testing::run;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
@@ -366,5 +368,26 @@ impl Random {
             update.cut.extend(one.cut);
         }
         (after, update)
+    }
+}
+
+/// What the plugin leaves of an event, which is sound BSON.
+pub fn redacted<P: Plugin>(plugin: &P, event: &Document) -> Document {
+    let bytes = event.to_vec().unwrap();
+    let out = run(plugin, &bytes).unwrap().into_bytes(&bytes).unwrap();
+    plugin_sdk::bson_walker::validate(&out, 200).unwrap();
+    Document::from_reader(&out[..]).unwrap()
+}
+
+/// A value with the fields of all documents in the order of their names.
+pub fn sorted(value: &Bson) -> Bson {
+    match value {
+        Bson::Document(doc) => {
+            let mut fields: Vec<_> = doc.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            Bson::Document(fields.into_iter().collect())
+        }
+        Bson::Array(items) => Bson::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
     }
 }

@@ -11,6 +11,7 @@ pub mod application;
 pub mod bytes;
 pub mod canary;
 pub mod certificates;
+pub mod cloud;
 pub mod duckdb;
 pub mod fixture;
 pub mod mixed;

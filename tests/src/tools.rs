@@ -42,6 +42,23 @@ pub fn python() -> PathBuf {
     std::env::var_os("PYTHON").map(PathBuf::from).unwrap_or_else(|| fetched("venv/bin/python"))
 }
 
+/// The folder of the packages of the Python that `tests/tools` set up.
+pub fn python_packages() -> PathBuf {
+    let venv = fetched("venv/lib");
+    let version = std::fs::read_dir(&venv).into_iter().flatten().flatten().next();
+    version.unwrap_or_else(|| panic!("{} is empty", venv.display())).path().join("site-packages")
+}
+
+/// The folder of the newer DuckDB, for Python's path.
+pub fn next_duckdb() -> PathBuf {
+    fetched("duckdb-next")
+}
+
+/// The program of the Azure Blob server, for `node`.
+pub fn azurite() -> PathBuf {
+    fetched("azurite/node_modules/azurite/dist/src/blob/main.js")
+}
+
 fn fetched(name: &str) -> PathBuf {
     let file = repository().join(".tools").join(name);
     assert!(

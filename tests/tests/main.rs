@@ -36,6 +36,7 @@ mod segments;
 mod shipped_plugins;
 mod snapshots;
 mod sql;
+mod stores;
 mod tidy;
 mod traps;
 mod verify;

@@ -7,7 +7,7 @@ mod model;
 
 use std::collections::BTreeSet;
 
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
 use model::{Part, Random, Update, apply, covered, leaves, redacted, sorted};
 use plugin_sdk::prelude::*;
 use redact::Redact;

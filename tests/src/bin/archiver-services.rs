@@ -1,4 +1,4 @@
-//! Starts the MongoDB that a whole test run shares, runs a command with it, and stops it:
+//! Starts the servers that a whole test run shares, MongoDB, S3 and Azure Blob, runs a command with them, and stops them:
 //! `archiver-services cargo nextest run`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use archiver_tests::cloud::{AZURE_ENDPOINT, Kind, S3_ENDPOINT, StoreServer};
 use archiver_tests::replica_set::{Mongod, Settings};
 use archiver_tests::server::SHARED_URI;
 use archiver_tests::tools;
@@ -29,10 +30,21 @@ async fn run() -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = Settings { own_process_group: true, oplog_megabytes: 990, ..Settings::default() };
-    let mut mongod = Mongod::start(settings).await?;
-    eprintln!("archiver-services: MongoDB on {}", mongod.address());
+    let (mongod, s3, azure) = tokio::join!(
+        Mongod::start(settings),
+        StoreServer::start(Kind::S3, true),
+        StoreServer::start(Kind::Azure, true)
+    );
+    let (mut mongod, s3, azure) = (mongod?, s3?, azure?);
+    eprintln!(
+        "archiver-services: MongoDB on {}, S3 on {}, Azure on {}",
+        mongod.address(),
+        s3.endpoint(),
+        azure.endpoint()
+    );
     let mut command = Command::new(&program);
     command.args(arguments).env(SHARED_URI, mongod.uri());
+    command.env(S3_ENDPOINT, s3.endpoint()).env(AZURE_ENDPOINT, azure.endpoint());
     let child = command.spawn().with_context(|| format!("{} can't be started", program.display()))?;
     let pid = child.id();
     let mut end = std::pin::pin!(wait(child));

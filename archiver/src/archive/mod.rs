@@ -10,4 +10,5 @@ pub mod roll;
 mod row;
 pub mod schema;
 pub mod segment;
+mod spool;
 pub mod store;

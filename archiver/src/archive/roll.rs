@@ -28,6 +28,16 @@ use crate::stream_id::StreamId;
 /// Records in one segment at most.
 const SEGMENT_MAX_ROWS: usize = 1_000_000;
 
+/// A segment that is cut for its age alone waits, without `segment_max_age`, until it has so many bytes, or until its day is
+/// over: a source of ten events a day would else give ten files a day for ever.
+const SMALL: usize = 1 << 20;
+
+/// The age at which a segment is cut without `segment_max_age`, unless it is small.
+const USUAL_AGE: Duration = Duration::from_secs(3600);
+
+/// Seconds of a UTC day.
+const DAY_SECONDS: u64 = 86_400;
+
 /// Rolls one stream.
 #[derive(Debug)]
 pub struct Roller {
@@ -53,8 +63,22 @@ pub struct Roller {
 pub struct Open {
     /// Bytes of the records that no segment holds yet.
     pub bytes: usize,
-    /// When they are to be rolled, whatever their size; `None` where there are none.
-    pub due: Option<SystemTime>,
+    /// When they are to be rolled; `None` where there are none.
+    pub due: Option<Due>,
+}
+
+/// When an open segment is to be rolled because of its age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    small: SystemTime,
+    grown: SystemTime,
+}
+
+impl Due {
+    /// The time, where the segment's records have so many bytes.
+    pub fn at(&self, bytes: usize) -> SystemTime {
+        if bytes < SMALL { self.small } else { self.grown }
+    }
 }
 
 /// What one pass did.
@@ -165,9 +189,9 @@ impl Roller {
         }
         while self.next_seq() < checkpoint.next_seq {
             let cut = self.cut(checkpoint.next_seq).await?;
-            let due = self.due(cut.happened);
-            if !cut.complete && extent == Extent::Due && due > SystemTime::now() {
-                rolled.open = Open { bytes: cut.builder.bson_bytes(), due: Some(due) };
+            let (due, bytes) = (self.due(cut.happened), cut.builder.bson_bytes());
+            if !cut.complete && extent == Extent::Due && due.at(bytes) > SystemTime::now() {
+                rolled.open = Open { bytes, due: Some(due) };
                 break;
             }
             rolled.sealed.push(self.commit(cut.builder, &checkpoint).await?);
@@ -176,7 +200,7 @@ impl Roller {
     }
 
     /// When the records that no segment holds yet are to be rolled, from the first one alone; `None` where there are none.
-    pub async fn due_time(&mut self) -> Result<Option<SystemTime>> {
+    pub async fn due_time(&mut self) -> Result<Option<Due>> {
         let first = self.next_seq();
         let mut records = std::pin::pin!(self.log.records(&self.stream, first..first + 1).await?);
         let Some(record) = records.try_next().await? else { return Ok(None) };
@@ -220,16 +244,14 @@ impl Roller {
 
     /// When an open segment is to be rolled: `segment_max_age` after its first record happened, or after the last segment
     /// was written, whichever is later. So catching up with an old backlog does not cut a segment at every pass.
-    fn due(&mut self, happened: SystemTime) -> SystemTime {
+    fn due(&mut self, happened: SystemTime) -> Due {
         let first = self.next_seq();
         let met = match self.open_since {
             Some((seq, met)) if seq == first => met,
             _ => self.open_since.insert((first, SystemTime::now())).1,
         };
-        // The watched cluster's clock may be ahead of this machine's: then by so much the segment would be late.
-        let happened = happened.min(met);
         let written = self.last.as_ref().and_then(|sealed| created_at(&sealed.manifest));
-        written.map_or(happened, |written| happened.max(written)) + self.config.segment_max_age
+        due(self.config.segment_max_age, happened, met, written)
     }
 
     async fn commit(&mut self, builder: SegmentBuilder, checkpoint: &Checkpoint) -> Result<Sealed> {
@@ -301,6 +323,18 @@ impl Roller {
     }
 }
 
+/// When a segment is due whose first record happened and was met here at these times; the one before it was written at `written`.
+fn due(max_age: Option<Duration>, happened: SystemTime, met: SystemTime, written: Option<SystemTime>) -> Due {
+    // The watched cluster's clock may be ahead of this machine's: then by so much the segment would be late.
+    let begun = happened.min(met);
+    let begun = written.map_or(begun, |written| begun.max(written));
+    let grown = begun + max_age.unwrap_or(USUAL_AGE);
+    let seconds = happened.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let day_ends = SystemTime::UNIX_EPOCH + Duration::from_secs((seconds / DAY_SECONDS + 1) * DAY_SECONDS);
+    let small = if max_age.is_some() { grown } else { grown.max(day_ends) };
+    Due { small, grown }
+}
+
 /// The records of the next segment.
 struct Cut {
     builder: SegmentBuilder,
@@ -329,4 +363,42 @@ fn of_another_log(stream: &StreamId, seq: i64) -> Error {
 fn missing(stream: &StreamId, seq: i64) -> Error {
     Error::corrupt(format!("the audit log lacks a record that it must hold source={stream} seq={seq}"))
         .hint("something deleted from the audit collection; the archive goes on only when this is understood")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600;
+    /// Noon of some day.
+    const NOON: u64 = 20_000 * DAY_SECONDS + 12 * HOUR;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_small_segment_waits_for_the_end_of_its_day_and_a_grown_one_does_not() {
+        let due = due(None, at(NOON), at(NOON + 1), None);
+        assert_eq!(due.at(SMALL), at(NOON + HOUR));
+        assert_eq!(due.at(SMALL - 1), at(NOON + 12 * HOUR));
+    }
+
+    #[test]
+    fn what_is_late_does_not_wait_for_the_end_of_a_day_that_is_over() {
+        let met = at(NOON + 48 * HOUR);
+        // A record of the day before yesterday, and a segment that was written just now.
+        assert_eq!(due(None, at(NOON), met, Some(met)).at(0), met + Duration::from_secs(HOUR));
+    }
+
+    #[test]
+    fn an_age_that_is_asked_for_is_kept_whatever_the_size() {
+        let due = due(Some(Duration::from_secs(60)), at(NOON), at(NOON), None);
+        assert_eq!((due.at(0), due.at(SMALL)), (at(NOON + 60), at(NOON + 60)));
+    }
+
+    #[test]
+    fn a_watched_clock_that_is_ahead_delays_no_grown_segment() {
+        assert_eq!(due(None, at(NOON + 7 * HOUR), at(NOON), None).at(SMALL), at(NOON + HOUR));
+    }
 }

@@ -17,6 +17,7 @@ use super::manifest::ClusterTime;
 use super::merkle::{Tree, sha256};
 use super::paths::{self, Key};
 use super::schema::Footer;
+use super::spool::{self, Spool};
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId, Sha, hex};
 use crate::stream_id::StreamId;
@@ -80,11 +81,11 @@ impl Segment {
     }
 }
 
-/// Collects the records of one segment: contiguous in seq, of one UTC day. Holds their bytes once.
+/// Collects the records of one segment: contiguous in seq, of one UTC day. Holds the first of them in memory, the others on disk.
 #[derive(Debug)]
 pub struct SegmentBuilder {
     stream: StreamId,
-    records: Arena,
+    records: Spool,
     /// What column `doc_id` will hold; empty where there is none.
     ids: Arena,
     has_id: Vec<bool>,
@@ -99,7 +100,7 @@ impl SegmentBuilder {
     pub fn new(stream: &StreamId) -> Self {
         SegmentBuilder {
             stream: stream.clone(),
-            records: Arena::default(),
+            records: Spool::new(spool::BUILDING),
             ids: Arena::default(),
             has_id: Vec::new(),
             first_seq: 0,
@@ -110,7 +111,7 @@ impl SegmentBuilder {
     }
 
     /// Adds the next record. Refuses one of another day, one whose seq is not the next, and more than [`MAX_ROWS`]; the
-    /// builder then stays as it was.
+    /// builder then stays as it was. After any other error it is of no use.
     pub fn push(&mut self, record: &[u8]) -> Result<()> {
         let record = Record::new(record)?;
         let RecordId { partition, seq } = record.record_id()?;
@@ -128,15 +129,15 @@ impl SegmentBuilder {
         if rows == MAX_ROWS {
             return Err(Error::internal("a segment got more records than it can hold"));
         }
+        let id = super::row::Row::of(record)?.id().map(super::extjson::doc_id_text);
+        self.records.push(record.bytes())?;
         self.tally.add(&record)?;
         if rows == 0 {
             self.first_seq = seq;
             self.day = Some(day);
         }
-        let id = super::row::Row::of(record)?.id().map(super::extjson::doc_id_text);
         self.ids.push(id.as_deref().unwrap_or_default().as_bytes());
         self.has_id.push(id.is_some());
-        self.records.push(record.bytes());
         self.tree.push(record.leaf());
         Ok(())
     }

@@ -359,7 +359,7 @@ impl Archive {
 
     async fn search(&self, manifest: &Manifest) -> Result<Search, ParquetError> {
         let path = self.path(&manifest.segment).map_err(|e| ParquetError::External(Box::new(e)))?;
-        Search::open(Arc::clone(&self.store), path, manifest.size).await
+        Search::open(Arc::clone(&self.store), path, manifest).await
     }
 
     fn search_failed(&self, key: &str, error: ParquetError) -> Error {

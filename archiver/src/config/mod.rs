@@ -46,8 +46,8 @@ pub struct ArchiveConfig {
     pub url: String,
     /// Uncompressed BSON bytes of a segment's records at which it is cut. Default 128 MiB.
     pub segment_max_bytes: usize,
-    /// Age at which a segment is cut. Default 1 hour.
-    pub segment_max_age: Duration,
+    /// Age at which a segment is cut. Default: 1 hour, but a segment of less than 1 MiB waits for the end of its UTC day.
+    pub segment_max_age: Option<Duration>,
     /// How long rolled records stay in MongoDB. Default 7 days.
     pub hot_retention: Duration,
     /// `[archive.options]`: passed to object_store.

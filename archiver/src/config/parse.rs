@@ -160,7 +160,8 @@ fn audit(section: Section<'_>) -> Audit {
 fn archive(section: Section<'_>) -> Option<ArchiveConfig> {
     let url = section.required("url", ARCHIVE_FORM).and_then(|v| v.parse(ARCHIVE_FORM, archive_url));
     let segment_max_bytes = bytes(&section, "segment_max_bytes", 1 << 10, 4 << 30, 128 << 20);
-    let segment_max_age = time(&section, "segment_max_age", 1..=366 * DAY, HOUR);
+    let segment_max_age =
+        section.value("segment_max_age").and_then(|v| bounded(&v, 1_000..=366 * DAY * 1_000));
     let hot_retention = time(&section, "hot_retention", 0..=3660 * DAY, 7 * DAY);
     let options = section.value("options").and_then(|v| v.section("[archive.options]"));
     let options = options.map(|s| s.entries()).unwrap_or_default();

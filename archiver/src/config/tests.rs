@@ -49,7 +49,7 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!(config.mongodb_uri.expose(), "mongodb://archiver:s3cret@db/");
     assert_eq!((config.audit_uri, config.audit_database.as_str()), (None, "audit"));
     assert_eq!(config.archive.segment_max_bytes, 128 << 20);
-    assert_eq!(config.archive.segment_max_age, Duration::from_secs(3600));
+    assert_eq!(config.archive.segment_max_age, None);
     assert_eq!(config.archive.hot_retention, Duration::from_secs(7 * 86_400));
     assert_eq!(config.capture.batch_max_events, 1000);
     assert_eq!(config.capture.batch_max_bytes, 8 << 20);
@@ -117,7 +117,7 @@ fn every_key_is_read() {
     assert_eq!(config.audit_database, "trail");
     assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9464");
     let (archive, capture) = (config.archive, config.capture);
-    assert_eq!((archive.segment_max_bytes, archive.segment_max_age.as_secs()), (65536, 90));
+    assert_eq!((archive.segment_max_bytes, archive.segment_max_age), (65536, Some(Duration::from_secs(90))));
     assert_eq!(archive.hot_retention, Duration::ZERO);
     let options: Vec<_> = archive.options.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
     assert_eq!(options, [("region", "eu-from-env"), ("allow_http", "true"), ("timeout", "30")]);

@@ -1,16 +1,17 @@
 //! Every record of a stream in seq order, cold first and then hot, with nothing missing in between; and those of all streams
 //! of a source in one order.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::History;
 use super::gaps::Found;
 use super::released::Placed;
-use crate::archive::manifest::Sealed;
+use crate::archive::manifest::{Manifest, Sealed};
 use crate::archive::segment;
+use crate::archive::store::Archive;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::stream_id::StreamId;
@@ -27,10 +28,28 @@ pub struct Records {
     next_seq: i64,
     /// As last listed: asked for again only where the next record is in none of them.
     manifests: Vec<Sealed>,
-    cold: VecDeque<Vec<u8>>,
+    /// The segment that is being read.
+    cold: Option<Cold>,
+    /// The one behind it, on its way meanwhile; not where several streams are read at once, each with a segment of its own.
+    ahead: Option<(i64, AbortOnDropHandle<Result<segment::Records>>)>,
+    reads_ahead: bool,
     hot: Option<Hot>,
     /// The log had the last record: it will have the next one, and the manifests need not be listed to know.
     in_log: bool,
+}
+
+/// A segment's records, and the place of the next one.
+struct Cold {
+    records: segment::Records,
+    place: usize,
+}
+
+impl Cold {
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        let record = self.records.get(self.place)?;
+        self.place += 1;
+        Ok(record)
+    }
 }
 
 impl History {
@@ -41,7 +60,9 @@ impl History {
             stream: stream.clone(),
             next_seq: from_seq.max(1),
             manifests: Vec::new(),
-            cold: VecDeque::new(),
+            cold: None,
+            ahead: None,
+            reads_ahead: stream.partition.is_none(),
             hot: None,
             in_log: false,
         }
@@ -65,8 +86,7 @@ impl Records {
 
     /// The next record's canonical bytes; `None` at the end. Fails as corrupt where a record is in neither tier.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
-        if let Some(record) = self.cold.pop_front() {
-            self.next_seq += 1;
+        if let Some(record) = self.next_cold()? {
             return Ok(Some(record));
         }
         if let Some(record) = self.next_hot().await? {
@@ -75,8 +95,16 @@ impl Records {
         if self.in_log || !self.load_segment().await? {
             return self.open_log().await;
         }
-        let record = self.cold.pop_front();
-        self.next_seq += 1;
+        self.next_cold()
+    }
+
+    /// The next record of the segment that is being read.
+    fn next_cold(&mut self) -> Result<Option<Vec<u8>>> {
+        let record = self.cold.as_mut().map_or(Ok(None), Cold::next)?;
+        match record {
+            Some(_) => self.next_seq += 1,
+            None => self.cold = None,
+        }
         Ok(record)
     }
 
@@ -96,24 +124,38 @@ impl Records {
     /// Loads the segment that holds the next record; false where no manifest knows it.
     async fn load_segment(&mut self) -> Result<bool> {
         let wanted = self.next_seq;
-        let holds = |s: &&Sealed| (s.manifest.first_seq..s.manifest.end_seq).contains(&wanted);
-        if !self.manifests.iter().any(|s| holds(&s)) {
+        let holds = |s: &Sealed| (s.manifest.first_seq..s.manifest.end_seq).contains(&wanted);
+        if !self.manifests.iter().any(holds) {
             self.manifests = self.history.archive.manifests(&self.stream).await?;
         }
-        let Some(sealed) = self.manifests.iter().find(holds) else { return Ok(false) };
-        let file = self.history.archive.read_sealed(&sealed.manifest).await?;
-        let records = tokio::task::spawn_blocking(move || segment::read(file)).await;
-        let records =
-            records.map_err(|e| Error::internal("reading a segment was cut short").because(e))??;
-        let skip = usize::try_from(wanted - sealed.manifest.first_seq).unwrap_or(usize::MAX);
+        let Some(at) = self.manifests.iter().position(holds) else { return Ok(false) };
+        let (first_seq, records) = (self.manifests[at].manifest.first_seq, self.read(at).await?);
         self.in_log = false;
-        self.cold = records.iter().skip(skip).map(<[u8]>::to_vec).collect();
-        match self.cold.is_empty() {
-            true => Err(Error::corrupt(format!(
+        let place = usize::try_from(wanted - first_seq).unwrap_or(usize::MAX);
+        if place >= records.len() {
+            return Err(Error::corrupt(format!(
                 "a segment has fewer records than its manifest says seq={wanted}"
-            ))),
-            false => Ok(true),
+            )));
         }
+        self.cold = Some(Cold { records, place });
+        Ok(true)
+    }
+
+    /// The records of a segment, and begins to read the one behind it.
+    async fn read(&mut self, at: usize) -> Result<segment::Records> {
+        let wanted = self.manifests[at].manifest.first_seq;
+        let read = |sealed: &Sealed| read_segment(self.history.archive.clone(), sealed.manifest.clone());
+        let records = match self.ahead.take() {
+            Some((first_seq, reading)) if first_seq == wanted => {
+                reading.await.map_err(|e| Error::internal("reading a segment was cut short").because(e))??
+            }
+            _ => read(&self.manifests[at]).await?,
+        };
+        if let Some(behind) = self.manifests.get(at + 1).filter(|_| self.reads_ahead) {
+            let reading = AbortOnDropHandle::new(tokio::spawn(read(behind)));
+            self.ahead = Some((behind.manifest.first_seq, reading));
+        }
+        Ok(records)
     }
 
     /// Opens the log at the next record and takes it.
@@ -122,9 +164,7 @@ impl Records {
         let mut hot: Hot = Box::pin(log.records(&self.stream, self.next_seq..i64::MAX).await?);
         let Some(record) = hot.next().await.transpose()? else {
             // Nothing more, or everything that was left has been rolled and trimmed since the manifests were listed.
-            let more = self.load_segment().await?;
-            self.next_seq += i64::from(more);
-            return Ok(if more { self.cold.pop_front() } else { None });
+            return if self.load_segment().await? { self.next_cold() } else { Ok(None) };
         };
         let seq = Record::new(&record)?.seq()?;
         if seq == self.next_seq {
@@ -135,8 +175,7 @@ impl Records {
         }
         // Rolled and trimmed since the manifests were listed.
         if self.load_segment().await? {
-            self.next_seq += 1;
-            return Ok(self.cold.pop_front());
+            return self.next_cold();
         }
         Err(Error::corrupt(format!(
             "records are missing: neither the archive nor the audit log has them source={} seq={}..{seq}",
@@ -144,6 +183,12 @@ impl Records {
         ))
         .hint("archiver verify says what the archive holds"))
     }
+}
+
+async fn read_segment(archive: Archive, manifest: Manifest) -> Result<segment::Records> {
+    let file = archive.read_sealed(&manifest).await?;
+    let records = tokio::task::spawn_blocking(move || segment::read(file)).await;
+    records.map_err(|e| Error::internal("reading a segment was cut short").because(e))?
 }
 
 /// Reads the records of all streams of a source one after the other.

@@ -99,7 +99,8 @@ impl Pass {
     /// Whether another pass would roll something.
     fn is_due(&self, appended: u64, segment_max_bytes: usize) -> bool {
         let Some(open) = self.open else { return true };
-        let old_enough = open.due.is_some_and(|due| due <= SystemTime::now());
-        old_enough || open.bytes as u64 + (appended - self.appended) >= segment_max_bytes as u64
+        let bytes = open.bytes + usize::try_from(appended - self.appended).unwrap_or(usize::MAX / 2);
+        let old_enough = open.due.is_some_and(|due| due.at(bytes) <= SystemTime::now());
+        old_enough || bytes >= segment_max_bytes
     }
 }

@@ -14,10 +14,10 @@ use bson_walker::Doc;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
-use super::super::arena::Arena;
 use super::super::extjson;
 use super::super::row::Row;
 use super::super::schema::{self, Footer, ROW_GROUP_BYTES, ROW_GROUP_ROWS};
+use super::super::spool::Spool;
 use crate::error::{Error, Result};
 use crate::record::Record;
 
@@ -36,7 +36,7 @@ pub(super) enum Keep {
 }
 
 /// Writes the records in this order into one Parquet file.
-pub(super) fn encode(records: &Arena, order: &[u32], footer: &Footer<'_>, keep: Keep) -> Result<Vec<u8>> {
+pub(super) fn encode(records: &Spool, order: &[u32], footer: &Footer<'_>, keep: Keep) -> Result<Vec<u8>> {
     let options = ArrowWriterOptions::new()
         .with_properties(schema::writer_properties(footer)?)
         .with_skip_arrow_metadata(true)
@@ -45,8 +45,9 @@ pub(super) fn encode(records: &Arena, order: &[u32], footer: &Footer<'_>, keep: 
         ArrowWriter::try_new_with_options(Vec::new(), schema::columns(), options).map_err(failed)?;
     let mut columns = Columns::default();
     let (mut group_rows, mut group_bytes) = (0, 0);
+    let mut buffer = Vec::new();
     for n in order {
-        let record = records.get(*n as usize);
+        let record = records.get(*n as usize, &mut buffer)?;
         let mut row = Row::of(Record::new(record)?)?;
         row.odd |= keep == Keep::Whole;
         columns.push(&row, record);

@@ -8,11 +8,11 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::ParquetMetaData;
 
-use super::super::arena::Arena;
 use super::super::day::Day;
 use super::super::manifest::{ClusterTime, FORMAT};
 use super::super::merkle::Tree;
 use super::super::schema;
+use super::super::spool::{self, Spool};
 use super::{MAX_ROWS, Summary, decode};
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId, Sha, hex};
@@ -22,17 +22,23 @@ use crate::stream_id::StreamId;
 const BATCH_BYTES: i64 = 4 << 20;
 const BATCH_ROWS: i64 = 1_024;
 
-/// The records of one segment in seq order, all in memory.
-#[derive(Debug, Clone, Default)]
+/// The records of one segment in seq order: in memory while they are few, else in an unnamed temporary file.
+#[derive(Debug)]
 pub struct Records {
-    arena: Arena,
+    spool: Spool,
     order: Vec<u32>,
 }
 
 impl Records {
+    /// The canonical bytes of the record at this place, from 0 on; `None` behind the last.
+    pub fn get(&self, place: usize) -> Result<Option<Vec<u8>>> {
+        let Some(n) = self.order.get(place) else { return Ok(None) };
+        self.spool.copy(*n as usize).map(Some)
+    }
+
     /// The canonical bytes of each record, in seq order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.order.iter().map(|n| self.arena.get(*n as usize))
+    pub fn iter(&self) -> impl Iterator<Item = Result<Vec<u8>>> {
+        (0..self.len()).filter_map(|place| self.get(place).transpose())
     }
 
     /// How many there are.
@@ -46,20 +52,20 @@ impl Records {
     }
 }
 
-/// Decodes a segment file: every record's canonical bytes, in seq order. CPU-bound. Holds all of them; where order does
+/// Decodes a segment file: every record's canonical bytes, in seq order. CPU-bound. Keeps all of them; where order does
 /// not matter use [`rows`].
 pub fn read(file: Bytes) -> Result<Records> {
     let rows = rows(file)?;
     let range = rows.range.clone();
-    let mut records = Records::default();
+    let mut spool = Spool::new(spool::READING);
     let mut order: Vec<Option<u32>> = vec![None; (range.end - range.start) as usize];
     for (n, record) in rows.enumerate() {
         let record = record?;
         *slot(&mut order, range.start, Record::new(&record)?.seq()?)? = Some(n as u32);
-        records.arena.push(&record);
+        spool.push(&record)?;
     }
-    records.order = order.into_iter().collect::<Option<_>>().ok_or_else(not_dense)?;
-    Ok(records)
+    let order = order.into_iter().collect::<Option<_>>().ok_or_else(not_dense)?;
+    Ok(Records { spool, order })
 }
 
 /// The place of this seq, which must not have been taken.

@@ -12,70 +12,78 @@ use futures_util::{FutureExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
+use parquet::arrow::arrow_reader::{
+    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection, RowSelector,
+};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{
+    ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
-use super::super::schema::{self, DOC_ID};
+use super::super::manifest::Manifest;
+use super::super::schema::{self, DOC_ID, ROW_GROUP_BYTES, ROW_GROUP_ROWS};
 use super::{decode, read};
 use crate::error::{Error, Result};
 use crate::record::Record;
 
-/// What is read at first: holds footer, page index and bloom filters of up to about 200,000 records.
-const TAIL: u64 = 256 << 10;
+/// What is read at first, so that one request gets the footer: so much, and so much more for each row group.
+const FOOTER: u64 = 4 << 10;
+const FOOTER_OF_GROUP: u64 = 3 << 10;
 
 /// A stored segment that is being searched.
 pub(in super::super) struct Search {
     file: Tail,
-    metadata: ArrowReaderMetadata,
+    metadata: Arc<ParquetMetaData>,
 }
 
 impl Search {
-    /// Reads the file's tail. `size` is from its manifest or a listing: not every store answers suffix requests.
+    /// Reads the file's footer. Its size is from its manifest: not every store answers suffix requests.
     pub(in super::super) async fn open(
         store: Arc<dyn ObjectStore>,
         path: Path,
-        size: u64,
+        manifest: &Manifest,
     ) -> ParquetResult<Self> {
-        let start = size.saturating_sub(TAIL);
+        let size = manifest.size;
+        let groups =
+            (manifest.rows / ROW_GROUP_ROWS as u64).max(manifest.bson_bytes / ROW_GROUP_BYTES as u64);
+        let start = size.saturating_sub(FOOTER + FOOTER_OF_GROUP * (groups + 1));
         let tail = store.get_range(&path, start..size).await?;
         let mut file = Tail { store, path, size, start, tail };
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = ArrowReaderMetadata::load_async(&mut file, options).await?;
+        let metadata = file.get_metadata(None).await?;
         Ok(Search { file, metadata })
     }
 
-    /// The records of one document, in seq order.
-    pub(in super::super) async fn document(self, doc_id: &str) -> ParquetResult<Result<Vec<Vec<u8>>>> {
+    /// The records of one document, in seq order. A segment without any costs its footer and mostly one bloom filter; of one
+    /// with some, the pages are read that hold them.
+    pub(in super::super) async fn document(mut self, doc_id: &str) -> ParquetResult<Result<Vec<Vec<u8>>>> {
         let Some(column) = schema::position(DOC_ID) else { return Ok(Ok(Vec::new())) };
-        let possible = |group: &RowGroupMetaData| {
-            let statistics = group.columns().get(column).and_then(|c| c.statistics());
-            let Some(statistics) = statistics else { return true };
-            let below = statistics.min_bytes_opt().is_some_and(|min| doc_id.as_bytes() < min);
-            let above = statistics.max_bytes_opt().is_some_and(|max| doc_id.as_bytes() > max);
-            !below && !above
-        };
-        let groups = self.groups(possible);
-        let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.file, self.metadata);
         let mut surviving = Vec::new();
-        for group in groups {
+        for group in self.groups(|group| {
+            let statistics = group.columns().get(column).and_then(|c| c.statistics());
+            statistics.is_none_or(|s| spans(s.min_bytes_opt(), s.max_bytes_opt(), doc_id))
+        }) {
+            let mut builder = self.builder()?;
             let bloom = builder.get_row_group_column_bloom_filter(group, column).await?;
             if bloom.is_none_or(|bloom| bloom.check(doc_id)) {
                 surviving.push(group);
             }
         }
+        self.read_page_index(&surviving, Some(column)).await?;
+        let rows = self.possible_rows(&surviving, column, doc_id);
         let doc_id = doc_id.to_owned();
         let predicate = move |batch: &RecordBatch| {
             let ids: &StringArray = typed(batch, 0)?;
             Ok(ids.iter().map(|id| Some(id == Some(doc_id.as_str()))).collect())
         };
+        let builder = self.builder()?.with_row_selection(rows);
         records(builder, surviving, &[DOC_ID], predicate).await
     }
 
     /// The records of these operations at or after this cluster time, in seq order.
     pub(in super::super) async fn ops(
-        self,
+        mut self,
         ops: &[&str],
         from: Timestamp,
     ) -> ParquetResult<Result<Vec<Vec<u8>>>> {
@@ -96,14 +104,67 @@ impl Search {
             };
             Ok((0..batch.num_rows()).map(|n| Some(wanted(n))).collect())
         };
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.file, self.metadata);
+        self.read_page_index(&groups, None).await?;
+        let builder = self.builder()?;
         records(builder, groups, &["op", "cluster_time", "cluster_inc"], predicate).await
     }
 
     fn groups(&self, possible: impl Fn(&RowGroupMetaData) -> bool) -> Vec<usize> {
-        let groups = self.metadata.metadata().row_groups().iter().enumerate();
+        let groups = self.metadata.row_groups().iter().enumerate();
         groups.filter(|(_, group)| possible(group)).map(|(n, _)| n).collect()
     }
+
+    fn builder(&self) -> ParquetResult<ParquetRecordBatchStreamBuilder<Tail>> {
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(&self.metadata), options)?;
+        Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(self.file.clone(), metadata))
+    }
+
+    /// Reads where the pages of these row groups are, so that a hit reads single pages, and what is in those of one column.
+    async fn read_page_index(&mut self, groups: &[usize], column: Option<usize>) -> ParquetResult<()> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let of_groups = groups.iter().copied();
+        let mut reader = ParquetMetaDataReader::new_with_metadata(ParquetMetaData::clone(&self.metadata))
+            .with_column_index_policy(column.map_or(PageIndexPolicy::Skip, |_| PageIndexPolicy::Optional))
+            .with_column_index_mask(ColumnChunkMask::row_groups_and_columns(of_groups.clone(), column))
+            .with_offset_index_policy(PageIndexPolicy::Optional)
+            .with_offset_index_mask(ColumnChunkMask::row_groups(of_groups));
+        reader.load_page_index(&mut self.file).await?;
+        self.metadata = Arc::new(reader.finish()?);
+        Ok(())
+    }
+
+    /// The rows of these row groups in whose pages the id can be.
+    fn possible_rows(&self, groups: &[usize], column: usize, doc_id: &str) -> RowSelection {
+        let mut selectors = Vec::new();
+        for group in groups {
+            let rows = usize::try_from(self.metadata.row_group(*group).num_rows()).unwrap_or_default();
+            let index = self.metadata.page_index_for_row_group(*group);
+            let (Some(ColumnIndexMetaData::BYTE_ARRAY(values)), Some(pages)) =
+                (index.column_index(column), index.page_locations(column))
+            else {
+                selectors.push(RowSelector::select(rows));
+                continue;
+            };
+            let starts = pages.iter().map(|page| usize::try_from(page.first_row_index).unwrap_or_default());
+            let ends = starts.clone().skip(1).chain([rows]);
+            for (page, (start, end)) in starts.zip(ends).enumerate() {
+                let count = end.saturating_sub(start);
+                selectors.push(match spans(values.min_value(page), values.max_value(page), doc_id) {
+                    true => RowSelector::select(count),
+                    false => RowSelector::skip(count),
+                });
+            }
+        }
+        selectors.into()
+    }
+}
+
+/// Whether an id can be among values of which these are the bounds, where they are known.
+fn spans(min: Option<&[u8]>, max: Option<&[u8]>, doc_id: &str) -> bool {
+    min.is_none_or(|min| doc_id.as_bytes() >= min) && max.is_none_or(|max| doc_id.as_bytes() <= max)
 }
 
 fn typed<A: 'static>(batch: &RecordBatch, n: usize) -> Result<&A, ArrowError> {
@@ -146,6 +207,7 @@ fn with_seq(record: Vec<u8>) -> Result<(i64, Vec<u8>)> {
 }
 
 /// A stored file whose tail is in memory; the rest is read by range.
+#[derive(Clone)]
 struct Tail {
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -192,12 +254,9 @@ impl AsyncFileReader for Tail {
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         async move {
             let size = self.size;
-            // The page index lies right before the footer, in the tail: it lets a hit read single pages.
             let reader = ParquetMetaDataReader::new()
                 .with_metadata_options(options.map(|o| o.metadata_options().clone()))
-                .with_column_index_policy(PageIndexPolicy::Skip)
-                .with_offset_index_policy(PageIndexPolicy::Optional)
-                .with_prefetch_hint(usize::try_from(TAIL.min(size)).ok());
+                .with_prefetch_hint(Some(self.tail.len()));
             let metadata = reader.load_and_finish(self, size).await;
             metadata.map(Arc::new).map_err(|e| match e {
                 ParquetError::NeedMoreData(_) => ParquetError::EOF("the footer is cut off".to_owned()),

@@ -45,7 +45,14 @@ pub(super) fn check(manifest: &Manifest, file: Bytes) -> (u64, Vec<Finding>) {
     let mut sums = Sums::default();
     let mut expected = manifest.first_seq;
     for bytes in records.iter() {
-        if let Err((seq, reason)) = sums.add(bytes, expected, manifest) {
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                find(Some(expected), error.to_string());
+                break;
+            }
+        };
+        if let Err((seq, reason)) = sums.add(&bytes, expected, manifest) {
             find(seq, reason);
         }
         expected = expected.saturating_add(1);

@@ -7,6 +7,7 @@ mod bare;
 mod capture;
 mod hand_over;
 mod latency;
+mod lookup;
 mod plugins;
 mod process;
 mod roll;
@@ -24,6 +25,7 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
        bench plugins [--rounds N]
        bench hand-over [--rounds N]
        bench roll [--megabytes N] [--rounds N]
+       bench lookup [--segments N] [--records N] [--rounds N]
 
   capture drains a backlog of N change events (default 50000, about 1 KB each; --events 1000000 for the documented run)
   through `archiver run` with the redact plugin and ten rules, and through a bare program: the same change stream with the
@@ -45,6 +47,9 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
   roll builds segments of N megabytes of records (default 64) for documents of four sizes, changed once and eight times each:
   speed against zstd -3 of the same bytes, size against gzip -6 and zstd -19 of them. One core; needs both programs.
 
+  lookup builds an archive of N segments (default 20) of N records (default 100000) and looks N documents up that are in it, and
+  N that are not: how much of the archive is read, in how many requests and milliseconds, beside DuckDB.
+
   Measures the binaries beside this one: run it from a release build, after
   cargo build --release -p archiver && cargo build --release --target wasm32-unknown-unknown -p redact";
 
@@ -61,14 +66,16 @@ fn main() -> ExitCode {
 fn start() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().context(USAGE)?;
-    let (mut events, mut rounds, mut seconds, mut segment_mebibytes, mut megabytes) =
-        (50_000, 3, 10, 128, 64);
+    let (mut events, mut rounds, mut seconds, mut segment_mebibytes) = (50_000, 3, 10, 128);
+    let (mut megabytes, mut segments, mut records) = (64, 20, 100_000);
     while let Some(flag) = arguments.next() {
         let value: usize = arguments.next().and_then(|v| v.parse().ok()).filter(|v| *v > 0).context(USAGE)?;
         match flag.as_str() {
             "--events" => events = value,
             "--rounds" => rounds = value,
             "--seconds" => seconds = value,
+            "--segments" => segments = value,
+            "--records" => records = value,
             "--megabytes" => megabytes = value,
             "--segment-mib" => segment_mebibytes = value,
             _ => bail!("{USAGE}"),
@@ -78,6 +85,7 @@ fn start() -> Result<()> {
     match name.as_str() {
         "capture" => runtime.block_on(capture::run(capture::Settings { events, rounds, segment_mebibytes })),
         "sources" => runtime.block_on(sources::run(events)),
+        "lookup" => runtime.block_on(lookup::run(segments, records, rounds)),
         "roll" => roll::run(megabytes, rounds),
         "plugins" => plugins::run(rounds),
         "latency" => runtime.block_on(latency::run(seconds)),

@@ -103,7 +103,7 @@ fn through(program: &str, arguments: &[&str], bytes: &[u8]) -> Result<usize> {
 }
 
 /// Orders that are inserted, changed, and one in twenty deleted, with images, as records.
-struct History {
+pub(crate) struct History {
     random: StdRng,
     size: usize,
     changes: usize,
@@ -112,7 +112,7 @@ struct History {
 }
 
 impl History {
-    fn new(size: usize, changes: usize) -> History {
+    pub(crate) fn new(size: usize, changes: usize) -> History {
         History { random: StdRng::seed_from_u64(size as u64), size, changes, live: Vec::new(), seq: 0 }
     }
 
@@ -126,7 +126,7 @@ impl History {
         records
     }
 
-    fn next(&mut self) -> Document {
+    pub(crate) fn next(&mut self) -> Document {
         self.seq += 1;
         if self.live.is_empty() || self.random.random_range(0..=self.changes) == 0 {
             let order = self.order();
@@ -149,6 +149,11 @@ impl History {
             Some(after),
             Some(doc! {"updatedFields": set, "removedFields": []}),
         )
+    }
+
+    /// The ids of the documents that are left, in hex.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.live.iter().filter_map(|order| Some(order.get_object_id("_id").ok()?.to_hex())).collect()
     }
 
     fn record(

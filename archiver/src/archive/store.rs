@@ -10,7 +10,7 @@ mod tests;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bson::Timestamp;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use parquet::errors::ParquetError;
+use sha2::{Digest as _, Sha256};
 
 use super::day::Day;
 use super::manifest::Manifest;
@@ -27,7 +28,7 @@ use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
-use crate::record::hex;
+use crate::record::{Sha, hex};
 use crate::stream_id::StreamId;
 
 pub use super::manifest::Sealed;
@@ -204,11 +205,47 @@ impl Archive {
         Ok(segments)
     }
 
-    /// Everything that is stored here, keys relative to the root, with sizes: for `verify`, which must see what does not belong.
-    pub async fn objects(&self) -> Result<Vec<(String, u64)>> {
-        let mut objects = self.list("").await?;
+    /// Everything that is stored here, or in the folders of one source, sorted; keys relative to the root, with sizes: for `verify`,
+    /// which must see what does not belong. Every segment in it that was sealed when it was listed has its manifest in it, but
+    /// perhaps the newest of a stream: segments are listed before the manifests.
+    pub async fn objects(&self, source: Option<&str>) -> Result<Vec<(String, u64)>> {
+        let (all, manifests) = match source {
+            Some(source) => (paths::segments_prefix(source), paths::manifests_prefix(source)),
+            None => (String::new(), paths::all_manifests_prefix()),
+        };
+        let mut objects = self.list(&all).await?;
+        objects.extend(self.list(&manifests).await?);
         objects.sort_unstable();
+        objects.dedup_by(|a, b| a.0 == b.0);
         Ok(objects)
+    }
+
+    /// An object's size, and when the store says that it was written; `None` where there is none.
+    pub async fn stat(&self, key: &str) -> Result<Option<(u64, SystemTime)>> {
+        match self.store.head(&self.path(key)?).await {
+            Ok(found) => Ok(Some((found.size, found.last_modified.into()))),
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("look for", key, error)),
+        }
+    }
+
+    /// An object's size and SHA-256, read piece by piece; `None` where there is none.
+    pub async fn digest(&self, key: &str) -> Result<Option<(u64, Sha)>> {
+        let object = match self.store.get(&self.path(key)?).await {
+            Ok(object) => object,
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(self.failed("read", key, error)),
+        };
+        let (mut pieces, mut size, mut digest) = (object.into_stream(), 0, Sha256::new());
+        while let Some(piece) = pieces.try_next().await.map_err(|e| self.failed("read", key, e))? {
+            size += piece.len() as u64;
+            digest.update(&piece);
+        }
+        Ok(Some((size, digest.finalize().into())))
     }
 
     /// A segment's file as it is stored; not found where there is none.

@@ -64,28 +64,41 @@ impl Shop {
     pub(super) async fn archive(&self, ends: &[i64]) -> (Archive, TempDir) {
         let folder = TempDir::new().unwrap();
         let archive = Archive::open_url(&format!("file://{}", folder.path().display()), &[]).unwrap();
-        let mut previous: Option<Sealed> = None;
-        let mut first = 1;
-        for end in ends.iter().copied().chain([self.next_seq()]) {
-            let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
-            for record in &self.records[first as usize - 1..end as usize - 1] {
-                builder.push(record).unwrap();
-            }
-            let segment = builder.finish().unwrap();
-            assert_eq!(archive.commit(&segment).await.unwrap(), Commit::Done);
+        let counters = |end: i64| {
             let read = end - 2;
-            let counters = Counters { read, appended: read, own: 1, ..Counters::default() };
-            let context = Context {
-                log: "log",
-                counters: Some(counters),
-                policy_digest: "ef",
-                server: "6.0.5",
-                created: "2026-11-21T12:00:00Z".to_owned(),
-                previous: previous.as_ref(),
-            };
-            previous = Some(archive.seal(&Manifest::new(&segment, context)).await.unwrap());
-            first = end;
-        }
+            Some(Counters { read, appended: read, own: 1, ..Counters::default() })
+        };
+        seal(&archive, &StreamId::whole("shop"), &self.records, ends, counters).await;
         (archive, folder)
+    }
+}
+
+/// Puts the records of a stream into an archive, a segment ending before each of these seqs.
+pub(super) async fn seal(
+    archive: &Archive,
+    stream: &StreamId,
+    records: &[Vec<u8>],
+    ends: &[i64],
+    counters: impl Fn(i64) -> Option<Counters>,
+) {
+    let mut previous: Option<Sealed> = None;
+    let mut first = 1;
+    for end in ends.iter().copied().chain([records.len() as i64 + 1]) {
+        let mut builder = SegmentBuilder::new(stream);
+        for record in &records[first as usize - 1..end as usize - 1] {
+            builder.push(record).unwrap();
+        }
+        let segment = builder.finish().unwrap();
+        assert_eq!(archive.commit(&segment).await.unwrap(), Commit::Done);
+        let context = Context {
+            log: "log",
+            counters: counters(end),
+            policy_digest: "ef",
+            server: "6.0.5",
+            created: "2026-11-21T12:00:00Z".to_owned(),
+            previous: previous.as_ref(),
+        };
+        previous = Some(archive.seal(&Manifest::new(&segment, context)).await.unwrap());
+        first = end;
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, Int32Array, Int64Array, ListBuilder, RecordBatch, StringArray,
+    Array, ArrayRef, BinaryArray, Int32Array, Int64Array, ListArray, ListBuilder, RecordBatch, StringArray,
     StringBuilder, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::compute::{concat_batches, take};
@@ -81,11 +81,16 @@ fn changed(column: &ArrayRef, row: usize) -> ArrayRef {
         });
         return Arc::new(values.iter().map(Option::as_deref).collect::<BinaryArray>());
     }
-    assert!(matches!(column.data_type(), DataType::List(_)));
-    let mut lists =
-        ListBuilder::new(StringBuilder::new()).with_field(Field::new("element", DataType::Utf8, true));
-    for n in 0..column.len() {
-        lists.append(n == row);
+    let found: &ListArray = any.downcast_ref().unwrap();
+    let field = Field::new("element", DataType::Utf8, true);
+    let mut lists = ListBuilder::new(StringBuilder::new()).with_field(field);
+    for (n, list) in found.iter().enumerate() {
+        let texts = list.as_ref().map(|list| list.as_any().downcast_ref::<StringArray>().unwrap().iter());
+        let forged = (n == row).then_some(Some("forged"));
+        lists.append_option(match (texts, forged) {
+            (None, None) => None,
+            (texts, forged) => Some(texts.into_iter().flatten().chain(forged).collect::<Vec<_>>()),
+        });
     }
     Arc::new(lists.finish())
 }

@@ -249,6 +249,20 @@ async fn an_absent_document_costs_one_request() {
     assert!(store.requests().len() <= 4);
 }
 
+/// The other way round, what is sealed between the two would look like segments that nothing seals.
+#[tokio::test]
+async fn all_is_listed_before_the_manifests_once_more() {
+    let (store, archive) = archive([]);
+    fill(&archive, 3).await;
+    store.requests();
+    let all = archive.objects(None).await.unwrap();
+    assert_eq!(all.len(), 6, "each once");
+    assert_eq!(store.requests(), ["list base", "list base/_manifests"]);
+    assert_eq!(archive.objects(Some("shop")).await.unwrap(), all);
+    assert_eq!(store.requests(), ["list base/source=shop", "list base/_manifests/source=shop"]);
+    assert_eq!(archive.objects(Some("sho")).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn the_write_check_leaves_nothing_and_sees_a_store_that_overwrites() {
     let (store, archive) = archive([]);

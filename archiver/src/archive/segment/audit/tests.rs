@@ -50,7 +50,7 @@ fn nothing_is_wrong_with_many_row_groups_or_with_a_partition() {
 #[test]
 fn a_change_in_any_column_is_a_flaw_or_another_record() {
     let mut random = Random::new(11, false);
-    let records: Vec<Vec<u8>> = (1..60).map(|seq| random_record(&mut random, seq, false)).collect();
+    let records: Vec<Vec<u8>> = (1..13).map(|seq| random_record(&mut random, seq, false)).collect();
     let file = build(&records).file;
     let before = rows(file.clone());
     for field in schema::columns().fields() {
@@ -125,7 +125,7 @@ fn statistics_that_leave_values_out_are_a_flaw() {
 #[test]
 fn a_damaged_file_is_an_error_or_a_flaw_and_no_panic() {
     let file = sample(1, 40).0.file;
-    for at in 0..file.len() {
+    for at in (0..file.len()).step_by(7) {
         let mut damaged = file.to_vec();
         damaged[at] ^= 1 << (at % 8);
         for row in audit(damaged.into()).into_iter().flatten() {

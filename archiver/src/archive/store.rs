@@ -38,6 +38,8 @@ pub use open::install_tls;
 const TRIES: u32 = 4;
 /// The pause after the first try; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
+/// What is read of an object at a time where it need not be in memory as a whole.
+const PIECE: u64 = 8 << 20;
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 
@@ -231,21 +233,20 @@ impl Archive {
         }
     }
 
-    /// An object's size and SHA-256, read piece by piece; `None` where there is none.
-    pub async fn digest(&self, key: &str) -> Result<Option<(u64, Sha)>> {
-        let object = match self.store.get(&self.path(key)?).await {
-            Ok(object) => object,
-            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
-                return Ok(None);
+    /// The SHA-256 of an object of this size, read piece by piece; `None` where there is none.
+    pub async fn digest(&self, key: &str, size: u64) -> Result<Option<Sha>> {
+        let path = self.path(key)?;
+        let (mut at, mut digest) = (0, Sha256::new());
+        while at < size {
+            let end = size.min(at + PIECE);
+            match self.store.get_range(&path, at..end).await {
+                Ok(piece) => digest.update(&piece),
+                Err(StoreError::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(self.failed("read", key, error)),
             }
-            Err(error) => return Err(self.failed("read", key, error)),
-        };
-        let (mut pieces, mut size, mut digest) = (object.into_stream(), 0, Sha256::new());
-        while let Some(piece) = pieces.try_next().await.map_err(|e| self.failed("read", key, e))? {
-            size += piece.len() as u64;
-            digest.update(&piece);
+            at = end;
         }
-        Ok(Some((size, digest.finalize().into())))
+        Ok(Some(digest.finalize().into()))
     }
 
     /// A segment's file as it is stored; not found where there is none.
@@ -455,6 +456,12 @@ impl Archive {
                 }
                 Ok(None) => return Ok(found),
                 Err(StoreError::NotFound { .. }) => return Ok(found),
+                Err(error @ StoreError::InvalidPath { .. }) => {
+                    let what = format!("a file has a name that no object can have, at {}", self.location);
+                    return Err(Error::corrupt(what)
+                        .because(error)
+                        .hint("Archiver writes none: find out who did, and take it out of the archive"));
+                }
                 Err(error) => return Err(self.failed("list", prefix, error)),
             }
         }

@@ -1,8 +1,13 @@
 //! Archives in temporary folders for tests: records of a small shop, cut into segments and sealed.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use bson::{Document, doc};
 use bson_walker::Doc;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use tempfile::TempDir;
 
 use crate::archive::manifest::{Context, Manifest, Sealed};
@@ -11,6 +16,25 @@ use crate::archive::store::{Archive, Commit};
 use crate::checkpoint::Counters;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
+
+/// An archive in memory, whose objects can be changed: tens of thousands of verifications are quick there.
+pub(super) struct Memory {
+    pub(super) archive: Archive,
+    store: Arc<InMemory>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Memory {
+        let store = Arc::new(InMemory::new());
+        let archive = Archive::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "a/prefix", "memory").unwrap();
+        Memory { archive, store }
+    }
+
+    /// Puts an object there, whatever was there before.
+    pub(super) async fn put(&self, key: &str, bytes: Vec<u8>) {
+        self.store.put(&Path::from(format!("a/prefix/{key}")), bytes.into()).await.unwrap();
+    }
+}
 
 /// 2026-11-21T00:00:00Z
 pub(super) const DAY: u32 = 1_795_219_200;

@@ -295,6 +295,16 @@ async fn a_folder_is_an_archive() {
     assert_ne!(again.find_document(&sealed[0].manifest, "customer-2").await.unwrap(), [one]);
 }
 
+#[tokio::test]
+async fn a_file_with_a_name_that_no_object_can_have_is_corrupt_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::open_url(Url::from_file_path(folder.path()).unwrap().as_str(), &[]).unwrap();
+    std::fs::write(folder.path().join("bad\nname.parquet"), "").unwrap();
+    let error = archive.objects(None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.explain().contains("name.parquet"), "{}", error.explain());
+}
+
 #[test]
 fn wrong_locations_say_what_is_wrong() {
     let option = |name: &str| vec![(name.to_owned(), Secret::new("x"))];

@@ -131,11 +131,10 @@ pub async fn check_segment(
     }
     match level {
         Level::Listing => Ok(Checked::default()),
-        Level::Structure => Ok(match archive.digest(key).await? {
+        Level::Structure => Ok(match archive.digest(key, size).await? {
             None => missing(),
-            Some((size, _)) if size != manifest.size => wrong_size(manifest, size),
-            Some((_, digest)) if hex(&digest) != manifest.sha256 => wrong_digest(manifest),
-            Some((bytes, _)) => Checked { bytes, ..Checked::default() },
+            Some(digest) if hex(&digest) != manifest.sha256 => wrong_digest(manifest),
+            Some(_) => Checked { bytes: size, ..Checked::default() },
         }),
         Level::Full => {
             let file = match archive.read_segment(key).await {

@@ -1,12 +1,9 @@
 //! Random archives of several sources, partitions and days: nothing that was written is a finding.
 
-use std::sync::Arc;
-
 use bson_walker::{Doc, Writer};
-use object_store::memory::InMemory;
 use proptest::prelude::*;
 
-use super::super::super::testing::{DAY, seal};
+use super::super::super::testing::{DAY, Memory, seal};
 use super::*;
 use crate::archive::extjson::random::Random;
 use crate::archive::segment::tests::random_record;
@@ -72,7 +69,7 @@ proptest! {
         streams.extend(["a", "shop-2"].into_iter().take(random.below(3)).map(StreamId::whole));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (report, records) = runtime.block_on(async {
-            let archive = Archive::new(Arc::new(InMemory::new()), "some/prefix", "memory").unwrap();
+            let archive = Memory::new().archive;
             let mut count = 0;
             for stream in &streams {
                 let (records, ends) = stream_of(&mut random, stream, odd);

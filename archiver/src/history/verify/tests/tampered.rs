@@ -1,22 +1,9 @@
 //! Files that are changed, removed, added or swapped by somebody who leaves the rest as it is.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-
+use super::super::super::testing::Memory;
 use super::*;
-
-/// The same archive in memory: tens of thousands of verifications are quick there.
-async fn in_memory(stored: &Stored) -> (Archive, Arc<InMemory>) {
-    let store = Arc::new(InMemory::new());
-    for key in &stored.keys {
-        store.put(&Path::from(key.as_str()), stored.read(key).await.into()).await.unwrap();
-    }
-    (Archive::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "", "memory").unwrap(), store)
-}
 
 #[tokio::test]
 async fn one_flipped_bit_anywhere_is_found_without_decoding_anything() {
@@ -24,7 +11,10 @@ async fn one_flipped_bit_anywhere_is_found_without_decoding_anything() {
     small.change("insert", 1, doc! {"after": {"_id": 1}});
     small.change("delete", 1, doc! {});
     let stored = Stored::of(&small, &[3]).await;
-    let (archive, store) = in_memory(&stored).await;
+    let memory = Memory::new();
+    for key in &stored.keys {
+        memory.put(key, stored.read(key).await.to_vec()).await;
+    }
     let request = Request { scope: Scope::only(Level::Structure), ..Request::default() };
     for key in &stored.keys {
         let original = stored.read(key).await;
@@ -34,17 +24,17 @@ async fn one_flipped_bit_anywhere_is_found_without_decoding_anything() {
             for bit in if manifest { 0..8 } else { at % 8..at % 8 + 1 } {
                 let mut changed = original.to_vec();
                 changed[at] ^= 1 << bit;
-                store.put(&Path::from(key.as_str()), changed.into()).await.unwrap();
-                let found = codes(&verify(&archive, None, &request).await.unwrap());
+                memory.put(key, changed).await;
+                let found = codes(&verify(&memory.archive, None, &request).await.unwrap());
                 match manifest {
                     true => assert!(!found.is_empty(), "{key} byte {at} bit {bit}"),
                     false => assert_eq!(found, [Code::SegmentDigest], "{key} byte {at} bit {bit}"),
                 }
             }
         }
-        store.put(&Path::from(key.as_str()), original.into()).await.unwrap();
+        memory.put(key, original.to_vec()).await;
     }
-    assert!(verify(&archive, None, &request).await.unwrap().is_clean());
+    assert!(verify(&memory.archive, None, &request).await.unwrap().is_clean());
 }
 
 #[tokio::test]

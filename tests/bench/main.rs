@@ -41,7 +41,7 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
   hand-over stops and kills one of two archivers by turns, N times each, and gives the time from the signal until each of the
   streams it held is appended to by the other.
 
-  verify writes an archive of N MiB of records (default 512) into a temporary folder, and gives the time of `archiver verify` as a
+  verify writes an archive of N megabytes of records (default 64) into a temporary folder, and gives the time of `archiver verify` as a
   ratio to hashing the same files. It needs no MongoDB.
 
   plugins gives nanoseconds an event for an empty plugin, for redact with ten paths, with value rules, and for a chain of

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
-use crate::audit_log::{AuditLog, LEASES};
+use crate::audit_log::{AuditLog, FoundWrong, LEASES, Verified};
 use crate::capture::headroom::Headroom;
 use crate::checkpoint::{Checkpoint, Counters, Resync, SnapshotProgress};
 use crate::config::Config;
@@ -58,6 +58,10 @@ pub struct SourceStatus {
     pub gaps: Option<i64>,
     /// Gaps behind which the present has not been compared yet with what is known, the one that is being compared first.
     pub comparisons: Vec<Comparison>,
+    /// When the background verification last looked through the archive (RFC 3339, UTC).
+    pub verified_at: Option<String>,
+    /// How many findings of it stand; the first of them are among the problems.
+    pub verify_findings: Option<i64>,
     /// What stopped the last writer, if it was an error.
     pub last_error: Option<LastError>,
     /// What a human must look at, or could not be found out.
@@ -253,6 +257,14 @@ impl Deployment {
             let since = lease.get_datetime("since").ok();
             status.lease_age_seconds =
                 since.map(|since| (self.now.timestamp_millis() - since.timestamp_millis()).max(0) / 1000);
+        }
+        if let Some(Verified { at, found, findings }) = Verified::of_lease(&lease) {
+            status.verified_at = Some(rfc3339(at.timestamp_millis()));
+            status.verify_findings = Some(found);
+            status.problems.extend(findings.into_iter().map(|FoundWrong { code, file, seq, reason }| {
+                let seq = seq.map(|seq| format!(" seq={seq}")).unwrap_or_default();
+                format!("the archive is not what was written: {file}{seq}: {reason} [{code}]")
+            }));
         }
         if let Ok(error) = lease.get_document("lastError") {
             let at = error.get_datetime("at").map(|at| rfc3339(at.timestamp_millis())).unwrap_or_default();

@@ -13,6 +13,7 @@ mod process;
 mod roll;
 mod sources;
 mod spread;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
        bench hand-over [--rounds N]
        bench roll [--megabytes N] [--rounds N]
        bench lookup [--segments N] [--records N] [--rounds N]
+       bench verify [--megabytes N] [--rounds N]
 
   capture drains a backlog of N change events (default 50000, about 1 KB each; --events 1000000 for the documented run)
   through `archiver run` with the redact plugin and ten rules, and through a bare program: the same change stream with the
@@ -40,6 +42,9 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
 
   hand-over stops and kills one of two archivers by turns, N times each, and gives the time from the signal until each of the
   streams it held is appended to by the other.
+
+  verify writes an archive of N megabytes of records (default 64) into a temporary folder, and gives the time of `archiver verify` as a
+  ratio to hashing the same files. It needs no MongoDB.
 
   plugins gives nanoseconds an event for an empty plugin, for redact with ten paths, with value rules, and for a chain of
   three, in the sandbox and natively. It needs no MongoDB; take some hundred rounds. Build misbehave.wasm for it, too.
@@ -89,6 +94,7 @@ fn start() -> Result<()> {
         "roll" => roll::run(megabytes, rounds),
         "plugins" => plugins::run(rounds),
         "latency" => runtime.block_on(latency::run(seconds)),
+        "verify" => runtime.block_on(verify::run(megabytes, rounds)),
         "hand-over" => runtime.block_on(hand_over::run(rounds)),
         _ => bail!("{USAGE}"),
     }

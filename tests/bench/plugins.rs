@@ -130,7 +130,7 @@ fn native(configs: &[Option<String>], events: &[Vec<u8>]) -> Result<f64> {
 }
 
 /// An insert of an order with something for every rule.
-fn event(i: i64) -> Result<Vec<u8>> {
+pub(crate) fn event(i: i64) -> Result<Vec<u8>> {
     let item = |n: i32| doc! {"sku": format!("sku-{n}-{i}"), "qty": n, "price": 12.5 * f64::from(n), "note": "leave at the door"};
     let order: Document = doc! {
         "_id": ObjectId::new(), "number": i, "status": "paid", "currency": "EUR", "total": 129.95, "iban": "DE89370400440532013000",

@@ -41,6 +41,11 @@ async fn a_segment_whose_manifest_was_not_written_any_more_is_sealed_by_the_next
     std::fs::remove_file(manifest).unwrap();
     fixture.ok(&["roll"]).await;
     assert_eq!(fixture.archive_files(), before);
+    // One that was written, and is another now, is not what the audit database noted.
+    let outcome = fixture.archiver.run(&["verify"]).await.expect_code(3);
+    assert!(outcome.stdout.contains("[chain-rewritten]"), "{}", outcome.stdout);
+    let leases = fixture.audit.collection::<Document>("archiver.leases");
+    leases.update_one(doc! {"_id": "orders"}, doc! {"$unset": {"sealed": ""}}).await.unwrap();
     fixture.ok(&["verify"]).await;
 }
 

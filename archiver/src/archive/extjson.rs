@@ -7,7 +7,7 @@
 mod decimal;
 mod parse;
 #[cfg(test)]
-pub(super) mod random;
+pub(crate) mod random;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -67,6 +67,14 @@ pub fn check_key(unique: &str) -> String {
     format!("{CHECKS}/{unique}")
 }
 
+/// Whether this is the key of a write probe, as `archiver check` names it.
+pub fn is_check_key(key: &str) -> bool {
+    let unique = key.strip_prefix(CHECKS).and_then(|rest| rest.strip_prefix('/'));
+    unique.is_some_and(|unique| {
+        unique.len() == 32 && unique.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 /// The source that a folder of segments or manifests belongs to: `source=payments` is of `payments`.
 pub fn source_of_folder(name: &str) -> Option<&str> {
     name.strip_prefix("source=").filter(|source| is_source_name(source))
@@ -144,6 +152,15 @@ mod tests {
             "source=payments/date=2026-11-21/seg-p3-00000000000000000077.parquet"
         );
         assert_eq!(manifest_key(&third, 77), "_manifests/source=payments/p3-00000000000000000077.json");
+    }
+
+    #[test]
+    fn a_write_probe_is_told_from_what_hides_among_them() {
+        assert!(is_check_key(&check_key(&format!("{:032x}", 7))));
+        for key in ["_checks/7", "_checks", "_checksx", "_checks/", "_checks/source=a/x", "x/_checks/7"] {
+            assert!(!is_check_key(key), "{key}");
+        }
+        assert!(!is_check_key(&format!("_checks/{}", "A".repeat(32))));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Builds and reads one segment: a Parquet file of contiguous records of one stream and one UTC day.
 
+mod audit;
 mod decode;
 mod encode;
 mod read;
 mod search;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +19,7 @@ use super::day::Day;
 use super::manifest::ClusterTime;
 use super::merkle::{Tree, sha256};
 use super::paths::{self, Key};
-use super::schema::Footer;
+use super::schema;
 use super::spool::{self, Spool};
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId, Sha, hex};
@@ -24,8 +27,9 @@ use crate::stream_id::StreamId;
 use encode::Keep;
 use read::Tally;
 
+pub use audit::{Audit, Audited, Flaw, audit};
 pub(super) use read::damaged;
-pub use read::{Records, Rows, read, rows};
+pub use read::{Footer, Records, Rows, read, rows};
 pub(super) use search::Search;
 
 /// Records in a segment at most: what the roll cuts at, and what a builder refuses beyond.
@@ -167,7 +171,7 @@ impl SegmentBuilder {
         let SegmentBuilder { stream, records, tally, tree, first_seq, .. } = self;
         let merkle_root = tree.root();
         let (summary, _) = tally.summary(stream, first_seq, merkle_root)?;
-        let footer = Footer {
+        let footer = schema::Footer {
             stream: &summary.stream,
             first_seq,
             end_seq: summary.end_seq,

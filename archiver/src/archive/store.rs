@@ -10,7 +10,7 @@ mod tests;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bson::Timestamp;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use parquet::errors::ParquetError;
+use sha2::{Digest as _, Sha256};
 
 use super::day::Day;
 use super::manifest::Manifest;
@@ -27,7 +28,7 @@ use super::segment::{Search, Segment, damaged};
 use crate::config::{ArchiveConfig, Secret};
 use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
-use crate::record::hex;
+use crate::record::{Sha, hex};
 use crate::stream_id::StreamId;
 
 pub use super::manifest::Sealed;
@@ -37,6 +38,8 @@ pub use open::install_tls;
 const TRIES: u32 = 4;
 /// The pause after the first try; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
+/// What is read of an object at a time where it need not be in memory as a whole.
+const PIECE: u64 = 8 << 20;
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 
@@ -204,11 +207,46 @@ impl Archive {
         Ok(segments)
     }
 
-    /// Everything that is stored here, keys relative to the root, with sizes: for `verify`, which must see what does not belong.
-    pub async fn objects(&self) -> Result<Vec<(String, u64)>> {
-        let mut objects = self.list("").await?;
+    /// Everything that is stored here, or in the folders of one source, sorted; keys relative to the root, with sizes: for `verify`,
+    /// which must see what does not belong. Every segment in it that was sealed when it was listed has its manifest in it, but
+    /// perhaps the newest of a stream: segments are listed before the manifests.
+    pub async fn objects(&self, source: Option<&str>) -> Result<Vec<(String, u64)>> {
+        let (all, manifests) = match source {
+            Some(source) => (paths::segments_prefix(source), paths::manifests_prefix(source)),
+            None => (String::new(), paths::all_manifests_prefix()),
+        };
+        let mut objects = self.list(&all).await?;
+        objects.extend(self.list(&manifests).await?);
         objects.sort_unstable();
+        objects.dedup_by(|a, b| a.0 == b.0);
         Ok(objects)
+    }
+
+    /// An object's size, and when the store says that it was written; `None` where there is none.
+    pub async fn stat(&self, key: &str) -> Result<Option<(u64, SystemTime)>> {
+        match self.store.head(&self.path(key)?).await {
+            Ok(found) => Ok(Some((found.size, found.last_modified.into()))),
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("look for", key, error)),
+        }
+    }
+
+    /// The SHA-256 of an object of this size, read piece by piece; `None` where there is none.
+    pub async fn digest(&self, key: &str, size: u64) -> Result<Option<Sha>> {
+        let path = self.path(key)?;
+        let (mut at, mut digest) = (0, Sha256::new());
+        while at < size {
+            let end = size.min(at + PIECE);
+            match self.store.get_range(&path, at..end).await {
+                Ok(piece) => digest.update(&piece),
+                Err(StoreError::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(self.failed("read", key, error)),
+            }
+            at = end;
+        }
+        Ok(Some(digest.finalize().into()))
     }
 
     /// A segment's file as it is stored; not found where there is none.
@@ -418,6 +456,12 @@ impl Archive {
                 }
                 Ok(None) => return Ok(found),
                 Err(StoreError::NotFound { .. }) => return Ok(found),
+                Err(error @ StoreError::InvalidPath { .. }) => {
+                    let what = format!("a file has a name that no object can have, at {}", self.location);
+                    return Err(Error::corrupt(what)
+                        .because(error)
+                        .hint("Archiver writes none: find out who did, and take it out of the archive"));
+                }
                 Err(error) => return Err(self.failed("list", prefix, error)),
             }
         }

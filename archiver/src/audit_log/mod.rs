@@ -8,6 +8,7 @@ mod overflow;
 mod plans;
 mod quarantine;
 mod stored;
+mod verified;
 
 use std::ops::Range;
 
@@ -26,6 +27,7 @@ use crate::fail_point::fail_point;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
 pub use quarantine::{Withheld, WithheldId};
+pub use verified::{FoundWrong, Verified};
 
 /// Collections beside the sources' own; a source can't be named so.
 const CHECKPOINTS: &str = "archiver.checkpoints";
@@ -127,12 +129,16 @@ impl AuditLog {
         Ok(())
     }
 
-    /// How far the archive was sealed when it was last noted.
-    pub async fn sealed_end(&self, stream: &StreamId) -> Result<Option<i64>> {
+    /// How far the archive was sealed when it was last noted, and the digest of the manifest that did it.
+    pub async fn sealed(&self, stream: &StreamId) -> Result<Option<(i64, String)>> {
         let leases = self.database.collection::<Document>(LEASES);
         let found = leases.find_one(doc! {"_id": stream.to_string()}).await;
         let lease = found.map_err(|e| mongo_error("reading how far the archive is sealed", e))?;
-        Ok(lease.and_then(|lease| lease.get_document("sealed").ok()?.get_i64("endSeq").ok()))
+        let sealed = lease.as_ref().and_then(|lease| lease.get_document("sealed").ok());
+        let read = |sealed: &Document| {
+            Some((sealed.get_i64("endSeq").ok()?, sealed.get_str("manifest").ok()?.to_owned()))
+        };
+        Ok(sealed.and_then(read))
     }
 
     fn records_of(&self, source: &str) -> Collection<RawDocumentBuf> {

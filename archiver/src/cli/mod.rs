@@ -59,7 +59,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = Log::Text)]
     log_format: Log,
     /// error, warn, info, debug, trace, or a filter such as archiver::capture=debug [default: $ARCHIVER_LOG, else
-    /// info for run and roll, warn for the others]
+    /// info for run, roll and verify, warn for the others]
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -122,7 +122,7 @@ impl Global {
 impl Command {
     fn default_level(&self) -> &'static str {
         match self {
-            Command::Run(_) | Command::Roll(_) => "info",
+            Command::Run(_) | Command::Roll(_) | Command::Verify(_) => "info",
             _ => "warn",
         }
     }

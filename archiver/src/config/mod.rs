@@ -50,6 +50,8 @@ pub struct ArchiveConfig {
     pub segment_max_age: Option<Duration>,
     /// How long rolled records stay in MongoDB. Default 7 days.
     pub hot_retention: Duration,
+    /// In what time everything in the archive is verified once, in the background; `None`: never. Default 30 days.
+    pub verify_every: Option<Duration>,
     /// `[archive.options]`: passed to object_store.
     pub options: Vec<(String, Secret)>,
 }

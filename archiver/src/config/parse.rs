@@ -163,12 +163,33 @@ fn archive(section: Section<'_>) -> Option<ArchiveConfig> {
     let segment_max_age =
         section.value("segment_max_age").and_then(|v| bounded(&v, 1_000..=366 * DAY * 1_000));
     let hot_retention = time(&section, "hot_retention", 0..=3660 * DAY, 7 * DAY);
+    let verify_every = verify_every(&section);
     let options = section.value("options").and_then(|v| v.section("[archive.options]"));
     let options = options.map(|s| s.entries()).unwrap_or_default();
     let options =
         options.into_iter().filter_map(|(key, value)| Some((key, Secret::new(option(&value)?)))).collect();
     section.finish();
-    Some(ArchiveConfig { url: url?, segment_max_bytes, segment_max_age, hot_retention, options })
+    Some(ArchiveConfig {
+        url: url?,
+        segment_max_bytes,
+        segment_max_age,
+        hot_retention,
+        verify_every,
+        options,
+    })
+}
+
+/// `None` for 0: never. Thirty turns of less than a second would be nothing but turns.
+fn verify_every(section: &Section<'_>) -> Option<Duration> {
+    let time = time(section, "verify_every", 0..=3660 * DAY, 30 * DAY);
+    if !time.is_zero() && time < Duration::from_secs(30) {
+        let value = section.value("verify_every")?;
+        value.problem(format!(
+            "{} is out of range; allowed: 30s to 3660d, or 0s for never",
+            show_duration(time)
+        ));
+    }
+    (!time.is_zero()).then_some(time)
 }
 
 fn archive_url(text: &str) -> Option<String> {

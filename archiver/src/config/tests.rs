@@ -51,6 +51,7 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!(config.archive.segment_max_bytes, 128 << 20);
     assert_eq!(config.archive.segment_max_age, None);
     assert_eq!(config.archive.hot_retention, Duration::from_secs(7 * 86_400));
+    assert_eq!(config.archive.verify_every, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(config.capture.batch_max_events, 1000);
     assert_eq!(config.capture.batch_max_bytes, 8 << 20);
     assert_eq!(config.capture.batch_max_wait, Duration::from_millis(20));
@@ -80,6 +81,7 @@ fn every_key_is_read() {
         segment_max_bytes = 65536
         segment_max_age = "90s"
         hot_retention = "0s"
+        verify_every = "0s"
         [archive.options]
         region = "eu-${{NAME}}"
         allow_http = true
@@ -119,6 +121,7 @@ fn every_key_is_read() {
     let (archive, capture) = (config.archive, config.capture);
     assert_eq!((archive.segment_max_bytes, archive.segment_max_age), (65536, Some(Duration::from_secs(90))));
     assert_eq!(archive.hot_retention, Duration::ZERO);
+    assert_eq!(archive.verify_every, None);
     let options: Vec<_> = archive.options.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
     assert_eq!(options, [("region", "eu-from-env"), ("allow_http", "true"), ("timeout", "30")]);
     assert_eq!((capture.batch_max_events, capture.batch_max_bytes), (500, 1 << 20));

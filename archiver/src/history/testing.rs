@@ -1,8 +1,13 @@
 //! Archives in temporary folders for tests: records of a small shop, cut into segments and sealed.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use bson::{Document, doc};
 use bson_walker::Doc;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use tempfile::TempDir;
 
 use crate::archive::manifest::{Context, Manifest, Sealed};
@@ -11,6 +16,25 @@ use crate::archive::store::{Archive, Commit};
 use crate::checkpoint::Counters;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
+
+/// An archive in memory, whose objects can be changed: tens of thousands of verifications are quick there.
+pub(super) struct Memory {
+    pub(super) archive: Archive,
+    store: Arc<InMemory>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Memory {
+        let store = Arc::new(InMemory::new());
+        let archive = Archive::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "a/prefix", "memory").unwrap();
+        Memory { archive, store }
+    }
+
+    /// Puts an object there, whatever was there before.
+    pub(super) async fn put(&self, key: &str, bytes: Vec<u8>) {
+        self.store.put(&Path::from(format!("a/prefix/{key}")), bytes.into()).await.unwrap();
+    }
+}
 
 /// 2026-11-21T00:00:00Z
 pub(super) const DAY: u32 = 1_795_219_200;
@@ -64,28 +88,41 @@ impl Shop {
     pub(super) async fn archive(&self, ends: &[i64]) -> (Archive, TempDir) {
         let folder = TempDir::new().unwrap();
         let archive = Archive::open_url(&format!("file://{}", folder.path().display()), &[]).unwrap();
-        let mut previous: Option<Sealed> = None;
-        let mut first = 1;
-        for end in ends.iter().copied().chain([self.next_seq()]) {
-            let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
-            for record in &self.records[first as usize - 1..end as usize - 1] {
-                builder.push(record).unwrap();
-            }
-            let segment = builder.finish().unwrap();
-            assert_eq!(archive.commit(&segment).await.unwrap(), Commit::Done);
+        let counters = |end: i64| {
             let read = end - 2;
-            let counters = Counters { read, appended: read, own: 1, ..Counters::default() };
-            let context = Context {
-                log: "log",
-                counters: Some(counters),
-                policy_digest: "ef",
-                server: "6.0.5",
-                created: "2026-11-21T12:00:00Z".to_owned(),
-                previous: previous.as_ref(),
-            };
-            previous = Some(archive.seal(&Manifest::new(&segment, context)).await.unwrap());
-            first = end;
-        }
+            Some(Counters { read, appended: read, own: 1, ..Counters::default() })
+        };
+        seal(&archive, &StreamId::whole("shop"), &self.records, ends, counters).await;
         (archive, folder)
+    }
+}
+
+/// Puts the records of a stream into an archive, a segment ending before each of these seqs.
+pub(super) async fn seal(
+    archive: &Archive,
+    stream: &StreamId,
+    records: &[Vec<u8>],
+    ends: &[i64],
+    counters: impl Fn(i64) -> Option<Counters>,
+) {
+    let mut previous: Option<Sealed> = None;
+    let mut first = 1;
+    for end in ends.iter().copied().chain([records.len() as i64 + 1]) {
+        let mut builder = SegmentBuilder::new(stream);
+        for record in &records[first as usize - 1..end as usize - 1] {
+            builder.push(record).unwrap();
+        }
+        let segment = builder.finish().unwrap();
+        assert_eq!(archive.commit(&segment).await.unwrap(), Commit::Done);
+        let context = Context {
+            log: "log",
+            counters: counters(end),
+            policy_digest: "ef",
+            server: "6.0.5",
+            created: "2026-11-21T12:00:00Z".to_owned(),
+            previous: previous.as_ref(),
+        };
+        previous = Some(archive.seal(&Manifest::new(&segment, context)).await.unwrap());
+        first = end;
     }
 }

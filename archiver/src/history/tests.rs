@@ -465,7 +465,7 @@ fn shop_with_late_records() -> (Shop, Vec<i64>) {
 async fn late_records_stand_where_their_events_stood_in_both_orders() {
     let (shop, ends) = shop_with_late_records();
     let history = history(&shop, &ends).await;
-    let report = verify::verify(&history.archive, None, None).await.unwrap();
+    let report = verify::verify(&history.archive, None, &verify::Request::default()).await.unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert_eq!(report.sources[0].segments, 6, "one for each stretch of one day");
     let timeline = history.timeline("shop", &id("1"), None).await.unwrap();

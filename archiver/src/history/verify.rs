@@ -2,26 +2,74 @@
 //!
 //! Needs the objects only. Nothing is parsed whose digest is known and does not match, and what is parsed without (the
 //! newest manifest) goes through parsers that take any bytes. What can't be seen from the archive alone is that its
-//! newest end is missing; the audit log's checkpoint shows that.
+//! newest end is missing, or that all of it was written anew: a digest noted elsewhere shows it, and the audit database.
 
 mod chain;
+mod contents;
+mod finding;
+mod listing;
 mod rows;
+mod scope;
+mod witness;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::archive::paths::{self, Key};
+use self::chain::Chain;
+pub use self::contents::{Checked, check_segment};
+pub use self::finding::{Code, Finding};
+use self::listing::Objects;
+pub use self::scope::{Level, Part, Scope, moment};
+pub use self::witness::Noted;
+use crate::archive::manifest::Manifest;
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::stream_id::StreamId;
 
+/// What to verify.
+pub struct Request<'a> {
+    /// Only this source.
+    pub source: Option<&'a str>,
+    /// How much of it.
+    pub scope: Scope,
+    /// Digests that were noted when they were the newest.
+    pub noted: &'a [Noted],
+    /// Segments looked into at a time, each held in memory as a whole.
+    pub jobs: usize,
+    /// Is told how far it is, before the first segment and behind each.
+    pub progress: &'a (dyn Fn(Progress) + Send + Sync),
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        Request { source: None, scope: Scope::FULL, noted: &[], jobs: 1, progress: &|_| {} }
+    }
+}
+
+/// How far a verification is; the chains of manifests are done by then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Segments checked.
+    pub segments_done: u64,
+    /// Segments in all.
+    pub segments: u64,
+    /// Bytes of the files that were to be read of them.
+    pub bytes_done: u64,
+    /// Bytes of the files to be read in all.
+    pub bytes: u64,
+}
+
 /// What a verification found.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Report {
     /// Where the archive is.
     pub archive: String,
+    /// How much of it was looked at.
+    #[serde(flatten)]
+    pub scope: Scope,
     /// One for each stream, sorted.
     pub sources: Vec<SourceReport>,
     /// What is not as it was written, in the order in which it was found.
@@ -40,162 +88,117 @@ pub struct SourceReport {
     pub partition: Option<u32>,
     /// Manifests whose digest is named by the next one (or that are the newest).
     pub manifests: u64,
+    /// Files of segments that were read and have the digest they were sealed with.
+    pub files: u64,
     /// Segments of which every record was checked.
     pub segments: u64,
     /// Records checked.
     pub records: u64,
-    /// Bytes of these segments.
+    /// Bytes of the files that were read.
     pub bytes: u64,
     /// One after the last seq that a manifest seals; 1 where none does.
     pub end_seq: i64,
-    /// The SHA-256 of the newest manifest: kept elsewhere, it proves later that nothing was taken from the end.
-    pub head: Option<String>,
+    /// The SHA-256 of the newest manifest: kept elsewhere, it proves later that nothing was taken away or rewritten.
+    pub newest: Option<String>,
 }
 
-/// One thing that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// The object's key, or the stream where none is concerned.
-    pub file: String,
-    /// The record, where one is concerned.
-    pub seq: Option<i64>,
-    /// What is wrong.
-    pub reason: String,
+impl SourceReport {
+    /// Which stream it is about.
+    pub fn stream(&self) -> StreamId {
+        StreamId { source: self.source.clone(), partition: self.partition }
+    }
 }
 
 impl Report {
+    fn new(archive: &Archive, scope: Scope) -> Report {
+        let archive = archive.location().to_owned();
+        Report { archive, scope, sources: Vec::new(), findings: Vec::new(), notes: Vec::new() }
+    }
+
     /// Whether everything is as it was written.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 
-    fn find(&mut self, file: &str, seq: Option<i64>, reason: impl Into<String>) {
-        self.findings.push(Finding { file: file.to_owned(), seq, reason: reason.into() });
+    fn find(&mut self, code: Code, file: &str, seq: Option<i64>, reason: impl Into<String>) {
+        self.findings.push(Finding::new(code, file, seq, reason));
     }
 
-    fn note(&mut self, file: &str, reason: impl Into<String>) {
-        self.notes.push(Finding { file: file.to_owned(), seq: None, reason: reason.into() });
+    fn note(&mut self, code: Code, file: &str, reason: impl Into<String>) {
+        self.notes.push(Finding::new(code, file, None, reason));
     }
-}
-
-/// The objects of one stream, by first seq.
-#[derive(Debug, Default)]
-struct Objects {
-    manifests: BTreeMap<i64, String>,
-    segments: BTreeMap<i64, Vec<String>>,
-}
-
-/// What the audit log says about one stream. Read before the archive: what is trimmed meanwhile is sealed by then.
-#[derive(Debug, Clone, Copy)]
-struct Hot {
-    first_seq: Option<i64>,
-    next_seq: Option<i64>,
-    sealed_end: Option<i64>,
 }
 
 /// Verifies one source or all; with an audit log also that it goes on where the archive ends.
 ///
 /// Fails as not found where the archive has nothing of the source, and as unavailable where it can't be read.
-pub async fn verify(archive: &Archive, source: Option<&str>, log: Option<&AuditLog>) -> Result<Report> {
-    let hot = match log {
-        Some(log) => read_log(log, source).await?,
-        None => BTreeMap::new(),
-    };
-    let mut report = Report { archive: archive.location().to_owned(), ..Report::default() };
-    let mut streams = sort_objects(archive, source, &mut report).await?;
+pub async fn verify(archive: &Archive, log: Option<&AuditLog>, request: &Request<'_>) -> Result<Report> {
+    let source = request.source;
+    let hot = witness::read_log(log, source).await?;
+    let mut report = Report::new(archive, request.scope);
+    let mut streams = listing::sort_objects(archive, source, &mut report).await?;
     for stream in hot.keys() {
         streams.entry(stream.clone()).or_default();
     }
     if let Some(wanted) = source
-        && !streams.keys().any(|stream| stream.source == wanted)
+        && streams.is_empty()
+        && report.is_clean()
     {
-        let mut known: Vec<_> = streams.into_keys().map(|stream| stream.source).collect();
-        known.dedup();
+        let known = archive.sources().await?;
         return Err(Error::not_found(format!("the archive has nothing of a source named {wanted:?}"))
             .hint(format!("the sources there are: {}", known.join(", "))));
     }
-    for (stream, objects) in streams.iter().filter(|(stream, _)| source.is_none_or(|s| s == stream.source)) {
-        let verified = chain::verify_stream(archive, stream, objects, &mut report).await?;
-        if let Some(hot) = hot.get(stream) {
-            compare_log(&stream.to_string(), verified.end_seq, *hot, &mut report);
+    let chains = read_chains(archive, streams, &mut report).await?;
+    for chain in &chains {
+        report.sources.push(chain.summary());
+        if let (Some(log), Some(hot)) = (log, hot.get(&chain.stream)) {
+            witness::compare_log(log, chain, hot, &mut report).await?;
         }
-        report.sources.push(verified);
     }
+    witness::check_noted(request.noted, &chains, &mut report)?;
+    contents::check(archive, &chains, request, &mut report).await?;
     Ok(report)
 }
 
-async fn read_log(log: &AuditLog, source: Option<&str>) -> Result<BTreeMap<StreamId, Hot>> {
-    let mut hot = BTreeMap::new();
-    let streams = log.streams().await?;
-    for stream in streams.into_iter().filter(|stream| source.is_none_or(|s| s == stream.source)) {
-        let first_seq = log.first_seq(&stream).await?;
-        let next_seq = log.checkpoint(&stream).await?.map(|c| c.next_seq);
-        let sealed_end = log.sealed_end(&stream).await?;
-        hot.insert(stream, Hot { first_seq, next_seq, sealed_end });
-    }
-    Ok(hot)
-}
-
-/// Lists everything, and finds what does not belong.
-async fn sort_objects(
+async fn read_chains(
     archive: &Archive,
-    only: Option<&str>,
+    streams: BTreeMap<StreamId, Objects>,
     report: &mut Report,
-) -> Result<BTreeMap<StreamId, Objects>> {
-    let mut streams: BTreeMap<StreamId, Objects> = BTreeMap::new();
-    for (key, _) in archive.objects().await? {
-        match paths::parse(&key) {
-            Some(Key::Manifest { stream, first_seq }) => {
-                streams.entry(stream).or_default().manifests.insert(first_seq, key);
-            }
-            Some(Key::Segment { stream, first_seq, .. }) => {
-                streams.entry(stream).or_default().segments.entry(first_seq).or_default().push(key);
-            }
-            // What `archiver check` could not delete again.
-            None if key.starts_with(&paths::check_key("")) => {}
-            None if only.is_none_or(|only| key.contains(&format!("source={only}/"))) => {
-                report.find(&key, None, "not a name that Archiver writes");
-            }
-            None => {}
-        }
+) -> Result<Vec<Chain>> {
+    let mut chains = Vec::with_capacity(streams.len());
+    for (stream, objects) in streams {
+        chains.push(chain::read_chain(archive, &stream, objects, report).await?);
     }
-    Ok(streams)
+    Ok(chains)
 }
 
-/// The log must go on where the archive ends, or before.
-fn compare_log(source: &str, end_seq: i64, hot: Hot, report: &mut Report) {
-    if let Some(sealed_end) = hot.sealed_end.filter(|sealed| *sealed > end_seq) {
-        let reason = format!(
-            "the newest manifests were removed: sealed up to seq={sealed_end}, there up to seq={end_seq}"
-        );
-        report.find(source, None, reason);
+/// What can be said of one stream without reading a segment, and the manifests of it that are wanted.
+pub async fn look_through(
+    archive: &Archive,
+    log: &AuditLog,
+    stream: &StreamId,
+    wanted: impl Fn(&Manifest) -> bool,
+) -> Result<(Report, Vec<Arc<Manifest>>)> {
+    let hot = witness::read_log(Some(log), Some(&stream.source)).await?;
+    let scope = Scope::only(Level::Listing);
+    let mut report = Report::new(archive, scope);
+    let mut streams = listing::sort_objects(archive, Some(&stream.source), &mut report).await?;
+    // What belongs to no stream is found by one of them.
+    if stream.partition.is_some_and(|partition| partition > 0) {
+        report.findings.clear();
     }
-    let Some(next_seq) = hot.next_seq else { return };
-    if next_seq < end_seq {
-        report.find(
-            source,
-            None,
-            format!("the checkpoint is behind the archive next_seq={next_seq} end_seq={end_seq}"),
-        );
+    let objects = streams.remove(stream).unwrap_or_default();
+    let chain = chain::read_chain(archive, stream, objects, &mut report).await?;
+    if let Some(hot) = hot.get(stream) {
+        witness::compare_log(log, &chain, hot, &mut report).await?;
     }
-    let first_seq = hot.first_seq.unwrap_or(next_seq);
-    if first_seq > end_seq {
-        let reason =
-            format!("records are in neither tier, or a manifest was removed seq={end_seq}..{first_seq}");
-        report.find(source, None, reason);
-    }
-}
-
-/// Reads an object; one that is not there is a finding and not an error.
-async fn read(archive: &Archive, key: &str, report: &mut Report) -> Result<Option<bytes::Bytes>> {
-    match archive.read_segment(key).await {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == Kind::NotFound => {
-            report.find(key, None, "missing");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+    let request = Request { source: Some(&stream.source), scope, ..Request::default() };
+    report.sources.push(chain.summary());
+    let chains = [chain];
+    contents::check(archive, &chains, &request, &mut report).await?;
+    let [chain] = chains;
+    let manifests = chain.manifests().filter(|m| wanted(m)).cloned().collect();
+    Ok((report, manifests))
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ struct Counts {
     restarts: BTreeMap<&'static str, u64>,
     archive_failures: BTreeMap<&'static str, u64>,
     rolled_seq: Option<i64>,
+    /// Findings of the verification that stand.
+    findings: Option<i64>,
+    segments_verified: u64,
 }
 
 impl Tally {
@@ -46,6 +49,16 @@ impl Tally {
     /// The archive holds everything before this seq.
     pub(super) fn rolled_to(&self, end_seq: i64) {
         self.counts().rolled_seq = Some(end_seq - 1);
+    }
+
+    /// So many findings stand against the archive.
+    pub(super) fn found(&self, findings: i64) {
+        self.counts().findings = Some(findings);
+    }
+
+    /// A segment was verified.
+    pub(super) fn verified(&self) {
+        self.counts().segments_verified += 1;
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -157,6 +170,9 @@ fn states(page: &mut Page, streams: &[Stream<'_>]) {
     by_kind("archiver_restarts_total", help, &|c| &c.restarts);
     let help = "How often rolling or trimming failed in this process, by the kind of the error.";
     by_kind("archiver_archive_failures_total", help, &|c| &c.archive_failures);
+    let help = "Segments that the verification has read in this process.";
+    let verified = streams.iter().map(|s| (s.labels(), s.counts.segments_verified));
+    page.metric("archiver_segments_verified_total", Type::Counter, help, verified);
 }
 
 /// Where the streams stand that are captured here.
@@ -170,6 +186,8 @@ fn positions(page: &mut Page, streams: &[Stream<'_>]) {
     gauge("archiver_rolled_seq", "The seq of the last record that is sealed in the archive.", &|s, _| {
         s.counts.rolled_seq.map(|seq| seq as f64)
     });
+    let help = "What the verification of the archive found, and stands.";
+    gauge("archiver_verify_findings", help, &|s, _| s.counts.findings.map(|n| n as f64));
     gauge("archiver_epoch", "The number of the stream's writer.", &|_, at| Some(at.epoch as f64));
     let help = "Everything up to this time, since 1970, is in the audit log.";
     gauge("archiver_captured_timestamp_seconds", help, &|_, at| Some(at.captured.time.into()));

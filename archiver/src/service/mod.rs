@@ -8,6 +8,7 @@ mod members;
 mod metrics;
 mod reload;
 mod stream;
+mod verifying;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ struct Service {
     server: String,
     leases: Leases,
     building: Arc<Semaphore>,
+    /// One segment is verified at a time in the whole process.
+    verifying: Semaphore,
     stop: CancellationToken,
     /// Streams that have not stopped for good.
     working: AtomicUsize,
@@ -195,6 +198,7 @@ impl Service {
             log,
             leases,
             building: Arc::new(Semaphore::new(1)),
+            verifying: Semaphore::new(1),
             stop,
             config,
         })

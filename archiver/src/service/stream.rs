@@ -236,7 +236,11 @@ impl StreamTask {
             let _stop_the_other = stop.clone().drop_guard();
             capture.run(None).await
         };
-        let (captured, ()) = tokio::join!(capturing, service.archive_loop(&self.seat, &appended_bytes, stop));
+        let (captured, (), ()) = tokio::join!(
+            capturing,
+            service.archive_loop(&self.seat, &appended_bytes, stop),
+            service.verify_loop(&self.seat, stop),
+        );
         captured
     }
 

@@ -20,6 +20,32 @@ pub(super) fn records(batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     (0..batch.num_rows()).map(|n| columns.record(n)).collect()
 }
 
+/// One row of a batch, whatever it is worth.
+pub(super) struct Decoded {
+    /// Its column `seq`.
+    pub(super) seq: i64,
+    /// Its record, which has a seq and a cluster time.
+    pub(super) record: Result<Vec<u8>>,
+    /// Whether `extra` holds the whole record.
+    pub(super) whole: bool,
+}
+
+/// Rebuilds every record of a batch for itself: what one row lacks concerns no other.
+pub(super) fn each(batch: &RecordBatch) -> Result<Vec<Decoded>> {
+    let columns = Columns::of(batch)?;
+    let decoded = (0..batch.num_rows()).map(|n| {
+        let record = columns.record(n).and_then(|bytes| {
+            let record = Record::new(&bytes)?;
+            record.record_id()?;
+            record.cluster_time()?;
+            Ok(bytes)
+        });
+        let whole = columns.extra(n).is_ok_and(|extra| extra.record.is_some());
+        Decoded { seq: columns.seq.value(n), record, whole }
+    });
+    Ok(decoded.collect())
+}
+
 /// What `extra` can hold.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -110,11 +136,15 @@ impl<'b> Columns<'b> {
         })
     }
 
+    fn extra(&self, n: usize) -> Result<Extra> {
+        match text(self.extra, n) {
+            Some(json) => serde_json::from_str(json).map_err(|_| odd("JSON in extra")),
+            None => Ok(Extra::default()),
+        }
+    }
+
     fn record(&self, n: usize) -> Result<Vec<u8>> {
-        let extra: Extra = match text(self.extra, n) {
-            Some(json) => serde_json::from_str(json).map_err(|_| odd("JSON in extra"))?,
-            None => Extra::default(),
-        };
+        let extra = self.extra(n)?;
         let id = RecordId { partition: extra.partition, seq: self.seq.value(n) };
         if let Some(record) = &extra.record {
             let bytes = decode(record)?;

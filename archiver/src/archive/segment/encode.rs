@@ -70,6 +70,17 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::internal("a segment file could not be written").because(error)
 }
 
+/// What the columns of these records hold, in this order.
+pub(super) fn columns<'r>(records: impl IntoIterator<Item = (&'r [u8], Keep)>) -> Result<RecordBatch> {
+    let mut columns = Columns::default();
+    for (record, keep) in records {
+        let mut row = Row::of(Record::new(record)?)?;
+        row.odd |= keep == Keep::Whole;
+        columns.push(&row, record);
+    }
+    columns.finish()
+}
+
 /// The columns of one batch under construction.
 #[derive(Debug)]
 struct Columns {
@@ -171,9 +182,14 @@ impl Columns {
 
     /// Hands what has been collected to the writer and starts anew.
     fn write<W: Write + Send>(&mut self, writer: &mut ArrowWriter<W>) -> Result<()> {
-        if self.rows == 0 {
-            return Ok(());
+        match self.rows {
+            0 => Ok(()),
+            _ => writer.write(&self.finish()?).map_err(failed),
         }
+    }
+
+    /// What has been collected, to start anew.
+    fn finish(&mut self) -> Result<RecordBatch> {
         let [before, after, delta] = &mut self.images;
         let [before_exact, after_exact, delta_exact] = &mut self.exact;
         let columns: Vec<ArrayRef> = vec![
@@ -202,8 +218,7 @@ impl Columns {
             Arc::new(self.extra.finish()),
         ];
         (self.rows, self.bytes) = (0, 0);
-        let batch = RecordBatch::try_new(schema::columns(), columns).map_err(failed)?;
-        writer.write(&batch).map_err(failed)
+        RecordBatch::try_new(schema::columns(), columns).map_err(failed)
     }
 }
 

@@ -79,7 +79,7 @@ fn not_dense() -> Error {
 }
 
 /// Runs something that reads Parquet, and turns a panic into an error: the library panics on some damaged files.
-fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
     result.unwrap_or_else(|_| Err(damaged()))
 }
@@ -94,6 +94,14 @@ pub fn rows(file: Bytes) -> Result<Rows> {
 }
 
 fn open(file: Bytes) -> Result<Rows> {
+    let (builder, footer) = begin(file)?;
+    let reader = builder.build().map_err(unreadable)?;
+    let range = footer.first_seq..footer.end_seq;
+    Ok(Rows { reader, batch: Vec::new().into_iter(), range, stream: footer.stream, failed: false })
+}
+
+/// What reads a file, and what its footer says: the seqs in it are as many as its rows, and no more than a segment can hold.
+pub(super) fn begin(file: Bytes) -> Result<(ParquetRecordBatchReaderBuilder<Bytes>, Footer)> {
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new().with_skip_arrow_metadata(true));
     let metadata = metadata.map_err(unreadable)?;
     let footer = Footer::of(metadata.metadata())?;
@@ -103,11 +111,8 @@ fn open(file: Bytes) -> Result<Rows> {
         return Err(not_dense());
     }
     let batch_rows = batch_rows(metadata.metadata());
-    let reader =
-        ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_batch_size(batch_rows);
-    let reader = reader.build().map_err(unreadable)?;
-    let range = footer.first_seq..footer.end_seq;
-    Ok(Rows { reader, batch: Vec::new().into_iter(), range, stream: footer.stream, failed: false })
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
+    Ok((builder.with_batch_size(batch_rows), footer))
 }
 
 /// How many rows to decode at once so that fat documents stay within bounds.
@@ -159,11 +164,15 @@ impl Iterator for Rows {
 
 /// What a segment's footer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Footer {
-    pub(super) stream: StreamId,
-    pub(super) first_seq: i64,
-    pub(super) end_seq: i64,
-    pub(super) merkle_root: String,
+pub struct Footer {
+    /// The stream whose records it holds.
+    pub stream: StreamId,
+    /// The first record's seq.
+    pub first_seq: i64,
+    /// One after the last record's seq.
+    pub end_seq: i64,
+    /// The Merkle root over the records, in hex.
+    pub merkle_root: String,
 }
 
 impl Footer {

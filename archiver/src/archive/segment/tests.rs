@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::super::extjson::random::Random;
 use super::super::extjson::{doc_id_text, value_from_text};
 use super::super::manifest::{Context, Manifest};
-use super::super::schema::{DOC_ID, ROW_GROUP_ROWS, position};
+use super::super::schema::{DOC_ID, Footer, ROW_GROUP_ROWS, position};
 use super::super::store::Archive;
 use super::*;
 
@@ -60,7 +60,7 @@ pub(in super::super) fn sample(first_seq: i64, rows: i64) -> (Segment, Vec<Vec<u
     (build(&records), records)
 }
 
-fn build(records: &[Vec<u8>]) -> Segment {
+pub(super) fn build(records: &[Vec<u8>]) -> Segment {
     let mut builder = SegmentBuilder::new(&StreamId::whole("shop"));
     for record in records {
         builder.push(record).unwrap();
@@ -77,7 +77,7 @@ pub(in super::super) fn manifest(segment: &Segment) -> Manifest {
 }
 
 /// The file that these records make, without the proof that it gives them back.
-fn encode_as(records: &[Vec<u8>], keep: Keep) -> Bytes {
+pub(super) fn encode_as(records: &[Vec<u8>], keep: Keep) -> Bytes {
     let mut spool = Spool::new(spool::BUILDING);
     records.iter().for_each(|record| spool.push(record).unwrap());
     let order: Vec<u32> = (0..records.len() as u32).collect();
@@ -92,7 +92,7 @@ fn read_all(segment: &Segment) -> Vec<Vec<u8>> {
 }
 
 /// A record with random contents; with `odd`, of a shape that no capture writes.
-fn random_record(random: &mut Random, seq: i64, odd: bool) -> Vec<u8> {
+pub(crate) fn random_record(random: &mut Random, seq: i64, odd: bool) -> Vec<u8> {
     let mut fields: Vec<Vec<u8>> = Vec::new();
     let mut add = |fill: &dyn Fn(&mut Writer<'_>)| {
         let bytes = Writer::build(|w| fill(w));

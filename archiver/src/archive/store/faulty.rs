@@ -127,7 +127,7 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.note("list".to_owned());
+        self.note(format!("list {}", prefix.map_or("", |prefix| prefix.as_ref())));
         self.inner.list(prefix)
     }
 

@@ -249,6 +249,20 @@ async fn an_absent_document_costs_one_request() {
     assert!(store.requests().len() <= 4);
 }
 
+/// The other way round, what is sealed between the two would look like segments that nothing seals.
+#[tokio::test]
+async fn all_is_listed_before_the_manifests_once_more() {
+    let (store, archive) = archive([]);
+    fill(&archive, 3).await;
+    store.requests();
+    let all = archive.objects(None).await.unwrap();
+    assert_eq!(all.len(), 6, "each once");
+    assert_eq!(store.requests(), ["list base", "list base/_manifests"]);
+    assert_eq!(archive.objects(Some("shop")).await.unwrap(), all);
+    assert_eq!(store.requests(), ["list base/source=shop", "list base/_manifests/source=shop"]);
+    assert_eq!(archive.objects(Some("sho")).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn the_write_check_leaves_nothing_and_sees_a_store_that_overwrites() {
     let (store, archive) = archive([]);
@@ -279,6 +293,16 @@ async fn a_folder_is_an_archive() {
     assert_eq!(again.find_document(&sealed[0].manifest, "customer-2").await.unwrap().len(), 1);
     let one = record(1, "insert", "1", None);
     assert_ne!(again.find_document(&sealed[0].manifest, "customer-2").await.unwrap(), [one]);
+}
+
+#[tokio::test]
+async fn a_file_with_a_name_that_no_object_can_have_is_corrupt_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::open_url(Url::from_file_path(folder.path()).unwrap().as_str(), &[]).unwrap();
+    std::fs::write(folder.path().join("bad\nname.parquet"), "").unwrap();
+    let error = archive.objects(None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.explain().contains("name.parquet"), "{}", error.explain());
 }
 
 #[test]

@@ -1,193 +1,265 @@
 //! The manifests of one stream: each names the digest of the one before, and seals one segment after the other.
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use super::{Objects, Report, SourceReport, read, rows};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+
+use super::finding::Code;
+use super::listing::Objects;
+use super::rows::is_of_day;
+use super::{Report, SourceReport};
 use crate::archive::manifest::Manifest;
 use crate::archive::merkle::sha256;
+use crate::archive::paths;
 use crate::archive::store::Archive;
-use crate::error::{Error, Result};
+use crate::error::{Kind, Result};
 use crate::record::hex;
 use crate::stream_id::StreamId;
 
+/// Manifests fetched at a time.
+const PARALLEL: usize = 16;
+/// A manifest is a few kilobytes: what is larger is none, and is not read.
+const MAX_BYTES: u64 = 16 << 20;
+/// For how long a newest segment may lie there without its manifest, which follows within seconds while its writer runs.
+const UNSEALED: Duration = Duration::from_secs(3_600);
+
+/// The manifests of one stream in seq order, as far as they can be trusted.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) stream: StreamId,
+    /// One after the last seq that a manifest seals; 1 where none does.
+    pub(super) end_seq: i64,
+    /// What a listing said of the segments.
+    pub(super) sizes: HashMap<String, u64>,
+    links: Vec<Link>,
+}
+
 /// A manifest's file, and what it says where that could be trusted enough to be parsed.
+#[derive(Debug)]
 struct Link {
     key: String,
     first_seq: i64,
     sha256: String,
-    manifest: Option<Manifest>,
+    manifest: Option<Arc<Manifest>>,
 }
 
-/// Verifies all objects of one stream.
-pub(super) async fn verify_stream(
+impl Chain {
+    /// What the manifests say, in seq order.
+    pub(super) fn manifests(&self) -> impl Iterator<Item = &Arc<Manifest>> {
+        self.links.iter().filter_map(|link| link.manifest.as_ref())
+    }
+
+    /// Whether a manifest has this digest.
+    pub(super) fn has(&self, digest: &str) -> bool {
+        self.links.iter().any(|link| link.sha256 == digest)
+    }
+
+    /// What is to be said of it before any segment is looked at.
+    pub(super) fn summary(&self) -> SourceReport {
+        SourceReport {
+            source: self.stream.source.clone(),
+            partition: self.stream.partition,
+            manifests: self.manifests().count() as u64,
+            end_seq: self.end_seq,
+            newest: self.links.last().filter(|link| link.manifest.is_some()).map(|link| link.sha256.clone()),
+            ..SourceReport::default()
+        }
+    }
+}
+
+/// Reads and checks the chain of one stream, and finds segments that are not in it.
+pub(super) async fn read_chain(
     archive: &Archive,
     stream: &StreamId,
-    objects: &Objects,
+    objects: Objects,
     report: &mut Report,
-) -> Result<SourceReport> {
-    let mut links = Vec::new();
-    for (first_seq, key) in &objects.manifests {
-        if let Some(bytes) = read(archive, key, report).await? {
-            links.push((key.clone(), *first_seq, bytes));
-        }
-    }
-    let links = check_chain(stream, links, report);
-    let StreamId { source, partition } = stream.clone();
-    let mut verified = SourceReport { source, partition, end_seq: 1, ..SourceReport::default() };
-    verified.head = links.last().map(|link| link.sha256.clone());
+) -> Result<Chain> {
+    let mut links = read_links(archive, stream, &objects.manifests, report).await?;
+    links.reverse();
     check_sequence(stream, &links, report);
-    for link in &links {
-        let Some(manifest) = &link.manifest else { continue };
-        verified.manifests += 1;
-        verified.end_seq = manifest.end_seq;
-        if let Some(bytes) = read(archive, &manifest.segment, report).await?
-            && check_file(manifest, &bytes, report)
-        {
-            verified.bytes += manifest.size;
-            let manifest = manifest.clone();
-            let outcome = tokio::task::spawn_blocking(move || rows::check(&manifest, bytes)).await;
-            let (records, findings) =
-                outcome.map_err(|e| Error::internal("checking a segment was cut short").because(e))?;
-            verified.records += records;
-            verified.segments += 1;
-            report.findings.extend(findings);
-        }
+    let mut before: Option<&Manifest> = None;
+    for (link, manifest) in links.iter().filter_map(|link| Some((link, link.manifest.as_deref()?))) {
+        check_counts(&link.key, manifest, before, report);
+        check_belonging(&link.key, manifest, before, report);
+        before = Some(manifest);
     }
-    check_leftovers(objects, &links, verified.end_seq, report);
-    Ok(verified)
+    let end_seq = before.map_or(1, |manifest| manifest.end_seq);
+    let sizes = objects.segments.values().flatten().cloned().collect();
+    let chain = Chain { stream: stream.clone(), end_seq, sizes, links };
+    check_leftovers(archive, &objects, &chain, report).await?;
+    Ok(chain)
 }
 
 /// Goes from the newest manifest to the oldest: each one's digest is known from the one after it before it is parsed.
-fn check_chain(stream: &StreamId, files: Vec<(String, i64, Bytes)>, report: &mut Report) -> Vec<Link> {
-    let mut links = Vec::with_capacity(files.len());
-    // `None`: nothing is known of this manifest's digest; `Some(None)`: there should be no manifest here.
-    let mut expected: Option<Option<String>> = None;
-    for (key, first_seq, bytes) in files.into_iter().rev() {
-        let digest = hex(&sha256(&bytes));
-        let trusted = match &expected {
-            None => true,
-            Some(named) => named.as_ref() == Some(&digest),
-        };
-        if !trusted {
-            report.find(
-                &key,
-                None,
-                "not the manifest that the next one names: changed, or one is missing between them",
-            );
-        }
-        let manifest = if trusted { parse(stream, &key, first_seq, &bytes, report) } else { None };
-        expected = manifest.as_ref().map(|manifest| manifest.previous.clone());
-        links.push(Link { key, first_seq, sha256: digest, manifest });
-    }
-    if let (Some(Some(_)), Some(oldest)) = (&expected, links.last()) {
-        report.find(&oldest.key, None, "it names a manifest before it, and there is none");
-    }
-    links.reverse();
-    links
-}
-
-fn parse(
+async fn read_links(
+    archive: &Archive,
     stream: &StreamId,
-    key: &str,
-    first_seq: i64,
-    bytes: &[u8],
+    manifests: &BTreeMap<i64, (String, u64)>,
     report: &mut Report,
-) -> Option<Manifest> {
-    let manifest = match Manifest::from_json(bytes) {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            report.find(key, None, error.to_string());
-            return None;
-        }
-    };
-    if manifest.stream() != *stream || manifest.first_seq != first_seq {
-        report.find(key, None, "its name says another source or seq than its contents");
-        return None;
+) -> Result<Vec<Link>> {
+    let listed: Vec<(i64, String, u64)> =
+        manifests.iter().rev().map(|(first_seq, (key, size))| (*first_seq, key.clone(), *size)).collect();
+    let mut files = stream::iter(listed)
+        .map(|(first_seq, key, size)| async move {
+            let file = read(archive, &key, size).await;
+            (first_seq, key, file)
+        })
+        .buffered(PARALLEL);
+    let mut links: Vec<Link> = Vec::with_capacity(manifests.len());
+    // What is known of the next file's digest; `Some(None)`: there should be no manifest here.
+    let mut expected: Option<Option<String>> = None;
+    while let Some((first_seq, key, file)) = files.next().await {
+        let bytes = match file? {
+            File::Bytes(bytes) => bytes,
+            File::Missing => {
+                report.find(Code::ManifestMissing, &key, None, "it was listed, and is gone");
+                continue;
+            }
+            File::TooLarge => {
+                report.find(Code::ManifestUnreadable, &key, None, "it is too large to be a manifest");
+                expected = None;
+                links.push(Link { key, first_seq, sha256: String::new(), manifest: None });
+                continue;
+            }
+        };
+        let sha256 = hex(&sha256(&bytes));
+        let named = expected.as_ref().is_none_or(|named| named.as_ref() == Some(&sha256));
+        let next_seq = links.last().map_or(i64::MAX, |next| next.first_seq);
+        let manifest = match (named, parse(stream, first_seq, &bytes)) {
+            (true, Ok(manifest)) => Some(Arc::new(manifest)),
+            (true, Err((code, reason))) => {
+                report.find(code, &key, None, reason);
+                None
+            }
+            // One between them is missing, which shows in the seqs; this one is whole in itself, and the one after it names another.
+            (false, Ok(manifest)) if manifest.end_seq < next_seq => Some(Arc::new(manifest)),
+            (false, _) => {
+                report.find(Code::ManifestChanged, &key, None, "not the manifest that the next one names");
+                None
+            }
+        };
+        expected = manifest.as_ref().map(|manifest| manifest.previous.clone());
+        links.push(Link { key, first_seq, sha256, manifest });
     }
-    check_counts(key, &manifest, report);
-    Some(manifest)
+    if let (Some(Some(_)), Some(oldest)) = (&expected, links.last().filter(|oldest| oldest.first_seq == 1)) {
+        let reason = "it names a manifest before it, and seals the first seq";
+        report.find(Code::ManifestChanged, &oldest.key, None, reason);
+    }
+    Ok(links)
 }
 
-/// A manifest's counters must add up, and cover what was sealed.
-fn check_counts(key: &str, manifest: &Manifest, report: &mut Report) {
+enum File {
+    Bytes(Bytes),
+    Missing,
+    TooLarge,
+}
+
+async fn read(archive: &Archive, key: &str, size: u64) -> Result<File> {
+    if size > MAX_BYTES {
+        return Ok(File::TooLarge);
+    }
+    match archive.read_segment(key).await {
+        Ok(bytes) => Ok(File::Bytes(bytes)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(File::Missing),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(stream: &StreamId, first_seq: i64, bytes: &[u8]) -> Result<Manifest, (Code, String)> {
+    let manifest = Manifest::from_json(bytes).map_err(|e| (Code::ManifestUnreadable, e.explain()))?;
+    if manifest.stream() != *stream || manifest.first_seq != first_seq {
+        let reason = "its name says another source or seq than its contents";
+        return Err((Code::ManifestMisplaced, reason.to_owned()));
+    }
+    Ok(manifest)
+}
+
+/// The manifests must seal seq after seq from 1.
+fn check_sequence(stream: &StreamId, links: &[Link], report: &mut Report) {
+    let mut next_seq = 1;
+    for (n, link) in links.iter().enumerate() {
+        if link.first_seq > next_seq {
+            let reason = format!("no manifest seals seq={next_seq}..{}", link.first_seq);
+            let key = paths::manifest_key(stream, next_seq);
+            report.find(Code::ManifestMissing, &key, None, reason);
+        } else if link.first_seq < next_seq {
+            let reason =
+                format!("it seals again what one before it seals seq={}..{next_seq}", link.first_seq);
+            report.find(Code::ManifestSeq, &link.key, None, reason);
+        }
+        // Where a manifest could not be read, the next one's own first seq is as good as any.
+        next_seq = match (&link.manifest, links.get(n + 1)) {
+            (Some(manifest), _) => manifest.end_seq,
+            (None, Some(next)) => next.first_seq,
+            (None, None) => next_seq,
+        };
+    }
+}
+
+/// A manifest's counters must add up, cover what was sealed, and only grow.
+fn check_counts(key: &str, manifest: &Manifest, before: Option<&Manifest>, report: &mut Report) {
     let Some(counters) = &manifest.counters else { return };
+    let mut find = |reason: &str| report.find(Code::ManifestCounters, key, None, reason);
     let dropped = counters.dropped.values().try_fold(0_i64, |sum, n| sum.checked_add(*n));
     if dropped.and_then(|dropped| dropped.checked_add(counters.appended)) != Some(counters.read) {
-        report.find(key, None, "its counters do not add up: read is not appended plus dropped");
+        find("its counters do not add up: read is not appended plus dropped");
     }
     let written = counters.appended.checked_add(counters.own);
     if written.is_none_or(|written| written < manifest.end_seq - 1)
         || counters.quarantined > counters.appended
         || written.is_some_and(|written| counters.gaps > written)
     {
-        report.find(key, None, "its counters say fewer records than were sealed");
+        find("its counters say fewer records than were sealed");
+    }
+    if let Some(before) = before.and_then(|before| before.counters.as_ref())
+        && (counters.read < before.read || counters.gaps < before.gaps)
+    {
+        find("its counters are lower than those before");
     }
 }
 
-/// The manifests must seal seq after seq from 1, with counters that only grow.
-fn check_sequence(stream: &StreamId, links: &[Link], report: &mut Report) {
-    let mut next_seq = 1;
-    let (mut read, mut gaps) = (0, 0);
-    for link in links {
-        if link.first_seq != next_seq {
-            let reason = format!("records are missing or sealed twice seq={next_seq}..{}", link.first_seq);
-            report.find(&link.key, None, reason);
-        }
-        // Where a manifest could not be read, the next one's own first seq is as good as any.
-        next_seq = link.manifest.as_ref().map_or(i64::MAX, |manifest| manifest.end_seq);
-        if link.manifest.is_none() {
-            next_seq =
-                links.iter().map(|l| l.first_seq).find(|seq| *seq > link.first_seq).unwrap_or(next_seq);
-        }
-        if let Some(counters) = link.manifest.as_ref().and_then(|m| m.counters.as_ref()) {
-            if counters.read < read || counters.gaps < gaps {
-                report.find(
-                    &link.key,
-                    None,
-                    format!("its counters are lower than those before source={stream}"),
-                );
-            }
-            (read, gaps) = (counters.read, counters.gaps);
-        }
+/// A manifest must be of the day that its segment's folder names, and of the same audit log as those before.
+fn check_belonging(key: &str, manifest: &Manifest, before: Option<&Manifest>, report: &mut Report) {
+    let days = [manifest.first_cluster_time, manifest.last_cluster_time];
+    if !days.into_iter().all(|time| is_of_day(&manifest.segment, time)) {
+        let reason = "its cluster times are not of the day in its segment's name";
+        report.find(Code::ManifestDay, key, None, reason);
     }
-}
-
-/// Size and digest of the file, before anything in it is looked at.
-fn check_file(manifest: &Manifest, bytes: &[u8], report: &mut Report) -> bool {
-    let size = bytes.len() as u64;
-    if size != manifest.size {
-        report.find(
-            &manifest.segment,
-            None,
-            format!("it has {size} bytes, and was sealed with {}", manifest.size),
-        );
-        return false;
+    if before.is_some_and(|before| before.log != manifest.log) {
+        report.find(Code::ManifestLog, key, None, "it seals records of another audit log than those before");
     }
-    let same = hex(&sha256(bytes)) == manifest.sha256;
-    if !same {
-        report.find(&manifest.segment, None, "its SHA-256 is not the one it was sealed with");
-    }
-    same
 }
 
 /// Segments that no manifest seals: one may be the newest, whose manifest comes next.
-fn check_leftovers(objects: &Objects, links: &[Link], end_seq: i64, report: &mut Report) {
-    let sealed: Vec<&str> =
-        links.iter().filter_map(|link| Some(link.manifest.as_ref()?.segment.as_str())).collect();
-    for (first_seq, keys) in &objects.segments {
-        for key in keys.iter().filter(|key| !sealed.contains(&key.as_str())) {
-            if objects.manifests.contains_key(first_seq)
-                && links.iter().any(|l| l.first_seq == *first_seq && l.manifest.is_none())
-            {
-                report.find(key, None, "not checked: its manifest is not what was written");
-            } else if *first_seq == end_seq
-                && keys.len() == 1
-                && links.iter().all(|link| link.manifest.is_some())
-            {
-                report.note(key, "not sealed by a manifest: its writer was stopped in between, or the newest manifest was removed");
+async fn check_leftovers(
+    archive: &Archive,
+    objects: &Objects,
+    chain: &Chain,
+    report: &mut Report,
+) -> Result<()> {
+    let sealed: std::collections::HashSet<&str> = chain.manifests().map(|m| m.segment.as_str()).collect();
+    let broken = |first_seq| chain.links.iter().any(|l| l.first_seq == first_seq && l.manifest.is_none());
+    let whole = chain.links.iter().all(|link| link.manifest.is_some());
+    for (first_seq, segments) in &objects.segments {
+        for (key, _) in segments.iter().filter(|(key, _)| !sealed.contains(key.as_str())) {
+            if broken(*first_seq) {
+                let reason = "not checked: its manifest is not what was written";
+                report.find(Code::SegmentUnchecked, key, None, reason);
+            } else if *first_seq == chain.end_seq && segments.len() == 1 && whole {
+                let written = archive.stat(key).await?.map(|(_, written)| written);
+                let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
+                let reason = "no manifest seals it: its writer was stopped in between, or somebody put it here, or removed the newest manifest";
+                match age.is_some_and(|age| age > UNSEALED) {
+                    true => report.find(Code::SegmentUnsealed, key, None, reason),
+                    false => report.note(Code::SegmentUnsealed, key, reason),
+                }
             } else {
-                report.find(key, None, "no manifest seals it");
+                report.find(Code::SegmentUnsealed, key, None, "no manifest seals it");
             }
         }
     }
+    Ok(())
 }

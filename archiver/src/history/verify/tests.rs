@@ -1,5 +1,10 @@
-//! Every change to an archive is found, and none makes the verification panic.
+//! Every change to an archive is found and named, nothing that was written is, and nothing makes the verification panic.
 #![allow(clippy::unwrap_used)]
+
+mod forged;
+mod random;
+mod sampled;
+mod tampered;
 
 use std::path::PathBuf;
 
@@ -9,8 +14,10 @@ use tempfile::TempDir;
 
 use super::super::testing::Shop;
 use super::*;
-use crate::archive::manifest::Manifest;
-use crate::stream_id::StreamId;
+use crate::archive::merkle::sha256;
+use crate::archive::paths;
+use crate::error::Kind;
+use crate::record::hex;
 
 fn shop() -> Shop {
     let mut shop = Shop::with_plugins(&[]);
@@ -20,6 +27,7 @@ fn shop() -> Shop {
     shop
 }
 
+/// Thirteen records in three segments, in a folder.
 struct Stored {
     archive: Archive,
     folder: TempDir,
@@ -28,8 +36,12 @@ struct Stored {
 
 impl Stored {
     async fn new() -> Stored {
-        let (archive, folder) = shop().archive(&[5, 9]).await;
-        let keys = archive.objects().await.unwrap().into_iter().map(|(key, _)| key).collect();
+        Stored::of(&shop(), &[5, 9]).await
+    }
+
+    async fn of(shop: &Shop, ends: &[i64]) -> Stored {
+        let (archive, folder) = shop.archive(ends).await;
+        let keys = archive.objects(None).await.unwrap().into_iter().map(|(key, _)| key).collect();
         Stored { archive, folder, keys }
     }
 
@@ -51,7 +63,17 @@ impl Stored {
     }
 
     async fn verify(&self) -> Report {
-        verify(&self.archive, None, None).await.unwrap()
+        self.verify_as(&Request::default()).await
+    }
+
+    async fn verify_as(&self, request: &Request<'_>) -> Report {
+        verify(&self.archive, None, request).await.unwrap()
+    }
+
+    /// The findings of a full verification with this digest noted.
+    async fn codes_with(&self, noted: &str) -> Vec<Code> {
+        let noted = [Noted::parse(noted).unwrap()];
+        codes(&self.verify_as(&Request { noted: &noted, ..Request::default() }).await)
     }
 
     fn manifests(&self) -> Vec<&String> {
@@ -61,145 +83,80 @@ impl Stored {
     fn segments(&self) -> Vec<&String> {
         self.keys.iter().filter(|key| key.ends_with(".parquet")).collect()
     }
-}
 
-#[tokio::test]
-async fn what_was_written_is_verified() {
-    let report = Stored::new().await.verify().await;
-    assert_eq!(report.findings, []);
-    assert_eq!(report.notes, []);
-    let source = &report.sources[0];
-    assert_eq!((source.records, source.segments, source.manifests, source.end_seq), (13, 3, 3, 14));
-    assert!(source.head.is_some());
-}
-
-#[tokio::test]
-async fn one_changed_byte_anywhere_is_found() {
-    let stored = Stored::new().await;
-    for key in &stored.keys {
-        let original = stored.read(key).await;
-        // Every byte of the manifests; of the segments, whose digests are over all of it, some everywhere.
-        let step = if key.ends_with(".json") { 1 } else { 97 };
-        for at in (0..original.len()).step_by(step) {
-            let mut changed = original.to_vec();
-            changed[at] ^= 1 << (at % 8);
-            stored.write(key, changed);
-            let report = stored.verify().await;
-            assert!(!report.is_clean(), "{key} byte {at}");
+    /// Changes a manifest and everything behind it so that the chain holds, as somebody would who may write everything.
+    async fn reseal(&self, number: usize, change: impl FnOnce(&mut Manifest)) {
+        let mut change = Some(change);
+        let mut previous = None;
+        for (n, key) in self.manifests().into_iter().enumerate() {
+            let json = self.read(key).await;
+            let mut manifest = Manifest::from_json(&json).unwrap();
+            if n >= number {
+                manifest.previous = previous.or(manifest.previous);
+                if let Some(change) = change.take_if(|_| n == number) {
+                    change(&mut manifest);
+                }
+                self.write(key, manifest.to_json().unwrap());
+            }
+            previous = Some(hex(&sha256(&self.read(key).await)));
         }
-        for shorter in [0, 1, original.len() / 2, original.len() - 1] {
-            stored.write(key, original.slice(..shorter));
-            assert!(!stored.verify().await.is_clean(), "{key} cut to {shorter}");
-        }
-        stored.write(key, [&original[..], b"\n"].concat());
-        assert!(!stored.verify().await.is_clean(), "{key} with a byte more");
-        stored.write(key, original);
     }
-    assert!(stored.verify().await.is_clean());
-}
 
-#[tokio::test]
-async fn a_removed_file_is_found() {
-    let stored = Stored::new().await;
-    let newest = stored.manifests()[2].clone();
-    for key in &stored.keys {
-        let original = stored.read(key).await;
-        stored.remove(key);
-        let report = stored.verify().await;
-        // The archive alone can't know that its newest manifest existed; its segment shows.
-        let shown = if *key == newest { &report.notes } else { &report.findings };
-        assert!(!shown.is_empty(), "{key}");
-        stored.write(key, original);
+    /// Puts another file in the place of a segment, and seals it anew with everything behind it.
+    async fn replace(&self, number: usize, file: &[u8]) {
+        self.write(self.segments()[number], file);
+        self.reseal(number, |manifest| {
+            manifest.size = file.len() as u64;
+            manifest.sha256 = hex(&sha256(file));
+        })
+        .await;
     }
 }
 
-#[tokio::test]
-async fn swapped_files_are_found() {
-    let stored = Stored::new().await;
-    for kind in [stored.manifests(), stored.segments()] {
-        for (a, b) in [(0, 1), (1, 2), (0, 2)] {
-            let (first, second) = (stored.read(kind[a]).await, stored.read(kind[b]).await);
-            stored.write(kind[a], second.clone());
-            stored.write(kind[b], first.clone());
-            assert!(!stored.verify().await.is_clean(), "{} and {}", kind[a], kind[b]);
-            stored.write(kind[a], first);
-            stored.write(kind[b], second);
-        }
-    }
+fn codes(report: &Report) -> Vec<Code> {
+    report.findings.iter().map(|finding| finding.code).collect()
+}
+
+fn newest(report: &Report) -> String {
+    format!("{}={}", report.sources[0].stream(), report.sources[0].newest.as_ref().unwrap())
 }
 
 #[tokio::test]
-async fn added_files_are_found() {
+async fn what_was_written_is_verified_and_what_was_looked_at_is_counted() {
     let stored = Stored::new().await;
-    let segment = stored.read(stored.segments()[0]).await;
-    for key in [
-        "source=shop/date=2026-11-21/seg-00000000000000000003.parquet",
-        "source=shop/date=2026-11-22/seg-00000000000000000001.parquet",
-        "source=shop/date=2026-11-21/seg-p1-00000000000000000014.parquet",
-        "source=shop/date=2026-11-21/seg-00000000000000000001.parquet.bak",
-        "source=shop/notes.txt",
-        "_manifests/source=shop/00000000000000000014.json",
-        "_manifests/source=shop/14.json",
-        "stray",
-    ] {
-        stored.write(key, segment.clone());
-        let report = stored.verify().await;
-        assert!(report.findings.iter().any(|f| f.file == key), "{key}: {:?}", report.findings);
-        stored.remove(key);
-    }
-    stored.write("_checks/0123", "a write check");
-    assert!(stored.verify().await.is_clean());
-}
-
-#[tokio::test]
-async fn a_rewritten_segment_with_a_fitting_manifest_breaks_the_chain() {
-    let stored = Stored::new().await;
-    // Somebody who can write everything forges the first segment and its manifest, and nothing else.
-    let mut forged = shop();
-    forged.records[3] = {
-        let mut other = Shop::with_plugins(&[]);
-        for n in 0..3 {
-            other.change("insert", n, doc! {"after": {"_id": n, "total": 0}});
-        }
-        other.records[3].clone()
-    };
-    let (archive, _folder) = forged.archive(&[5, 9]).await;
-    for key in [stored.segments()[0], stored.manifests()[0]] {
-        stored.write(key, archive.read_segment(key).await.unwrap());
+    let counted = [(Level::Listing, (0, 0, 0)), (Level::Structure, (3, 0, 0)), (Level::Full, (3, 3, 13))];
+    for (level, expected) in counted {
+        let report = stored.verify_as(&Request { scope: Scope::only(level), ..Request::default() }).await;
+        assert_eq!((&report.findings, &report.notes), (&vec![], &vec![]));
+        let source = &report.sources[0];
+        assert_eq!((source.files, source.segments, source.records), expected, "{level:?}");
+        assert_eq!((source.manifests, source.end_seq), (3, 14));
+        assert_eq!(source.bytes > 0, level > Level::Listing);
     }
     let report = stored.verify().await;
-    assert_eq!(report.findings[0].file, *stored.manifests()[0]);
+    assert_eq!(stored.codes_with(&newest(&report)).await, []);
 }
 
 #[tokio::test]
-async fn a_manifest_that_says_something_else_than_its_segment_is_found() {
-    let changes: [fn(&mut Manifest); 9] = [
-        |m| m.merkle_root = "0".repeat(64),
-        |m| m.bson_bytes += 1,
-        |m| m.ops = [("insert".to_owned(), 13)].into(),
-        |m| m.first_cluster_time.t -= 1,
-        |m| m.last_cluster_time.i += 1,
-        |m| m.sha256 = "0".repeat(64),
-        |m| m.size += 1,
-        |m| m.previous = Some("0".repeat(64)),
-        |m| m.counters.as_mut().unwrap().read += 1,
-    ];
-    for (number, change) in changes.into_iter().enumerate() {
-        let (archive, folder) = shop().archive(&[]).await;
-        let key = paths::manifest_key(&StreamId::whole("shop"), 1);
-        let mut manifest = Manifest::from_json(&archive.read_segment(&key).await.unwrap()).unwrap();
-        change(&mut manifest);
-        std::fs::write(folder.path().join(&key), manifest.to_json().unwrap()).unwrap();
-        let report = verify(&archive, None, None).await.unwrap();
-        assert!(!report.is_clean(), "change {number}");
-    }
+async fn progress_is_told_from_nothing_to_everything() {
+    let stored = Stored::new().await;
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress = |progress| told.lock().unwrap().push(progress);
+    stored.verify_as(&Request { progress: &progress, jobs: 3, ..Request::default() }).await;
+    let told = told.into_inner().unwrap();
+    let done: Vec<u64> = told.iter().map(|p| p.segments_done).collect();
+    assert_eq!(done, [0, 1, 2, 3]);
+    assert!(told.iter().all(|p| p.segments == 3 && p.bytes_done <= p.bytes));
+    assert_eq!(told[3].bytes_done, told[3].bytes);
 }
 
 #[tokio::test]
 async fn an_unknown_source_is_not_found_and_says_which_there_are() {
     let stored = Stored::new().await;
-    let error = verify(&stored.archive, Some("shops"), None).await.unwrap_err();
+    let request = |source| Request { source: Some(source), ..Request::default() };
+    let error = verify(&stored.archive, None, &request("shops")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.hint_text().unwrap().contains("shop"));
-    assert!(verify(&stored.archive, Some("shop"), None).await.unwrap().is_clean());
+    let report = stored.verify_as(&request("shop")).await;
+    assert!(report.is_clean() && report.sources.len() == 1);
 }

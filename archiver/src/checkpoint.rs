@@ -206,6 +206,11 @@ impl Counters {
         }
     }
 
+    /// How many events are kept without their contents, and were not released.
+    pub fn withheld(&self) -> i64 {
+        self.quarantined - self.released
+    }
+
     /// Whether everything that was read is accounted for.
     pub fn add_up(&self) -> bool {
         self.read == self.appended + self.dropped.values().sum::<i64>()

@@ -413,8 +413,10 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         watch: watch?,
         plugins: plugins.unwrap_or_default(),
         snapshot: snapshot.unwrap_or(Snapshot::Initial),
-        on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
-        quarantine_limit: quarantine_limit.unwrap_or(100),
+        tolerance: Tolerance {
+            on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
+            quarantine_limit: quarantine_limit.unwrap_or(100),
+        },
         actor_field,
         actor_context,
         on_history_lost: on_history_lost.unwrap_or(OnHistoryLost::Resync),

@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Service, load_chain};
+use super::{Service, load_plugins};
 use crate::archive::roll::check_continues;
 use crate::capture::lease::{Answer, Ask, Lease, Reloaded, Request, Seqs};
 use crate::capture::retry::{Retry, Tried};
@@ -183,7 +183,7 @@ impl Service {
         retry: Retry,
     ) -> Result<JoinHandle<Result<()>>> {
         info!(source = %stream, "nobody writes this source: trying again under its lease");
-        let chain = load_chain(&self.config, source);
+        let plugins = load_plugins(&self.config, source);
         let (log, archive, stream) = (self.log.clone(), self.archive.clone(), stream.clone());
         let (source, client, limits) = (source.clone(), self.client.clone(), self.config.capture);
         Ok(tokio::spawn(async move {
@@ -193,7 +193,7 @@ impl Service {
                 if let Some(last) = archive.last_manifest(&stream).await? {
                     check_continues(&stream, &log, &last).await?;
                 }
-                let (_, chains) = watch::channel(Arc::new(chain?));
+                let (_, plugins) = watch::channel(plugins?);
                 let (_, retries) = watch::channel(None);
                 let capture = Capture {
                     stream: stream.clone(),
@@ -202,7 +202,7 @@ impl Service {
                     client,
                     log,
                     archive,
-                    chains,
+                    plugins,
                     retries,
                     lease: lease.clone(),
                     headroom: Arc::default(),

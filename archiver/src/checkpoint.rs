@@ -44,6 +44,8 @@ pub struct Checkpoint {
     pub salt: Option<Salt>,
     /// On how many of the last events plugins failed.
     pub failures: RecentFailures,
+    /// What the last request to try withheld events again has released.
+    pub retried: Option<Retried>,
     /// What was read, and what became of it.
     pub counters: Counters,
 }
@@ -79,6 +81,21 @@ pub struct Resync {
     pub after: Timestamp,
     /// … and no later than this one.
     pub until: Timestamp,
+}
+
+/// What a request to try withheld events again has released so far. Durable together with the releases: whoever goes on with the
+/// request after a fault can tell of all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Retried {
+    /// The request.
+    pub request: String,
+    /// How many events were appended late.
+    pub late: i64,
+    /// How many each plugin dropped.
+    pub dropped: BTreeMap<String, i64>,
+    /// The seqs of their quarantine records, where the request names those that it wants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seqs: Vec<i64>,
 }
 
 /// What the application said about a transaction: who acts in it, and why.

@@ -250,6 +250,7 @@ mod tests {
             context: None,
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
+            retried: None,
             counters: Counters::default(),
         }
     }

@@ -281,6 +281,7 @@ impl Capture {
             context: None,
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
+            retried: None,
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;

@@ -3,6 +3,9 @@
 //!
 //! A late record says which `quarantine` record it stands for (`detail.late`), and a `quarantine` record of the archiver's own says
 //! behind them what became of each: history puts them in the place of the events.
+//!
+//! A fault in the middle ends the writer, and the next one goes on with the same request: what was released before is in the
+//! checkpoint, and what was not is tried again, so the answer tells of everything.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +23,7 @@ use super::watcher::Watcher;
 use super::writer::{BatchWriter, own_record};
 use crate::audit_log::{Append, Withheld};
 use crate::capture::lease::{Answer, Failed, Seqs};
-use crate::checkpoint::{ActorContext, Checkpoint};
+use crate::checkpoint::{ActorContext, Checkpoint, Retried};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plugin::Outcome;
@@ -81,6 +84,10 @@ impl Extend<i64> for Named {
 }
 
 impl Tried {
+    fn note(&mut self, released: &Retried) {
+        (self.late, self.dropped) = (released.late, released.dropped.clone());
+    }
+
     /// How many were released.
     pub fn released(&self) -> i64 {
         self.late + self.dropped.values().sum::<i64>()
@@ -98,6 +105,8 @@ pub(super) struct Trying {
     retry: Retry,
     reads: mpsc::Receiver<Result<Reread>>,
     tried: Tried,
+    /// What has been released, by writers before this one, too.
+    released: Retried,
     /// Who acts in the transaction that the last event was in.
     context: Option<ActorContext>,
     _stop_reading: DropGuard,
@@ -125,13 +134,18 @@ impl BatchWriter<'_> {
     /// Begins to read withheld events again.
     pub(super) async fn try_again(&self, retry: Retry, watcher: &Watcher) -> Result<Trying> {
         let mut tried = Tried::default();
+        let begun = self.durable.retried.clone().filter(|begun| begun.request == retry.request);
+        let released =
+            begun.unwrap_or_else(|| Retried { request: retry.request.clone(), ..Retried::default() });
+        tried.note(&released);
         let mut withheld = self.capture.log.withheld(&self.capture.stream).await?;
         if let Some(wanted) = &retry.seqs {
             withheld.retain(|withheld| wanted.contains(&withheld.id.seq));
-            let known = |seq: &i64| withheld.iter().any(|withheld| withheld.id.seq == *seq);
+            let withheld = |seq: &i64| withheld.iter().any(|withheld| withheld.id.seq == *seq);
+            let known = |seq: &i64| withheld(seq) || released.seqs.contains(seq);
             tried.unknown.extend(wanted.iter().copied().filter(|seq| !known(seq)));
         }
-        tried.of = withheld.len() as i64;
+        tried.of = tried.released() + withheld.len() as i64;
         let (in_stream, beside): (Vec<_>, Vec<_>) = withheld.into_iter().partition(|w| w.event.is_some());
         tried.read_beside.extend(beside.iter().map(|withheld| withheld.id.seq));
         let salt = self.durable.salt.clone().ok_or_else(|| Error::internal("the checkpoint has no salt"))?;
@@ -142,6 +156,7 @@ impl BatchWriter<'_> {
         Ok(Trying {
             retry,
             tried,
+            released,
             context: None,
             reads: reading.start(in_stream, stop.clone()),
             _stop_reading: stop.drop_guard(),
@@ -221,13 +236,18 @@ impl BatchWriter<'_> {
         next.counters.read += releases.len() as i64;
         next.counters.released += releases.len() as i64;
         append.records.push(own_record(&note(&releases, &next), &mut next)?);
-        self.store(append, next).await?;
-        for (_, release) in releases {
+        let mut released = trying.released.clone();
+        for (seq, release) in releases {
             match release {
-                Release::Late(_) => trying.tried.late += 1,
-                Release::Dropped(plugin) => *trying.tried.dropped.entry(plugin).or_default() += 1,
+                Release::Late(_) => released.late += 1,
+                Release::Dropped(plugin) => *released.dropped.entry(plugin).or_default() += 1,
             }
+            released.seqs.extend(trying.retry.seqs.is_some().then_some(seq));
         }
+        next.retried = Some(released.clone());
+        self.store(append, next).await?;
+        trying.tried.note(&released);
+        trying.released = released;
         Ok(())
     }
 

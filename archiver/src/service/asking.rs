@@ -136,7 +136,15 @@ impl Service {
             if own.as_ref().is_some_and(JoinHandle::is_finished)
                 && let Some(ended) = own.take()
             {
-                ended.await.map_err(|e| Error::internal("trying again panicked").because(e))??;
+                let ended = ended.await.map_err(|e| Error::internal("trying again panicked").because(e))?;
+                match ended {
+                    Ok(()) => {}
+                    Err(e) if e.kind().needs_a_human() || heard.elapsed() > PATIENCE => return Err(e),
+                    // What was released is; whoever has the lease next, perhaps this process, goes on with the rest.
+                    Err(e) => {
+                        warn!(source = %stream, error = e.explain(), "trying again was interrupted, and goes on")
+                    }
+                }
             }
             let answer: Option<Answer<Tried>> = self.leases.answered(request).await?;
             if answer != last {

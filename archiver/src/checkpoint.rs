@@ -91,6 +91,9 @@ pub struct Retried {
     pub request: String,
     /// How many events were appended late.
     pub late: i64,
+    /// How many documents were read again.
+    #[serde(default)]
+    pub snapshots: i64,
     /// How many each plugin dropped.
     pub dropped: BTreeMap<String, i64>,
     /// The seqs of their quarantine records, where the request names those that it wants.
@@ -139,7 +142,7 @@ pub struct Counters {
     /// How many say that history is missing: records of the archiver's own, and single events that were too large.
     #[serde(default)]
     pub gaps: i64,
-    /// How many events were released from quarantine: tried again, and appended late or dropped.
+    /// How many events were released from quarantine: tried again, and appended or dropped.
     #[serde(default)]
     pub released: i64,
     /// What each plugin did with the events that came to it.

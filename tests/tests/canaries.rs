@@ -12,6 +12,7 @@ use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Server, tools, wait_until};
 use bson::{Bson, Document, doc};
 
+const PLUGIN: i32 = 14;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the three sources let through: nothing below `secret`; nothing but `n` and `kind`; nothing at all.
@@ -114,7 +115,8 @@ async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> Said {
         is_captured(fixture).await;
     };
     let pages = scraped_during(&address, changing).await;
-    outputs.push(archiver.terminate().await.expect_code(0));
+    // What halted the one source is said at the end, too.
+    outputs.push(archiver.terminate().await.expect_code(PLUGIN));
     fixture.configure(&configuration());
     outputs.push(fixture.archiver.run(&once).await.expect_code(0));
     for command in [

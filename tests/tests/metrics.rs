@@ -22,9 +22,7 @@ fn configured(plugins: &str) -> String {
     let file = tools::plugin("misbehave");
     let (path, sha256) = (file.display(), tools::sha256(&file));
     let source = |name: &str, plugins: &str, more: &str| {
-        format!(
-            "[[source]]\nname = \"{name}\"\nwatch = [\"{{db}}.{name}\"]\nplugins = [{plugins}]\n{more}\n"
-        )
+        format!("[[source]]\nname = \"{name}\"\nwatch = [\"{{db}}.{name}\"]\nplugins = [{plugins}]\n{more}\n")
     };
     format!(
         "[metrics]\nlisten = \"127.0.0.1:0\"\n\n\

@@ -258,10 +258,8 @@ async fn a_retry_whose_archiver_is_killed_is_taken_over_and_reports_all_that_was
     let fixture = withheld(1, COUNT, 1).await;
     fixture.configure(&one_by_one("\"drop\", \"bad\""));
     let running = fixture.start();
-    wait_until("it captures", LIMIT, || async {
-        running.stderr().contains("capture started").then_some(())
-    })
-    .await;
+    wait_until("it captures", LIMIT, || async { running.stderr().contains("capture started").then_some(()) })
+        .await;
     let asking = fixture.archiver.start(&["quarantine", "retry", "--format", "json"]);
     let so_far = wait_until("some are released", LIMIT, || async {
         let leases = fixture.audit.collection::<Document>("archiver.leases");
@@ -285,9 +283,11 @@ async fn history_begins_with_the_withheld_insert_of_a_document() {
     fixture.run_once().await;
     let things = fixture.collection("things");
     // What the plugins let through shows that they leave ids as they are.
-    for document in
-        [doc! {"_id": 1}, doc! {"_id": 2, "do": "panic", "secret": SECRET}, doc! {"_id": 3, "do": "panic"}]
-    {
+    for document in [
+        doc! {"_id": 1},
+        doc! {"_id": 2, "do": "panic", "secret": SECRET},
+        doc! {"_id": 3, "do": "panic", "secret": SECRET},
+    ] {
         things.insert_one(document).await.unwrap();
     }
     things.update_one(doc! {"_id": 2}, doc! {"$set": {"n": 1}}).await.unwrap();

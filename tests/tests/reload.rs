@@ -174,8 +174,9 @@ fn failing(plugins: &str, settings: &str) -> String {
     let file = tools::plugin("misbehave");
     let (path, sha256) = (file.display(), tools::sha256(&file));
     let bad = format!("[[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\n\n");
-    let all =
-        format!("[[source]]\nname = \"all\"\nwatch = [\"{{db}}.things\"]\nplugins = [{plugins}]\n{settings}\n\n");
+    let all = format!(
+        "[[source]]\nname = \"all\"\nwatch = [\"{{db}}.things\"]\nplugins = [{plugins}]\n{settings}\n\n"
+    );
     bad + &all + &Fixture::source("counted", &["counted"]) + &Fixture::source("quiet", &["quiet"])
 }
 
@@ -272,9 +273,9 @@ async fn what_happens_when_plugins_fail_changes_with_a_reload() {
     })
     .await;
     bad(1).await;
+    quarantined(1).await;
     bad(2).await;
     is_in_state(&fixture, "all", "halted").await;
-    quarantined(1).await;
     assert_eq!(reload_with("quarantine_limit = 2").await, serde_json::json!([["all"], ["all"]]));
     quarantined(2).await;
     // While it runs, without being read anew: there is no other policy.

@@ -25,7 +25,7 @@ pub(super) struct Identity {
 }
 
 /// The operation of documents that are read beside the stream.
-const SNAPSHOT: &str = "snapshot";
+pub(super) const SNAPSHOT: &str = "snapshot";
 /// The fields of a quarantine record that come from the event as they are.
 const KEPT: [&str; 3] = ["ns", "clusterTime", "wallTime"];
 
@@ -48,7 +48,7 @@ impl Identity {
         Doc::new(&self.body).unwrap_or(Doc::EMPTY)
     }
 
-    fn op(&self) -> &str {
+    pub(super) fn op(&self) -> &str {
         self.doc().get("op").and_then(|e| e.as_str()).unwrap_or("")
     }
 

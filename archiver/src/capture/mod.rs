@@ -12,6 +12,7 @@ pub mod headroom;
 pub mod images;
 pub mod lease;
 mod lifecycle;
+mod lookup;
 pub mod namespaces;
 pub mod portion;
 mod reread;
@@ -302,15 +303,20 @@ impl Capture {
         progress.resume(snapshot::now());
         let first = progress.first_left();
         let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;
-        let snapshot = Snapshot {
+        let (position, barrier) = (writer.durable.position.clone(), writer.barrier.clone());
+        self.snapshot(position, barrier).start(progress, collections, stop.clone()).map(Some)
+    }
+
+    /// How documents are read beside the stream.
+    fn snapshot(&self, position: Position, barrier: Barrier) -> Snapshot {
+        Snapshot {
             client: self.client.clone(),
             watch: self.source.watch.clone(),
             limits: self.limits,
-            position: writer.durable.position.clone(),
+            position,
             filter: partition_filter(&self.stream, self.source.partitions, "$_id"),
-            barrier: writer.barrier.clone(),
-        };
-        snapshot.start(progress, collections, stop.clone()).map(Some)
+            barrier,
+        }
     }
 }
 

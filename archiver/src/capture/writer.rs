@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Capture, Plugins};
 use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
@@ -25,6 +24,7 @@ use super::snapshot::{Report, SnapshotBatch, now, plan};
 use super::token;
 use super::watcher::Watcher;
 use super::withheld;
+use super::{Capture, Plugins};
 use crate::audit_log::Append;
 use crate::checkpoint::{Checkpoint, RecentFailures, Resync};
 use crate::config::{Snapshot as SnapshotMode, Tolerance, Watch};

@@ -13,7 +13,7 @@ use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size,
 use super::watch::{WATCH_FORM, database, watch};
 use super::{
     ArchiveConfig, CaptureConfig, Config, Expected, Grants, OnHistoryLost, OnPluginError, PluginConfig,
-    PluginTest, Secret, Snapshot, SourceConfig, Watch,
+    PluginTest, Secret, Snapshot, SourceConfig, Tolerance, Watch,
 };
 use crate::error::Result;
 

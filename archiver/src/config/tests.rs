@@ -57,7 +57,10 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!(config.capture.batch_max_wait, Duration::from_millis(20));
     let source = &config.sources[0];
     assert_eq!(source.watch, [Watch::Collection("shop".into(), "payments".into())]);
-    assert_eq!((source.snapshot, source.tolerance.on_plugin_error), (Snapshot::Initial, OnPluginError::Quarantine));
+    assert_eq!(
+        (source.snapshot, source.tolerance.on_plugin_error),
+        (Snapshot::Initial, OnPluginError::Quarantine)
+    );
     assert!(source.plugins.is_empty() && source.actor_field.is_none() && !config.development);
 }
 

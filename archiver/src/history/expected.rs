@@ -46,7 +46,8 @@ impl Expected {
         let mut found: Vec<Identity> = named.filter(|identity| states.is_named(record, identity)).collect();
         if quarantined(record, "op") == Some("insert") {
             let begun = self.begun.iter().filter(|(identity, _)| identity.namespace == namespace);
-            found.extend(begun.filter(|(_, in_it)| *in_it == partition).map(|(identity, _)| identity.clone()));
+            found
+                .extend(begun.filter(|(_, in_it)| *in_it == partition).map(|(identity, _)| identity.clone()));
         }
         Ok(found)
     }
@@ -57,11 +58,11 @@ impl Expected {
 mod tests {
     use bson::{Document, doc};
 
-    use super::super::History;
-    use super::super::states::{Reason, Salts, State};
+    use super::super::policies::Policies;
+    use super::super::states::{Reason, State};
     use super::super::testing::Shop;
+    use super::super::{History, Salts};
     use super::*;
-    use crate::history::policies::Policies;
     use crate::salt::Salt;
 
     fn withheld(shop: &mut Shop, coll: &str, detail: Document) -> i64 {

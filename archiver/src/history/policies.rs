@@ -32,7 +32,8 @@ impl Policies {
         let list: Vec<Doc<'_>> = list.collect();
         let plugins = list.iter().map(|entry| plugin(*entry)).collect();
         let part = |entry: &Doc<'_>, name| text(*entry, name).unwrap_or_default().to_owned();
-        let chain = list.iter().map(|entry| ["name", "sha256", "config_sha256"].map(|name| part(entry, name)));
+        let chain =
+            list.iter().map(|entry| ["name", "sha256", "config_sha256"].map(|name| part(entry, name)));
         self.0.insert(record.record_id()?, Policy { plugins, chain: chain.collect() });
         Ok(())
     }

@@ -204,7 +204,8 @@ fn positions(page: &mut Page, streams: &[Stream<'_>]) {
     gauge("archiver_baseline_documents_estimated", help, &|_, at| Some(at.baseline?.1 as f64));
     let help = "Gaps behind which the present has not been compared yet with what is known.";
     gauge("archiver_comparisons_pending", help, &|_, at| Some(at.comparisons as f64));
-    let help = "Events that are kept without their contents because a plugin failed, and that were not released.";
+    let help =
+        "Events that are kept without their contents because a plugin failed, and that were not released.";
     gauge("archiver_events_withheld", help, &|_, at| Some(at.counters.withheld() as f64));
 }
 

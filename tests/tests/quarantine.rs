@@ -1,5 +1,6 @@
 //! Withheld events are listed, tried again, and released once: each is in history where it belongs.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use archiver_tests::canary::{Canary, Haystack};
@@ -273,6 +274,35 @@ async fn a_retry_whose_archiver_is_killed_is_taken_over_and_reports_all_that_was
     let tried = &asking.finish(LIMIT).await.expect_code(0).json()[0];
     assert_eq!((&tried["of"], &tried["dropped"]["bad"]), (&COUNT.into(), &COUNT.into()), "{tried}");
     assert_eq!(open(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn events_of_one_moment_are_told_apart() {
+    let fixture = withheld(1, 0, 1).await;
+    let mut session = fixture.db.client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    for n in 0..6 {
+        let deed = if n % 3 == 1 { "panic" } else { "keep" };
+        let document = doc! {"_id": n, "do": deed, "secret": SECRET};
+        fixture.collection("things").insert_one(document).session(&mut session).await.unwrap();
+    }
+    let things = fixture.collection("things");
+    things.update_one(doc! {"_id": 1}, doc! {"$set": {"n": 1}}).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    fixture.run_once().await;
+    let times: BTreeSet<_> = open(&fixture).await.iter().map(|w| w.get_timestamp("clusterTime").unwrap()).collect();
+    assert_eq!(times.len(), 1, "one transaction, one time");
+    fixture.configure(&configuration("\"redact\"", 1));
+    fixture.ok(&["quarantine", "retry"]).await;
+    assert_eq!(open(&fixture).await, []);
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    assert_released(&records, [1, 4].into_iter());
+    assert_eq!(of(&records, &["insert"]).len(), 6);
+    let history = ["history", "--source", "all", "--id", "1", "--format", "json"];
+    let history = fixture.archiver.run(&history).await.expect_code(0).json_lines();
+    let ops: Vec<_> = history.iter().map(|record| record["op"].as_str().unwrap()).collect();
+    assert_eq!(ops, ["insert", "update"], "by what they were, not by when they were appended");
 }
 
 #[tokio::test]

@@ -288,8 +288,15 @@ async fn what_happens_when_plugins_fail_changes_with_a_reload() {
     is_in_state(&fixture, "all", "halted").await;
     assert_eq!(reload_with("on_plugin_error = \"quarantine\"").await, serde_json::json!([["all"], ["all"]]));
     quarantined(4).await;
+    assert_eq!(of(&fixture.records("all").await, &["policy"]).len(), 1);
+    // Another plugin begins anew: it has failed on nothing yet.
+    let other = failing("\"bad\"", "quarantine_limit = 1").replacen("\n\n", "\nconfig = { other = 1 }\n\n", 1);
+    fixture.configure(&other);
+    assert_eq!(reload(&fixture).await, serde_json::json!([["all"], []]));
+    bad(5).await;
+    quarantined(5).await;
     running.terminate().await.expect_code(0);
     let records = fixture.records("all").await;
     assert_dense(&records);
-    assert_eq!(of(&records, &["policy"]).len(), 1);
+    assert_eq!(of(&records, &["policy"]).len(), 2);
 }

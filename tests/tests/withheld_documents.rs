@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use archiver_tests::canary::{Canary, Haystack};
-use archiver_tests::record::{at, integer, of};
+use archiver_tests::record::{at, integer, of, text, time};
 use archiver_tests::truth::assert_dense;
-use archiver_tests::{Fixture, Server, tools};
+use archiver_tests::{Fixture, Server, tools, wait_until};
 use bson::{Document, doc};
 use serde_json::Value;
 
 const SECRET: &str = "canary-5555555555554444";
+const LIMIT: Duration = Duration::from_secs(60);
 const HISTORY_LOST: i32 = 12;
 
 /// The source `all` through one of `bad` and `redact`, which takes `secret` out.
@@ -45,6 +47,17 @@ fn snapshots_of(records: &[Document], id: i32) -> usize {
     of(records, &["snapshot"]).iter().filter(|r| integer(r, "key._id") == i64::from(id)).count()
 }
 
+/// Among the records of a document, none with a later time than a snapshot's has a lower seq: the stream waits for what is read.
+fn assert_nothing_later_is_before_a_snapshot(records: &[Document], id: i32) {
+    let mut latest = None;
+    for record in records.iter().filter(|r| at(r, "key._id") == Some(&id.into())) {
+        if text(record, "op") == "snapshot" {
+            assert!(latest <= Some(time(record)), "{id}: {record}");
+        }
+        latest = latest.max(Some(time(record)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn withheld_documents_are_read_again_as_they_are_now_while_they_change() {
     let fixture = withheld(2, &[3, 7, 11]).await;
@@ -70,11 +83,17 @@ async fn withheld_documents_are_read_again_as_they_are_now_while_they_change() {
     };
     assert_eq!(sum(&|tried| tried["snapshots"].as_i64()), 2, "{}", outcome.stdout);
     assert_eq!(sum(&|tried| tried["missing"]["count"].as_i64()), 1, "the deleted one");
+    things.insert_one(doc! {"_id": 99, "n": 0}).await.unwrap();
+    wait_until("capture goes on", LIMIT, || async {
+        fixture.records("all").await.iter().any(|r| at(r, "key._id") == Some(&99.into())).then_some(())
+    })
+    .await;
     let log = running.terminate().await.expect_code(0).stderr;
     fixture.run_once().await;
     let records = fixture.records("all").await;
     for (id, count) in [(3, 1), (7, 0), (11, 1), (5, 1)] {
         assert_eq!(snapshots_of(&records, id), count, "{id}");
+        assert_nothing_later_is_before_a_snapshot(&records, id);
     }
     let left = fixture.audit.collection::<Document>("archiver.quarantine");
     assert_eq!(left.count_documents(doc! {}).await.unwrap(), 1, "the deleted one stays listed");

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use archiver_tests::canary::{Canary, Haystack};
-use archiver_tests::record::of;
+use archiver_tests::record::{integer, of};
 use archiver_tests::replica_set::Settings;
 use archiver_tests::scrape::{address, get};
 use archiver_tests::secrets::Secrets;
@@ -15,7 +15,7 @@ use bson::{Bson, Document, doc};
 const PLUGIN: i32 = 14;
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What the three sources let through: nothing below `secret`; nothing but `n` and `kind`; nothing at all.
+/// What the first two sources let through: nothing below `secret`; nothing but `n` and `kind`. The others: nothing at all.
 const DENY: &str = r#"{ path = "secret", action = "remove" }"#;
 const ALLOW: &str = r#"{ path = "n", action = "keep" }, { path = "kind", action = "keep" }, { path = "_id", action = "mask" }"#;
 
@@ -36,9 +36,13 @@ fn configuration() -> String {
         format!(
             "[[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {{ always = true }}\n\n"
         ),
+        format!(
+            "[[plugin]]\nname = \"loud\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {{ chatter = true }}\n\n"
+        ),
         source("denied", &COVERED, "deny"),
         source("allowed", &OPEN, "allow"),
         source("failed", &OPEN, "bad") + "quarantine_limit = 10000\n",
+        source("dropped", &OPEN, "loud") + "\n",
         Fixture::source("control", &["control"]),
     ]
     .concat()
@@ -135,7 +139,7 @@ async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> Said {
 /// Waits until everything that has happened is in the log.
 async fn is_captured(fixture: &Fixture) {
     let now = fixture.db.run_command(doc! {"ping": 1}).await.unwrap().get_timestamp("operationTime").unwrap();
-    for source in ["denied", "allowed", "failed", "control"] {
+    for source in ["denied", "allowed", "failed", "dropped", "control"] {
         wait_until("everything is captured", LIMIT, || async {
             let checkpoint = fixture.checkpoint(source).await?;
             (checkpoint.get_timestamp("clusterTime").unwrap() >= now).then_some(())
@@ -218,6 +222,8 @@ async fn assert_searched(fixture: &Fixture, stored: &Haystack, files: &Haystack,
         assert!(seen.len() > least, "{} in {source}", seen.len());
         assert!(of(&records, &["quarantine"]).is_empty(), "{source}: {:#?}", of(&records, &["quarantine"]));
     }
+    let dropped = fixture.checkpoint("dropped").await.unwrap();
+    assert!(integer(&dropped, "counters.dropped.loud") > 90);
     let failed = records("failed").await;
     assert!(of(&failed, &["quarantine"]).len() > 90);
     assert!(of(&failed, &["insert", "update", "replace", "delete"]).is_empty());

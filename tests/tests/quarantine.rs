@@ -290,7 +290,8 @@ async fn events_of_one_moment_are_told_apart() {
     things.update_one(doc! {"_id": 1}, doc! {"$set": {"n": 1}}).session(&mut session).await.unwrap();
     session.commit_transaction().await.unwrap();
     fixture.run_once().await;
-    let times: BTreeSet<_> = open(&fixture).await.iter().map(|w| w.get_timestamp("clusterTime").unwrap()).collect();
+    let times: BTreeSet<_> =
+        open(&fixture).await.iter().map(|w| w.get_timestamp("clusterTime").unwrap()).collect();
     assert_eq!(times.len(), 1, "one transaction, one time");
     fixture.configure(&configuration("\"redact\"", 1));
     fixture.ok(&["quarantine", "retry"]).await;

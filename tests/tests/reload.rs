@@ -290,7 +290,8 @@ async fn what_happens_when_plugins_fail_changes_with_a_reload() {
     quarantined(4).await;
     assert_eq!(of(&fixture.records("all").await, &["policy"]).len(), 1);
     // Another plugin begins anew: it has failed on nothing yet.
-    let other = failing("\"bad\"", "quarantine_limit = 1").replacen("\n\n", "\nconfig = { other = 1 }\n\n", 1);
+    let other =
+        failing("\"bad\"", "quarantine_limit = 1").replacen("\n\n", "\nconfig = { other = 1 }\n\n", 1);
     fixture.configure(&other);
     assert_eq!(reload(&fixture).await, serde_json::json!([["all"], []]));
     bad(5).await;

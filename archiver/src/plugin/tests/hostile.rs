@@ -68,7 +68,7 @@ fn huge_and_aliased_results_are_bounded() {
     let memory = "(i32.mul (memory.size) (i32.const 65536))";
     // Both lists are the whole memory: together more than crosses in one call.
     let aliased = format!(
-        "(drop (memory.grow (i32.const 30)))
+        "(drop (memory.grow (i32.const 40)))
         (i32.store offset=4 (local.get $out) (i32.const 0)) (i32.store offset=8 (local.get $out) {memory})
         (i32.store offset=12 (local.get $out) (i32.const 0)) (i32.store offset=16 (local.get $out) {memory})"
     );

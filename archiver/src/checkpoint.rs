@@ -44,6 +44,8 @@ pub struct Checkpoint {
     pub salt: Option<Salt>,
     /// On how many of the last events plugins failed.
     pub failures: RecentFailures,
+    /// What the last request to try withheld events again has released.
+    pub retried: Option<Retried>,
     /// What was read, and what became of it.
     pub counters: Counters,
 }
@@ -79,6 +81,24 @@ pub struct Resync {
     pub after: Timestamp,
     /// … and no later than this one.
     pub until: Timestamp,
+}
+
+/// What a request to try withheld events again has released so far. Durable together with the releases: whoever goes on with the
+/// request after a fault can tell of all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Retried {
+    /// The request.
+    pub request: String,
+    /// How many events were appended late.
+    pub late: i64,
+    /// How many documents were read again.
+    #[serde(default)]
+    pub snapshots: i64,
+    /// How many each plugin dropped.
+    pub dropped: BTreeMap<String, i64>,
+    /// The seqs of their quarantine records, where the request names those that it wants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seqs: Vec<i64>,
 }
 
 /// What the application said about a transaction: who acts in it, and why.
@@ -122,7 +142,7 @@ pub struct Counters {
     /// How many say that history is missing: records of the archiver's own, and single events that were too large.
     #[serde(default)]
     pub gaps: i64,
-    /// How many events were released from quarantine: tried again, and appended late or dropped.
+    /// How many events were released from quarantine: tried again, and appended or dropped.
     #[serde(default)]
     pub released: i64,
     /// What each plugin did with the events that came to it.
@@ -204,6 +224,11 @@ impl Counters {
             counters.failed += more.failed;
             counters.micros += more.micros;
         }
+    }
+
+    /// How many events are kept without their contents, and were not released.
+    pub fn withheld(&self) -> i64 {
+        self.quarantined - self.released
     }
 
     /// Whether everything that was read is accounted for.

@@ -45,7 +45,9 @@ pub enum Chance {
     Possible,
     /// The oplog has it no longer.
     Lost,
-    /// It is in no stream: a document that a baseline or a comparison read.
+    /// A document that a baseline or a comparison read: it can be read again as it is now, where it is still there.
+    AsItIsNow,
+    /// It is in no stream, a document that a baseline or a comparison read, and nothing tells which one it was.
     ReadBeside,
     /// The account may not see how far the oplog reaches back.
     Unknown,
@@ -66,6 +68,7 @@ pub async fn list(config: &Config, source: Option<&str>) -> Result<Vec<OpenEvent
     for stream in streams {
         for withheld in log.withheld(&stream).await? {
             let chance = match (&withheld.event, oldest) {
+                (None, _) if withheld.is_known_document() => Chance::AsItIsNow,
                 (None, _) => Chance::ReadBeside,
                 (Some(_), None) => Chance::Unknown,
                 (Some(_), Some(oldest)) if withheld.cluster_time < oldest => Chance::Lost,

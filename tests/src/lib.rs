@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod record;
 pub mod replica_set;
 pub mod roles;
+pub mod scrape;
 pub mod secrets;
 pub mod server;
 pub mod story;

@@ -27,6 +27,7 @@ async fn log(fixture: &Fixture) -> AuditLog {
 fn first(epoch: i64) -> Checkpoint {
     Checkpoint {
         failures: RecentFailures::default(),
+        retried: None,
         stream: StreamId::whole("orders"),
         partitions: 1,
         epoch,

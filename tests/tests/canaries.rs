@@ -1,15 +1,21 @@
 //! Secrets of every type in every position, through plugins that redact and plugins that fail: nothing that Archiver wrote
-//! anywhere holds one of them, in any form, but for the `_id`s in checkpoints' resume tokens.
+//! anywhere or answered holds one of them, in any form, but for the `_id`s in checkpoints' resume tokens.
+
+use std::time::Duration;
 
 use archiver_tests::canary::{Canary, Haystack};
-use archiver_tests::record::of;
+use archiver_tests::record::{integer, of};
 use archiver_tests::replica_set::Settings;
+use archiver_tests::scrape::{address, get};
 use archiver_tests::secrets::Secrets;
 use archiver_tests::workload::seed;
-use archiver_tests::{Fixture, Server, tools};
+use archiver_tests::{Fixture, Server, tools, wait_until};
 use bson::{Bson, Document, doc};
 
-/// What the three sources let through: nothing below `secret`; nothing but `n` and `kind`; nothing at all.
+const PLUGIN: i32 = 14;
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What the first two sources let through: nothing below `secret`; nothing but `n` and `kind`. The others: nothing at all.
 const DENY: &str = r#"{ path = "secret", action = "remove" }"#;
 const ALLOW: &str = r#"{ path = "n", action = "keep" }, { path = "kind", action = "keep" }, { path = "_id", action = "mask" }"#;
 
@@ -30,12 +36,23 @@ fn configuration() -> String {
         format!(
             "[[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {{ always = true }}\n\n"
         ),
+        format!(
+            "[[plugin]]\nname = \"loud\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {{ chatter = true }}\n\n"
+        ),
         source("denied", &COVERED, "deny"),
         source("allowed", &OPEN, "allow"),
         source("failed", &OPEN, "bad") + "quarantine_limit = 10000\n",
+        source("dropped", &OPEN, "loud") + "\n",
         Fixture::source("control", &["control"]),
     ]
     .concat()
+}
+
+/// With metrics, and a source that halts at the first secret.
+fn served() -> String {
+    let halted = Fixture::source("halted", &OPEN).trim_end().to_owned();
+    let halted = halted + "\nplugins = [\"bad\"]\non_plugin_error = \"halt\"\n";
+    "[metrics]\nlisten = \"127.0.0.1:0\"\n\n".to_owned() + &configuration() + &halted
 }
 
 /// Documents of one collection and all that can happen to them.
@@ -65,8 +82,14 @@ async fn live(fixture: &Fixture, name: &str, secrets: &mut Secrets, secret_ids: 
     fixture.db.run_command(doc! {"collMod": name, "validator": validator}).await.unwrap();
 }
 
-/// A baseline, then changes of every shape; gives everything that was printed.
-async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> String {
+/// What was printed, and what was answered over HTTP meanwhile.
+struct Said {
+    output: String,
+    pages: String,
+}
+
+/// A baseline, then changes of every shape.
+async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> Said {
     for name in ["covered_with_images", "open_with_images"] {
         fixture.create_with_images(name).await;
     }
@@ -80,15 +103,25 @@ async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> String 
     }
     let once = ["run", "--once", "--log-level", "trace"];
     let mut outputs = vec![fixture.archiver.run(&once).await.expect_code(0)];
-    fixture.collection("control").insert_one(doc! {"text": control}).await.unwrap();
-    for name in COVERED {
-        live(fixture, name, secrets, false, "secret").await;
-    }
-    for name in OPEN {
-        // A field whose name is a secret too.
-        let field = secrets.in_tokens();
-        live(fixture, name, secrets, true, &field).await;
-    }
+    fixture.configure(&served());
+    let archiver = fixture.archiver.start(&["run", "--log-level", "trace"]);
+    let address = address(&archiver).await;
+    let changing = async {
+        fixture.collection("control").insert_one(doc! {"text": control}).await.unwrap();
+        for name in COVERED {
+            live(fixture, name, secrets, false, "secret").await;
+        }
+        for name in OPEN {
+            // A field whose name is a secret too.
+            let field = secrets.in_tokens();
+            live(fixture, name, secrets, true, &field).await;
+        }
+        is_captured(fixture).await;
+    };
+    let pages = scraped_during(&address, changing).await;
+    // What halted the one source is said at the end, too.
+    outputs.push(archiver.terminate().await.expect_code(PLUGIN));
+    fixture.configure(&configuration());
     outputs.push(fixture.archiver.run(&once).await.expect_code(0));
     for command in [
         &["status"][..],
@@ -100,7 +133,39 @@ async fn run(fixture: &Fixture, secrets: &mut Secrets, control: &str) -> String 
         let arguments = [command, &["--log-level", "trace"]].concat();
         outputs.push(fixture.archiver.run(&arguments).await);
     }
-    outputs.iter().map(|o| o.stdout.clone() + &o.stderr).collect()
+    Said { output: outputs.iter().map(|o| o.stdout.clone() + &o.stderr).collect(), pages }
+}
+
+/// Waits until everything that has happened is in the log.
+async fn is_captured(fixture: &Fixture) {
+    let now = fixture.db.run_command(doc! {"ping": 1}).await.unwrap().get_timestamp("operationTime").unwrap();
+    for source in ["denied", "allowed", "failed", "dropped", "control"] {
+        wait_until("everything is captured", LIMIT, || async {
+            let checkpoint = fixture.checkpoint(source).await?;
+            (checkpoint.get_timestamp("clusterTime").unwrap() >= now).then_some(())
+        })
+        .await;
+    }
+}
+
+/// All that an archiver answers over HTTP meanwhile, and at the end.
+async fn scraped_during(address: &str, deeds: impl Future<Output = ()>) -> String {
+    let mut pages = String::new();
+    let mut often = tokio::time::interval(Duration::from_millis(50));
+    tokio::pin!(deeds);
+    loop {
+        let done = tokio::select! {
+            () = &mut deeds => true,
+            _ = often.tick() => false,
+        };
+        for path in ["/metrics", "/healthz", "/livez", "/"] {
+            let (status, body) = get(address, path).await;
+            pages += &format!("{path} {status}\n{body}");
+        }
+        if done {
+            return pages;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,10 +179,11 @@ async fn secrets_of_every_type_in_every_position_are_found_nowhere() {
     fixture.archiver.env("TMPDIR", &nowhere);
     let mut secrets = Secrets::new(seed());
     let control = format!("control-{:032x}", rand::random::<u128>());
-    let output = run(&fixture, &mut secrets, &control).await;
+    let Said { output, pages } = run(&fixture, &mut secrets, &control).await;
 
     audit.client().database("admin").run_command(doc! {"fsync": 1}).await.unwrap();
-    let stored = Haystack::of(&fixture.audit, &fixture.archive(), &output).await;
+    let mut stored = Haystack::of(&fixture.audit, &fixture.archive(), &output).await;
+    stored.add("the pages", pages.as_bytes());
     let mut files = Haystack::default();
     files.add_folder(audit.mongod().folder());
 
@@ -131,6 +197,14 @@ async fn secrets_of_every_type_in_every_position_are_found_nowhere() {
     assert!(found.is_empty(), "{} findings: {found:#?}", found.len());
 
     assert_searched(&fixture, &stored, &files, &control).await;
+    for said in [
+        "/metrics 200",
+        "archiver_events_withheld{source=\"failed\"}",
+        "/healthz 200\nok",
+        "/healthz 503\nhalted: halted (plugin, exit code 14)",
+    ] {
+        assert!(pages.contains(said), "{said:?} was never answered");
+    }
 }
 
 /// The search finds what is there, and there was something to be searched.
@@ -148,6 +222,8 @@ async fn assert_searched(fixture: &Fixture, stored: &Haystack, files: &Haystack,
         assert!(seen.len() > least, "{} in {source}", seen.len());
         assert!(of(&records, &["quarantine"]).is_empty(), "{source}: {:#?}", of(&records, &["quarantine"]));
     }
+    let dropped = fixture.checkpoint("dropped").await.unwrap();
+    assert!(integer(&dropped, "counters.dropped.loud") > 90);
     let failed = records("failed").await;
     assert!(of(&failed, &["quarantine"]).len() > 90);
     assert!(of(&failed, &["insert", "update", "replace", "delete"]).is_empty());

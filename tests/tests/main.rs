@@ -40,3 +40,4 @@ mod stores;
 mod tidy;
 mod traps;
 mod verify;
+mod withheld_documents;

@@ -4,51 +4,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use archiver_tests::record::of;
+use archiver_tests::scrape::{address, get};
 use archiver_tests::{Fixture, Running, Server, tools, wait_until};
 use bson::{Document, doc};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 const SOON: Duration = Duration::from_secs(60);
 const UNAVAILABLE: i32 = 11;
 const SECRET: &str = "canary-5105105105105100";
 
 fn configuration() -> String {
+    configured("\"bad\"")
+}
+
+/// With these plugins for `things`.
+fn configured(plugins: &str) -> String {
     let file = tools::plugin("misbehave");
     let (path, sha256) = (file.display(), tools::sha256(&file));
-    let source = |name: &str, more: &str| {
-        format!("[[source]]\nname = \"{name}\"\nwatch = [\"{{db}}.{name}\"]\nplugins = [\"bad\"]\n{more}\n")
+    let source = |name: &str, plugins: &str, more: &str| {
+        format!("[[source]]\nname = \"{name}\"\nwatch = [\"{{db}}.{name}\"]\nplugins = [{plugins}]\n{more}\n")
     };
     format!(
         "[metrics]\nlisten = \"127.0.0.1:0\"\n\n\
          [archive]\nurl = \"{{archive}}\"\nsegment_max_age = \"1s\"\n\n\
          [[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\n\n{}{}",
-        source("things", "partitions = 2\n"),
-        source("others", "on_plugin_error = \"halt\"\n"),
+        source("things", plugins, "partitions = 2\n"),
+        source("others", "\"bad\"", "on_plugin_error = \"halt\"\n"),
     )
-}
-
-/// Where a running archiver serves metrics, as it says itself.
-async fn address(archiver: &Running) -> String {
-    wait_until("the address of the metrics", SOON, async || {
-        let log = archiver.stderr();
-        let address = log.split("serving metrics address=").nth(1)?.split_whitespace().next()?;
-        Some(address.to_owned())
-    })
-    .await
-}
-
-/// Status and body of a page.
-async fn get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).await.unwrap();
-    let (head, body) = reply.split_once("\r\n\r\n").expect("an HTTP reply");
-    let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).unwrap();
-    assert_eq!(length.parse::<usize>().unwrap(), body.len());
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// The values by name with labels, each of which must stand under its type.
@@ -117,7 +99,7 @@ async fn a_scrape_tells_what_the_log_holds_and_a_source_that_halts_shows() {
     assert_eq!(count("archiver_seq"), records);
     assert_eq!(count("archiver_events_dropped_total"), 3);
     assert_eq!(values.keys().filter(|k| k.contains("plugin=\"bad\"")).count(), 2, "of both partitions");
-    assert_eq!(count("archiver_records_quarantined_total"), 1);
+    assert_eq!((count("archiver_events_released_total"), count("archiver_events_withheld")), (0, 1));
     assert_eq!(count("archiver_records_appended_total"), 10);
     assert_eq!(count("archiver_own_records_total"), records - 10);
     for none in
@@ -157,6 +139,37 @@ async fn a_scrape_tells_what_the_log_holds_and_a_source_that_halts_shows() {
     let outcome = archiver.terminate().await;
     assert_eq!(of(&fixture.records("others").await, &["insert"]), Vec::<&Document>::new());
     assert!(!outcome.stderr.contains(SECRET));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_withheld_and_released_is_told() {
+    let fixture = Fixture::new(&Server::shared().await);
+    fixture.configure(&configuration());
+    let archiver = fixture.start();
+    let address = address(&archiver).await;
+    let told = async || {
+        let values = scrape(&address).await;
+        ["records_quarantined_total", "events_released_total", "events_withheld"]
+            .map(|name| sum(&values, &format!("archiver_{name}"), "source=\"things\""))
+    };
+    wait_until("the baseline, of nothing, is behind", SOON, async || {
+        let values = scrape(&address).await;
+        (sum(&values, "archiver_seq", "source=\"things\"") == 2).then_some(())
+    })
+    .await;
+    for n in 0..4 {
+        fixture
+            .collection("things")
+            .insert_one(doc! {"_id": n, "do": "panic", "secret": SECRET})
+            .await
+            .unwrap();
+    }
+    wait_until("all are withheld", SOON, async || (told().await == [4, 0, 4]).then_some(())).await;
+    fixture.configure(&configured(""));
+    fixture.ok(&["reload"]).await;
+    fixture.ok(&["quarantine", "retry"]).await;
+    assert_eq!(told().await, [4, 4, 0], "stored before the command has its answer");
+    archiver.terminate().await.expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

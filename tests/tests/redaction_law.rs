@@ -2,7 +2,7 @@
 //! before into the redacted document after, for every kind of rule.
 
 use archiver::history::document::{Contents, Unapplied, apply};
-use archiver_tests::record::{of, text};
+use archiver_tests::record::{at, of, text};
 use archiver_tests::updates::{Names, document, update};
 use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Server, tools};
@@ -13,6 +13,8 @@ use rand::rngs::StdRng;
 
 const DOCUMENTS: i64 = 40;
 const UPDATES: usize = 12;
+/// Where arrays are cut short.
+const CUT: [(&str, &str); 6] = [("a", "b"), ("a", "c"), ("a", "e"), ("b", "c"), ("b", "e"), ("c", "d")];
 
 /// A source per kind of rule: its name, and the configuration of its plugin. None removes a name that is a number: no delta says
 /// whether that is an element, of which a null remains.
@@ -74,6 +76,21 @@ async fn write(fixture: &Fixture, seed: u64) {
     }
 }
 
+/// Cuts arrays short below all that the rules cover: only then does MongoDB say so instead of setting them.
+async fn cut(fixture: &Fixture) {
+    let things = fixture.collection("things");
+    for (id, (outer, inner)) in (DOCUMENTS..).zip(CUT) {
+        let items: Vec<String> = (0..8).map(|n| format!("item {n}")).collect();
+        things
+            .insert_one(doc! {"_id": id, outer: {inner: items}, "padding": "p".repeat(1_000)})
+            .await
+            .unwrap();
+        let path = format!("{outer}.{inner}");
+        let shorter = doc! {"$set": {&path: {"$slice": [format!("${path}"), 3]}}};
+        things.update_one(doc! {"_id": id}, vec![shorter]).await.unwrap();
+    }
+}
+
 /// A document's fields in the order of their names: what is left of an allow-list may stand in another order.
 fn sorted(document: &Document) -> Document {
     let mut fields: Vec<(String, Bson)> = document.clone().into_iter().collect();
@@ -113,11 +130,17 @@ async fn a_redacted_delta_turns_the_redacted_before_into_the_redacted_after() {
     fixture.configure(&configuration());
     fixture.run_once().await;
     write(&fixture, seed()).await;
+    cut(&fixture).await;
     fixture.run_once().await;
 
     let clear = fixture.records("clear").await;
     let updates = of(&clear, &["update"]).len();
     assert!(updates > DOCUMENTS as usize * UPDATES / 4, "only {updates} updates");
+    let is_cut = |record: &&Document| {
+        at(record, "delta.truncatedArrays").is_some_and(|cut| !cut.as_array().unwrap().is_empty())
+    };
+    let cuts = of(&clear, &["update"]).into_iter().filter(is_cut).count();
+    assert!(cuts >= CUT.len(), "only {cuts} arrays are cut short");
     for (kind, _, _) in KINDS {
         let records = fixture.records(kind).await;
         assert!(of(&records, &["quarantine"]).is_empty(), "{kind}: {:#?}", of(&records, &["quarantine"]));

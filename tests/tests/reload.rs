@@ -129,9 +129,9 @@ async fn what_is_refused_leaves_everything_as_it_was_and_what_takes_a_restart_is
     insert(&fixture, 2).await;
     is_captured(&fixture, 2).await;
 
-    fixture.configure(&(marking("two") + "on_plugin_error = \"halt\"\n\n[capture]\nbatch_max_events = 7\n"));
+    fixture.configure(&(marking("two") + "on_history_lost = \"halt\"\n\n[capture]\nbatch_max_events = 7\n"));
     let outcome = fixture.archiver.run(&["reload", "--format", "json"]).await.expect_code(0);
-    let named = ["[capture] batch_max_events", "[[source]] all: on_plugin_error"];
+    let named = ["[capture] batch_max_events", "[[source]] all: on_history_lost"];
     assert_eq!(outcome.json()[0]["restart"], serde_json::json!(named));
     insert(&fixture, 3).await;
     is_captured(&fixture, 3).await;
@@ -167,4 +167,137 @@ async fn all_archivers_answer_and_whoever_takes_over_goes_on_with_the_new_plugin
     }
     // The one that takes over has the same plugins: there is nothing to say.
     assert_by_policy(&fixture.records("all").await, &["one", "two"]);
+}
+
+/// Sources through `bad`, which fails on what says so: one with these settings, and two that stay in order.
+fn failing(plugins: &str, settings: &str) -> String {
+    let file = tools::plugin("misbehave");
+    let (path, sha256) = (file.display(), tools::sha256(&file));
+    let bad = format!("[[plugin]]\nname = \"bad\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\n\n");
+    let all = format!(
+        "[[source]]\nname = \"all\"\nwatch = [\"{{db}}.things\"]\nplugins = [{plugins}]\n{settings}\n\n"
+    );
+    bad + &all + &Fixture::source("counted", &["counted"]) + &Fixture::source("quiet", &["quiet"])
+}
+
+async fn is_in_state(fixture: &Fixture, source: &str, state: &str) {
+    wait_until(format!("{source} is {state}"), LIMIT, || async {
+        let arguments = ["status", "--source", source, "--format", "json"];
+        let status = fixture.archiver.run(&arguments).await.expect_code(0).json();
+        (status[0]["state"] == state).then_some(())
+    })
+    .await;
+}
+
+/// Reloads, and gives the sources that were changed, and the streams that were tried again.
+async fn reload(fixture: &Fixture) -> serde_json::Value {
+    let answer = fixture.archiver.run(&["reload", "--format", "json"]).await.expect_code(0).json();
+    serde_json::json!([answer[0]["changed"], answer[0]["revived"]])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_halted_is_tried_again_and_goes_on_where_it_is_mended() {
+    let fixture = Fixture::new(&Server::shared().await);
+    let halting = "on_plugin_error = \"halt\"";
+    fixture.configure(&failing("\"bad\"", halting));
+    for name in ["things", "counted", "quiet"] {
+        fixture.db.create_collection(name).await.unwrap();
+    }
+    fixture.run_once().await;
+    let checkpoints = fixture.audit.collection::<Document>("archiver.checkpoints");
+    let miscount = |by: i64| {
+        checkpoints.update_one(doc! {"_id": "counted"}, doc! {"$inc": {"counters.read": by}}).into_future()
+    };
+    miscount(1).await.unwrap();
+    let mut running = fixture.start();
+    let things = fixture.collection("things");
+    things.insert_one(doc! {"_id": 1}).await.unwrap();
+    things.insert_one(doc! {"_id": 2, "do": "panic"}).await.unwrap();
+    things.insert_one(doc! {"_id": 3}).await.unwrap();
+    for source in ["all", "counted"] {
+        is_in_state(&fixture, source, "halted").await;
+    }
+    // Nothing is mended: both are tried, and halt again.
+    assert_eq!(reload(&fixture).await, serde_json::json!([[], ["all", "counted"]]));
+    wait_until("both have halted again", LIMIT, || async {
+        (running.stderr().matches("has stopped and needs a human").count() >= 4).then_some(())
+    })
+    .await;
+    is_in_state(&fixture, "all", "halted").await;
+    // The plugin is mended, the damage is not.
+    fixture.configure(&failing("", halting));
+    assert_eq!(reload(&fixture).await, serde_json::json!([["all"], ["all", "counted"]]));
+    is_captured(&fixture, 3).await;
+    is_in_state(&fixture, "all", "running").await;
+    is_in_state(&fixture, "counted", "halted").await;
+    // A damage that is gone, too, with nothing changed in the file.
+    miscount(-1).await.unwrap();
+    assert_eq!(reload(&fixture).await, serde_json::json!([[], ["counted"]]));
+    is_in_state(&fixture, "counted", "running").await;
+    assert!(running.is_alive());
+    running.terminate().await.expect_code(0);
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    let seen: Vec<(i64, i64)> =
+        of(&records, &["insert"]).iter().map(|r| (integer(r, "key._id"), integer(r, "policy"))).collect();
+    let policies: Vec<i64> = of(&records, &["policy"]).iter().map(|p| integer(p, "_id")).collect();
+    assert_eq!(policies.len(), 2);
+    let by_mended = policies[1];
+    assert_eq!(seen[1..], [(2, by_mended), (3, by_mended)], "{seen:?}");
+    assert_eq!((seen[0].0, seen.len()), (1, 3), "{seen:?}");
+    fixture.run_once().await;
+    fixture.ok(&["verify"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_when_plugins_fail_changes_with_a_reload() {
+    let fixture = Fixture::new(&Server::shared().await);
+    let reload_with = async |settings: &str| {
+        fixture.configure(&failing("\"bad\"", settings));
+        reload(&fixture).await
+    };
+    fixture.configure(&failing("\"bad\"", "quarantine_limit = 1"));
+    let running = fixture.start();
+    is_announced(&fixture, 1).await;
+    let bad = async |id: i32| {
+        fixture.collection("things").insert_one(doc! {"_id": id, "do": "panic"}).await.unwrap();
+    };
+    let quarantined = async |count: usize| {
+        wait_until("they are quarantined", LIMIT, || async {
+            (of(&fixture.records("all").await, &["quarantine"]).len() == count).then_some(())
+        })
+        .await;
+    };
+    wait_until("the baseline is complete", LIMIT, || async {
+        fixture.checkpoint("all").await.filter(|checkpoint| !checkpoint.contains_key("snapshot"))
+    })
+    .await;
+    bad(1).await;
+    quarantined(1).await;
+    bad(2).await;
+    is_in_state(&fixture, "all", "halted").await;
+    assert_eq!(reload_with("quarantine_limit = 2").await, serde_json::json!([["all"], ["all"]]));
+    quarantined(2).await;
+    // While it runs, without being read anew: there is no other policy.
+    is_in_state(&fixture, "all", "running").await;
+    assert_eq!(reload_with("quarantine_limit = 9").await, serde_json::json!([["all"], []]));
+    bad(3).await;
+    quarantined(3).await;
+    assert_eq!(reload_with("on_plugin_error = \"halt\"").await, serde_json::json!([["all"], []]));
+    bad(4).await;
+    is_in_state(&fixture, "all", "halted").await;
+    assert_eq!(reload_with("on_plugin_error = \"quarantine\"").await, serde_json::json!([["all"], ["all"]]));
+    quarantined(4).await;
+    assert_eq!(of(&fixture.records("all").await, &["policy"]).len(), 1);
+    // Another plugin begins anew: it has failed on nothing yet.
+    let other =
+        failing("\"bad\"", "quarantine_limit = 1").replacen("\n\n", "\nconfig = { other = 1 }\n\n", 1);
+    fixture.configure(&other);
+    assert_eq!(reload(&fixture).await, serde_json::json!([["all"], []]));
+    bad(5).await;
+    quarantined(5).await;
+    running.terminate().await.expect_code(0);
+    let records = fixture.records("all").await;
+    assert_dense(&records);
+    assert_eq!(of(&records, &["policy"]).len(), 2);
 }

@@ -44,6 +44,13 @@ pub struct Withheld {
     pub at: DateTime,
 }
 
+impl Withheld {
+    /// Whether it is a document that was read beside the stream, and something tells which one.
+    pub fn is_known_document(&self) -> bool {
+        self.event.is_none() && self.op == "snapshot" && self.key_digest.is_some()
+    }
+}
+
 /// Which `quarantine` record an event has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WithheldId {

@@ -43,6 +43,9 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
     if !checkpoint.failures.is_empty() {
         stored.insert("recentFailures", bson::serialize_to_bson(&checkpoint.failures).map_err(bad)?);
     }
+    if let Some(retried) = &checkpoint.retried {
+        stored.insert("retried", bson::serialize_to_bson(retried).map_err(bad)?);
+    }
     if let Some(context) = &checkpoint.context {
         stored.insert("context", bson::serialize_to_bson(context).map_err(bad)?);
     }
@@ -80,6 +83,7 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
         context: optional(stored, "context")?,
         salt: optional(stored, "salt")?,
         failures: optional(stored, "recentFailures")?.unwrap_or_default(),
+        retried: optional(stored, "retried")?,
         counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,
     })
 }

@@ -8,7 +8,7 @@ use super::actor::{self, CONTEXT_DROPPED};
 use super::withheld;
 use crate::audit_log::{Append, Withheld, WithheldId};
 use crate::checkpoint::{ActorContext, Checkpoint};
-use crate::config::{OnPluginError, SourceConfig};
+use crate::config::{OnPluginError, SourceConfig, Tolerance};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plugin::{Failure, Outcome};
@@ -25,7 +25,7 @@ pub(super) struct Identity {
 }
 
 /// The operation of documents that are read beside the stream.
-const SNAPSHOT: &str = "snapshot";
+pub(super) const SNAPSHOT: &str = "snapshot";
 /// The fields of a quarantine record that come from the event as they are.
 const KEPT: [&str; 3] = ["ns", "clusterTime", "wallTime"];
 
@@ -48,7 +48,7 @@ impl Identity {
         Doc::new(&self.body).unwrap_or(Doc::EMPTY)
     }
 
-    fn op(&self) -> &str {
+    pub(super) fn op(&self) -> &str {
         self.doc().get("op").and_then(|e| e.as_str()).unwrap_or("")
     }
 
@@ -148,6 +148,7 @@ pub(super) fn assemble(
     outcomes: Vec<(Identity, Outcome)>,
     id_is_kept: bool,
     source: &SourceConfig,
+    tolerance: Tolerance,
     checkpoint: &mut Checkpoint,
 ) -> Result<Append> {
     let mut append = Append { records: Vec::with_capacity(outcomes.len()), ..Append::default() };
@@ -165,14 +166,14 @@ pub(super) fn assemble(
             Outcome::Failed(failure) if failure.code.blames_host() => {
                 return Err(Error::unavailable(format!("{failure} source={}", checkpoint.stream)));
             }
-            Outcome::Failed(failure) if source.on_plugin_error == OnPluginError::Halt => {
+            Outcome::Failed(failure) if tolerance.on_plugin_error == OnPluginError::Halt => {
                 return Err(halted(&failure, checkpoint));
             }
             Outcome::Failed(failure) => {
                 checkpoint.counters.quarantined += 1;
                 let recent = checkpoint.failures.note(checkpoint.counters.read);
-                if recent > i64::from(source.quarantine_limit) {
-                    return Err(withheld::too_many(&failure, source, checkpoint));
+                if recent > i64::from(tolerance.quarantine_limit) {
+                    return Err(withheld::too_many(&failure, tolerance, checkpoint));
                 }
                 let salt = checkpoint.salt.as_ref().filter(|_| id_is_kept);
                 let key_digest = salt.and_then(|salt| identity.key_digest(salt));
@@ -211,7 +212,7 @@ fn halted(failure: &Failure, checkpoint: &Checkpoint) -> Error {
         "{failure}; the source has stopped before it source={} next_seq={}",
         checkpoint.stream, checkpoint.next_seq
     ))
-    .hint("mend the plugin and start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
+    .hint("mend the plugin and `archiver reload`, or start again: nothing is lost while the oplog holds the event; or set on_plugin_error = \"quarantine\"")
 }
 
 #[cfg(test)]
@@ -249,6 +250,7 @@ mod tests {
             context: None,
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
+            retried: None,
             counters: Counters::default(),
         }
     }
@@ -262,14 +264,17 @@ mod tests {
         bson::deserialize_from_slice(record).unwrap()
     }
 
-    fn source(on_plugin_error: OnPluginError) -> SourceConfig {
+    fn tolerance(on_plugin_error: OnPluginError) -> Tolerance {
+        Tolerance { on_plugin_error, quarantine_limit: 3 }
+    }
+
+    fn source() -> SourceConfig {
         SourceConfig {
             name: "s".into(),
             watch: vec![Watch::Collection("d".into(), "c".into())],
             plugins: Vec::new(),
             snapshot: Snapshot::Initial,
-            on_plugin_error,
-            quarantine_limit: 3,
+            tolerance: tolerance(OnPluginError::Quarantine),
             actor_field: Some("by".into()),
             actor_context: Some(("d".into(), "who".into())),
             on_history_lost: OnHistoryLost::Halt,
@@ -284,7 +289,7 @@ mod tests {
         c: &mut Checkpoint,
     ) -> Result<Vec<Vec<u8>>> {
         let id_is_kept = ids_are_kept(&outcomes);
-        Ok(assemble(outcomes, id_is_kept, &source(policy), c)?.records)
+        Ok(assemble(outcomes, id_is_kept, &source(), tolerance(policy), c)?.records)
     }
 
     fn failure() -> Outcome {
@@ -365,7 +370,8 @@ mod tests {
         let outcomes: Vec<_> = events.iter().map(|e| (Identity::of(e).unwrap(), failure())).collect();
         let mut c = checkpoint();
         let salt = c.salt.clone().unwrap();
-        let withheld = assemble(outcomes, true, &source(OnPluginError::Quarantine), &mut c).unwrap().withheld;
+        let quarantine = tolerance(OnPluginError::Quarantine);
+        let withheld = assemble(outcomes, true, &source(), quarantine, &mut c).unwrap().withheld;
         let seen: Vec<_> = withheld.iter().map(|w| (w.id.seq, w.op.as_str(), w.event.clone())).collect();
         let digest = |text: &str| Some(salt.token_digest(text.as_bytes()));
         assert_eq!(

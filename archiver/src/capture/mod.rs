@@ -12,6 +12,7 @@ pub mod headroom;
 pub mod images;
 pub mod lease;
 mod lifecycle;
+mod lookup;
 pub mod namespaces;
 pub mod portion;
 mod reread;
@@ -53,7 +54,7 @@ use self::writer::{BatchWriter, Documents, End};
 use crate::archive::store::Archive;
 use crate::audit_log::AuditLog;
 use crate::checkpoint::{Checkpoint, Counters, RecentFailures};
-use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig};
+use crate::config::{CaptureConfig, OnHistoryLost, Snapshot as SnapshotMode, SourceConfig, Tolerance};
 use crate::deployment::{feature_too_old, is_supported, operation_time, server};
 use crate::error::{Error, Result};
 use crate::event::Position;
@@ -61,6 +62,15 @@ use crate::fault::Fault;
 use crate::plugin::PluginChain;
 use crate::salt::Salt;
 use crate::stream_id::StreamId;
+
+/// What may change of a source while it is captured: its plugins, and what happens when they fail.
+#[derive(Debug, Clone)]
+pub struct Plugins {
+    /// All of them, loaded.
+    pub chain: Arc<PluginChain>,
+    /// What happens when they fail.
+    pub tolerance: Tolerance,
+}
 
 /// One stream's capture, for as long as this process holds its lease.
 #[derive(Debug)]
@@ -78,7 +88,7 @@ pub struct Capture {
     /// Where they go from there: asked what is known, when history is lost.
     pub archive: Archive,
     /// The source's plugins. Others count from the next batch on.
-    pub chains: watch::Receiver<Arc<PluginChain>>,
+    pub plugins: watch::Receiver<Plugins>,
     /// Which withheld events are to be tried again.
     pub retries: watch::Receiver<Option<Retry>>,
     /// The stream's lease, held.
@@ -159,12 +169,13 @@ impl Capture {
         self.lease.name_session(session.id()).await?;
         let lifecycle = watch::Sender::new(checkpoint.position.cluster_time);
         self.headroom.note_stored(&checkpoint);
-        let (mut chains, retries) = (self.chains.clone(), self.retries.clone());
-        let chain = Arc::clone(&chains.borrow_and_update());
+        let (mut plugins, retries) = (self.plugins.clone(), self.retries.clone());
+        let Plugins { chain, tolerance } = plugins.borrow_and_update().clone();
         let writer = BatchWriter {
             capture: self,
             chain,
-            chains,
+            tolerance,
+            plugins,
             retries,
             answered: None,
             session,
@@ -271,6 +282,7 @@ impl Capture {
             context: None,
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
+            retried: None,
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;
@@ -291,15 +303,20 @@ impl Capture {
         progress.resume(snapshot::now());
         let first = progress.first_left();
         let collections = self.log.read_plan(&self.stream, &progress.plan, first).await?;
-        let snapshot = Snapshot {
+        let (position, barrier) = (writer.durable.position.clone(), writer.barrier.clone());
+        self.snapshot(position, barrier).start(progress, collections, stop.clone()).map(Some)
+    }
+
+    /// How documents are read beside the stream.
+    fn snapshot(&self, position: Position, barrier: Barrier) -> Snapshot {
+        Snapshot {
             client: self.client.clone(),
             watch: self.source.watch.clone(),
             limits: self.limits,
-            position: writer.durable.position.clone(),
+            position,
             filter: partition_filter(&self.stream, self.source.partitions, "$_id"),
-            barrier: writer.barrier.clone(),
-        };
-        snapshot.start(progress, collections, stop.clone()).map(Some)
+            barrier,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::actor;
+use super::lookup::{Looked, Lookup};
 use super::portion::Portion;
 use super::watcher::{Read, Start, Watcher};
 use crate::audit_log::Withheld;
@@ -34,6 +35,14 @@ pub(super) enum Reread {
     Lost(Vec<i64>),
     /// The stream, as it is configured now, does not deliver these.
     Missing(Vec<i64>),
+    /// Documents, which are in no stream.
+    Looked(Looked),
+}
+
+impl From<Looked> for Reread {
+    fn from(looked: Looked) -> Self {
+        Reread::Looked(looked)
+    }
 }
 
 /// Reads events again.
@@ -43,20 +52,24 @@ pub(super) struct Rereading {
     pub(super) watcher: Watcher,
     pub(super) salt: Salt,
     pub(super) source: SourceConfig,
+    /// For those that are in no stream.
+    pub(super) lookup: Lookup,
 }
 
 impl Rereading {
-    /// Starts reading these, which are sorted by cluster time. The receiver gets what comes of it, then possibly one error.
+    /// Starts reading these, which are sorted by cluster time, and looking up `beside`. The receiver gets what comes of it, then
+    /// possibly one error.
     pub(super) fn start(
         self,
         wanted: Vec<Withheld>,
+        beside: Vec<Withheld>,
         stop: CancellationToken,
     ) -> mpsc::Receiver<Result<Reread>> {
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                done = self.run(wanted, &sender, &stop) => if let Err(error) = done {
+                done = self.run(wanted, beside, &sender, &stop) => if let Err(error) = done {
                     // A closed channel means that nobody wants to know any more.
                     sender.send(Err(error)).await.ok();
                 }
@@ -68,6 +81,7 @@ impl Rereading {
     async fn run(
         &self,
         wanted: Vec<Withheld>,
+        beside: Vec<Withheld>,
         found: &mpsc::Sender<Result<Reread>>,
         stop: &CancellationToken,
     ) -> Result<()> {
@@ -95,7 +109,10 @@ impl Rereading {
                 }
             }
         }
-        Ok(())
+        match beside.is_empty() {
+            true => Ok(()),
+            false => self.lookup.run(beside, found).await,
+        }
     }
 
     /// Reads until all of these have come, or the stream is behind the last one. Takes out those that came.

@@ -3,6 +3,12 @@
 //!
 //! A late record says which `quarantine` record it stands for (`detail.late`), and a `quarantine` record of the archiver's own says
 //! behind them what became of each: history puts them in the place of the events.
+//!
+//! A document that was read beside the stream is read again, as it is now: it gets an ordinary `snapshot` record of this time. Its
+//! `quarantine` record still says that nothing was known of it until then.
+//!
+//! A fault in the middle ends the writer, and the next one goes on with the same request: what was released before is in the
+//! checkpoint, and what was not is tried again, so the answer tells of everything.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +19,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::actor::{self, CONTEXT_DROPPED};
-use super::assemble::Identity;
+use super::assemble::{Identity, SNAPSHOT};
 use super::lifecycle;
+use super::lookup::{Looked, Lookup};
 use super::reread::{Reread, Rereading};
 use super::watcher::Watcher;
 use super::writer::{BatchWriter, own_record};
 use crate::audit_log::{Append, Withheld};
 use crate::capture::lease::{Answer, Failed, Seqs};
-use crate::checkpoint::{ActorContext, Checkpoint};
+use crate::checkpoint::{ActorContext, Checkpoint, Retried};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plugin::Outcome;
@@ -46,15 +53,18 @@ pub struct Tried {
     pub of: i64,
     /// How many were appended late.
     pub late: i64,
+    /// How many documents that a baseline or a comparison had read were read again, and appended as they are now.
+    #[serde(default)]
+    pub snapshots: i64,
     /// How many each plugin dropped.
     pub dropped: BTreeMap<String, i64>,
     /// How many failed again, by plugin and code.
     pub failed: BTreeMap<String, Named>,
     /// The oplog does not reach back to these any more.
     pub lost: Named,
-    /// The stream does not deliver these: it is configured otherwise by now.
+    /// The stream does not deliver these: it is configured otherwise by now. Documents: they are not there any more.
     pub missing: Named,
-    /// Documents that a baseline or a comparison read: they are in no stream.
+    /// Documents that a baseline or a comparison read, and of which nothing tells which they were.
     pub read_beside: Named,
     /// These are not withheld: they never were, or are released.
     pub unknown: Named,
@@ -81,9 +91,14 @@ impl Extend<i64> for Named {
 }
 
 impl Tried {
+    fn note(&mut self, released: &Retried) {
+        (self.late, self.snapshots) = (released.late, released.snapshots);
+        self.dropped = released.dropped.clone();
+    }
+
     /// How many were released.
     pub fn released(&self) -> i64 {
-        self.late + self.dropped.values().sum::<i64>()
+        self.late + self.snapshots + self.dropped.values().sum::<i64>()
     }
 
     /// How many have been dealt with.
@@ -98,6 +113,8 @@ pub(super) struct Trying {
     retry: Retry,
     reads: mpsc::Receiver<Result<Reread>>,
     tried: Tried,
+    /// What has been released, by writers before this one, too.
+    released: Retried,
     /// Who acts in the transaction that the last event was in.
     context: Option<ActorContext>,
     _stop_reading: DropGuard,
@@ -118,6 +135,7 @@ impl Trying {
 /// What became of one event.
 enum Release {
     Late(i64),
+    Snapshot(i64),
     Dropped(String),
 }
 
@@ -125,25 +143,38 @@ impl BatchWriter<'_> {
     /// Begins to read withheld events again.
     pub(super) async fn try_again(&self, retry: Retry, watcher: &Watcher) -> Result<Trying> {
         let mut tried = Tried::default();
+        let begun = self.durable.retried.clone().filter(|begun| begun.request == retry.request);
+        let released =
+            begun.unwrap_or_else(|| Retried { request: retry.request.clone(), ..Retried::default() });
+        tried.note(&released);
         let mut withheld = self.capture.log.withheld(&self.capture.stream).await?;
         if let Some(wanted) = &retry.seqs {
             withheld.retain(|withheld| wanted.contains(&withheld.id.seq));
-            let known = |seq: &i64| withheld.iter().any(|withheld| withheld.id.seq == *seq);
+            let withheld = |seq: &i64| withheld.iter().any(|withheld| withheld.id.seq == *seq);
+            let known = |seq: &i64| withheld(seq) || released.seqs.contains(seq);
             tried.unknown.extend(wanted.iter().copied().filter(|seq| !known(seq)));
         }
-        tried.of = withheld.len() as i64;
+        tried.of = tried.released() + withheld.len() as i64;
         let (in_stream, beside): (Vec<_>, Vec<_>) = withheld.into_iter().partition(|w| w.event.is_some());
-        tried.read_beside.extend(beside.iter().map(|withheld| withheld.id.seq));
+        let (beside, unknown): (Vec<_>, Vec<_>) = beside.into_iter().partition(Withheld::is_known_document);
+        tried.read_beside.extend(unknown.iter().map(|withheld| withheld.id.seq));
         let salt = self.durable.salt.clone().ok_or_else(|| Error::internal("the checkpoint has no salt"))?;
         info!(source = %self.capture.stream, events = tried.of, "trying withheld events again");
         let stop = CancellationToken::new();
         let watcher = Watcher { enable_images: Vec::new(), ..watcher.clone() };
-        let reading = Rereading { watcher, salt, source: self.capture.source.clone() };
+        let lookup = Lookup {
+            snapshot: self.capture.snapshot(self.durable.position.clone(), self.barrier.clone()),
+            salt: salt.clone(),
+            audit_database: self.capture.log.database().name().to_owned(),
+            left_out: self.left_out.clone(),
+        };
+        let reading = Rereading { watcher, salt, source: self.capture.source.clone(), lookup };
         Ok(Trying {
             retry,
             tried,
+            released,
             context: None,
-            reads: reading.start(in_stream, stop.clone()),
+            reads: reading.start(in_stream, beside, stop.clone()),
             _stop_reading: stop.drop_guard(),
         })
     }
@@ -177,8 +208,15 @@ impl BatchWriter<'_> {
                 trying.tried.lost.extend(seqs);
                 (true, None)
             }
-            Some(Ok(Reread::Missing(seqs))) => {
+            Some(Ok(Reread::Missing(seqs) | Reread::Looked(Looked::Gone(seqs)))) => {
                 trying.tried.missing.extend(seqs);
+                (true, None)
+            }
+            Some(Ok(Reread::Looked(Looked::Found(documents, hold)))) => {
+                let documents = documents.into_iter().map(|(event, withheld)| (event, Some(withheld)));
+                self.release(documents.collect(), trying).await?;
+                // Events after the time at which they were read may follow now.
+                drop(hold);
                 (true, None)
             }
             Some(Ok(Reread::Events(events, permits))) => {
@@ -221,13 +259,19 @@ impl BatchWriter<'_> {
         next.counters.read += releases.len() as i64;
         next.counters.released += releases.len() as i64;
         append.records.push(own_record(&note(&releases, &next), &mut next)?);
-        self.store(append, next).await?;
-        for (_, release) in releases {
+        let mut released = trying.released.clone();
+        for (seq, release) in releases {
             match release {
-                Release::Late(_) => trying.tried.late += 1,
-                Release::Dropped(plugin) => *trying.tried.dropped.entry(plugin).or_default() += 1,
+                Release::Late(_) => released.late += 1,
+                Release::Snapshot(_) => released.snapshots += 1,
+                Release::Dropped(plugin) => *released.dropped.entry(plugin).or_default() += 1,
             }
+            released.seqs.extend(trying.retry.seqs.is_some().then_some(seq));
         }
+        next.retried = Some(released.clone());
+        self.store(append, next).await?;
+        trying.tried.note(&released);
+        trying.released = released;
         Ok(())
     }
 
@@ -273,13 +317,15 @@ impl BatchWriter<'_> {
         let context = context.as_ref().filter(|context| identity.txn() == Some(&context.txn));
         let attributed = actor::attribute(doc, source.actor_field.as_deref(), context);
         let doc = attributed.as_deref().and_then(|event| Doc::new(event).ok()).unwrap_or(doc);
-        let body = late(doc, seq);
+        let is_snapshot = identity.op() == SNAPSHOT;
+        let body = if is_snapshot { doc.as_bytes().to_vec() } else { late(doc, seq) };
         let doc =
             Doc::new(&body).map_err(|e| Error::internal("a late record is not valid BSON").because(e))?;
         append.records.push(Record::encode(next.next_id(), doc, next.policy));
         next.next_seq += 1;
         next.counters.appended += 1;
-        Ok(Some((seq, Release::Late(next.next_seq - 1))))
+        let record = next.next_seq - 1;
+        Ok(Some((seq, if is_snapshot { Release::Snapshot(record) } else { Release::Late(record) })))
     }
 }
 
@@ -316,6 +362,7 @@ fn note(releases: &[(i64, Release)], checkpoint: &Checkpoint) -> Vec<u8> {
             released.i64("seq", *seq);
             match release {
                 Release::Late(late) => released.i64("late", *late),
+                Release::Snapshot(snapshot) => released.i64("snapshot", *snapshot),
                 Release::Dropped(plugin) => released.str("dropped", plugin),
             }
             released.end();

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::assemble::Identity;
 use crate::checkpoint::{Checkpoint, RecentFailures};
-use crate::config::SourceConfig;
+use crate::config::Tolerance;
 use crate::error::Error;
 use crate::plugin::{Failure, Outcome};
 use crate::stream_id::StreamId;
@@ -32,10 +32,10 @@ pub(super) fn report(stream: &StreamId, outcomes: &[(Identity, Outcome)]) {
 }
 
 /// The source halts before the transaction in which its quarantine would exceed the limit.
-pub(super) fn too_many(last: &Failure, source: &SourceConfig, checkpoint: &Checkpoint) -> Error {
+pub(super) fn too_many(last: &Failure, tolerance: Tolerance, checkpoint: &Checkpoint) -> Error {
     Error::plugin(format!(
         "plugins failed on more than {} of {} successive events, the last time: {last}; the source has stopped before them source={}",
-        source.quarantine_limit, RecentFailures::WINDOW, checkpoint.stream
+        tolerance.quarantine_limit, RecentFailures::WINDOW, checkpoint.stream
     ))
-    .hint("mend the plugin and start again: nothing is lost while the oplog holds the events; or raise quarantine_limit")
+    .hint("mend the plugin and `archiver reload`, or start again: nothing is lost while the oplog holds the events; or raise quarantine_limit")
 }

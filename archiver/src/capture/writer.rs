@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::Capture;
 use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
@@ -25,9 +24,10 @@ use super::snapshot::{Report, SnapshotBatch, now, plan};
 use super::token;
 use super::watcher::Watcher;
 use super::withheld;
+use super::{Capture, Plugins};
 use crate::audit_log::Append;
 use crate::checkpoint::{Checkpoint, RecentFailures, Resync};
-use crate::config::{Snapshot as SnapshotMode, Watch};
+use crate::config::{Snapshot as SnapshotMode, Tolerance, Watch};
 use crate::deployment::operation_time;
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
@@ -64,8 +64,10 @@ pub(super) struct BatchWriter<'a> {
     pub(super) session: ClientSession,
     /// The plugins in force.
     pub(super) chain: Arc<PluginChain>,
+    /// What happens when they fail.
+    pub(super) tolerance: Tolerance,
     /// Those that are to be.
-    pub(super) chains: watch::Receiver<Arc<PluginChain>>,
+    pub(super) plugins: watch::Receiver<Plugins>,
     /// Which withheld events are to be tried again.
     pub(super) retries: watch::Receiver<Option<Retry>>,
     /// The request for such that was answered last.
@@ -112,7 +114,7 @@ impl BatchWriter<'_> {
         }
         let outcomes = self.pass(events, next).await?;
         let id_is_kept = ids_are_kept(&outcomes);
-        assemble(outcomes, id_is_kept, &self.capture.source, next)
+        assemble(outcomes, id_is_kept, &self.capture.source, self.tolerance, next)
     }
 
     /// Passes events through the plugins; what each did is counted in `next`.
@@ -251,10 +253,17 @@ impl BatchWriter<'_> {
     /// Puts the plugins in force that are to be. Between two batches, and with nothing read that others have passed on: so each
     /// record is by the plugins that its policy names.
     pub(super) async fn change_plugins(&mut self) -> Result<()> {
-        self.chain = Arc::clone(&self.chains.borrow_and_update());
+        Plugins { chain: self.chain, tolerance: self.tolerance } = self.plugins.borrow_and_update().clone();
         self.record_policy().await?;
         info!(source = %self.durable.stream, policy = self.durable.policy, "other plugins are in force");
         Ok(())
+    }
+
+    /// Takes in what is to happen when plugins fail. Returns whether there are to be other plugins, too.
+    fn are_others(&mut self) -> bool {
+        let plugins = self.plugins.borrow();
+        self.tolerance = plugins.tolerance;
+        plugins.chain.digest() != self.chain.digest()
     }
 
     /// The request to try events again that has not been answered yet.
@@ -294,7 +303,9 @@ impl BatchWriter<'_> {
             tokio::select! {
                 biased;
                 () = self.capture.stop.cancelled() => return Ok(End::Done),
-                () = changed(&mut self.chains), if trying.is_none() => return Ok(End::OtherPlugins),
+                () = changed(&mut self.plugins), if trying.is_none() => if self.are_others() {
+                    return Ok(End::OtherPlugins);
+                },
                 () = changed(&mut self.retries), if trying.is_none() => {}
                 read = next_again(&mut trying), if trying.is_some() => self.take_tried(&mut trying, read).await?,
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
@@ -401,7 +412,7 @@ impl BatchWriter<'_> {
         let Compared { outcomes, ids_are_kept, own, closes, hold } = compared;
         let source = &self.capture.source;
         withheld::report(&next.stream, &outcomes);
-        let mut append = assemble(outcomes, ids_are_kept, source, &mut next)?;
+        let mut append = assemble(outcomes, ids_are_kept, source, self.tolerance, &mut next)?;
         for body in &own {
             append.records.push(own_record(body, &mut next)?);
         }

@@ -5,7 +5,7 @@ use archiver::archive::extjson;
 use archiver::history::History;
 use archiver::history::gaps::{Finding, Found, GapRecord};
 use archiver::history::id::DocumentId;
-use archiver::history::states::State;
+use archiver::history::states::{State, States, quarantined};
 use archiver::history::timeline::{Entry, FieldChange};
 use archiver::history::{self, Namespace};
 use archiver::record::Record;
@@ -58,7 +58,7 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
             continue;
         }
         match args.format {
-            Format::Table => rows.push(row(entry, &record, time)?),
+            Format::Table => rows.push(row(entry, &record, time, &timeline.states)?),
             Format::Json => output::text(&json_line(record.doc()))?,
         }
     }
@@ -83,7 +83,7 @@ fn json_line(doc: Doc<'_>) -> String {
     line
 }
 
-fn row(entry: &Entry, record: &Record<'_>, time: Timestamp) -> Result<Vec<String>> {
+fn row(entry: &Entry, record: &Record<'_>, time: Timestamp, states: &States) -> Result<Vec<String>> {
     let actor = record.part("actor").and_then(|actor| actor.get("id")).and_then(|id| id.as_str());
     Ok(vec![
         record.record_id()?.to_string(),
@@ -91,14 +91,16 @@ fn row(entry: &Entry, record: &Record<'_>, time: Timestamp) -> Result<Vec<String
         record.op().to_owned(),
         entry.identity.namespace.to_string(),
         printable(actor.unwrap_or("-")),
-        summary(entry, record)?,
+        summary(entry, record, states)?,
     ])
 }
 
 /// What happened, on one line.
-fn summary(entry: &Entry, record: &Record<'_>) -> Result<String> {
-    if record.op() == "gap" {
-        return gap(entry, record);
+fn summary(entry: &Entry, record: &Record<'_>, states: &States) -> Result<String> {
+    match record.op() {
+        "gap" => return gap(entry, record),
+        "quarantine" => return Ok(withheld(record, states.is_named(record, &entry.identity))),
+        _ => {}
     }
     let found = Found::of(record);
     let changes = entry.changes()?;
@@ -138,6 +140,14 @@ fn begun_or_ended(entry: &Entry, record: &Record<'_>, found: Option<Found>) -> S
         (_, _, State::Unknown(reason)) => format!("unknown from here on: {reason}"),
         _ => String::new(),
     }
+}
+
+/// What a withheld change means for the document.
+fn withheld(record: &Record<'_>, is_its: bool) -> String {
+    let detail = |field| printable(quarantined(record, field).unwrap_or("unknown"));
+    let whose = if is_its { "its" } else { "perhaps its:" };
+    let (op, plugin, error) = (detail("op"), detail("plugin"), detail("error"));
+    format!("{whose} {op} is withheld, plugin {plugin} failed on it ({error}); unknown from here on")
 }
 
 /// What a gap means for the document.

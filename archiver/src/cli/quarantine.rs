@@ -29,7 +29,8 @@ enum Command {
     /// Passes withheld events through the plugins in force now, and appends those that pass
     ///
     /// An event is read again from the change stream, for as long as the oplog has it, and appended once, with its own time, as a
-    /// late record; history shows it where it belongs. One that fails again stays withheld. The archiver that captures the source
+    /// late record; history shows it where it belongs. A document that a baseline read is looked for in its collection, and appended
+    /// as it is now. What fails again stays withheld. The archiver that captures the source
     /// does the work; where none does, this command.
     #[command(after_help = EXIT_CODES)]
     Retry(RetryArgs),
@@ -120,6 +121,7 @@ fn chance(chance: Chance) -> &'static str {
     match chance {
         Chance::Possible => "possible",
         Chance::Lost => "lost: the oplog no longer has it",
+        Chance::AsItIsNow => "possible, as it is now",
         Chance::ReadBeside => "no: read by a baseline or a comparison",
         Chance::Unknown => "unknown",
     }
@@ -157,14 +159,17 @@ fn summary(stream: &StreamTried) -> String {
     let StreamTried { source, partition, tried } = stream;
     let name = StreamId { source: source.clone(), partition: *partition };
     let mut lines = vec![format!("{} of {} appended late", tried.late, tried.of)];
+    if tried.snapshots > 0 {
+        lines.push(format!("{} read again as they are now", tried.snapshots));
+    }
     lines.extend(tried.dropped.iter().map(|(plugin, n)| format!("{n} dropped by {plugin}")));
     lines.extend(tried.failed.iter().map(|(why, named)| listed(named, &format!("failed again ({why})"))));
     for (named, what) in [
         (&tried.lost, "lost: the oplog no longer has them"),
-        (&tried.missing, "not in the stream as it is configured now"),
+        (&tried.missing, "not in the stream as it is configured now, or not in their collection any more"),
         (
             &tried.read_beside,
-            "read by a baseline or a comparison, not from the stream: a new baseline reads them again",
+            "read by a baseline or a comparison, and nothing tells which documents they were: a new baseline reads them again",
         ),
         (&tried.unknown, "not withheld: released already, or never"),
     ] {

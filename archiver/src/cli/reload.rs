@@ -9,8 +9,8 @@ use super::{EXIT_CODES, Format, Global, Outcome, output};
 /// Has every running archiver read its configuration again, for other plugins
 ///
 /// Each loads the plugins of its own configuration file aside and tries them. They count from the next batch on, and a policy
-/// record says so; where one of them can't be loaded, that archiver keeps all it has. Whatever else has changed in the file is
-/// named: it takes a restart.
+/// record says so, and so do on_plugin_error and quarantine_limit; where a plugin can't be loaded, that archiver keeps all it has.
+/// Sources that have halted are tried again. Whatever else has changed in the file is named: it takes a restart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -24,7 +24,7 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     match args.format {
         Format::Json => output::json(&answers.iter().map(json).collect::<Vec<_>>())?,
         Format::Table => output::table(
-            &["instance", "plugins changed for", "takes a restart", "refused"],
+            &["instance", "changed for", "tried again", "takes a restart", "refused"],
             answers.iter().map(|(holder, reloaded)| row(holder, reloaded)),
         )?,
     }
@@ -46,6 +46,7 @@ fn json((holder, reloaded): (&String, &Reloaded)) -> serde_json::Value {
     serde_json::json!({
         "instance": holder,
         "changed": reloaded.changed,
+        "revived": reloaded.revived,
         "restart": reloaded.restart,
         "refused": reloaded.failed.as_ref().map(|failed| &failed.message),
     })
@@ -54,5 +55,6 @@ fn json((holder, reloaded): (&String, &Reloaded)) -> serde_json::Value {
 fn row(holder: &str, reloaded: &Reloaded) -> Vec<String> {
     let listed = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
     let refused = reloaded.failed.as_ref().map_or("-", |failed| &failed.message);
-    vec![holder.to_owned(), listed(&reloaded.changed), listed(&reloaded.restart), refused.to_owned()]
+    let lists = [&reloaded.changed, &reloaded.revived, &reloaded.restart].map(|names| listed(names));
+    [holder.to_owned()].into_iter().chain(lists).chain([refused.to_owned()]).collect()
 }

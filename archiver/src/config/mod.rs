@@ -133,10 +133,8 @@ pub struct SourceConfig {
     pub plugins: Vec<String>,
     /// Whether a baseline is read first.
     pub snapshot: Snapshot,
-    /// What happens when a plugin fails on an event.
-    pub on_plugin_error: OnPluginError,
-    /// Of ten thousand successive events, how many may be quarantined before the source halts.
-    pub quarantine_limit: u32,
+    /// What happens when plugins fail.
+    pub tolerance: Tolerance,
     /// The (dotted) field in which the application writes who did it.
     pub actor_field: Option<String>,
     /// The collection (database, collection) into which the application inserts `{actor, reason}` as the first write of a
@@ -148,6 +146,15 @@ pub struct SourceConfig {
     pub enable_images: bool,
     /// Into how many streams the source is split, by its documents' `_id`s; at least 1.
     pub partitions: u32,
+}
+
+/// What happens when a source's plugins fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tolerance {
+    /// What happens when one fails on an event.
+    pub on_plugin_error: OnPluginError,
+    /// Of ten thousand successive events, how many may be quarantined before the source halts.
+    pub quarantine_limit: u32,
 }
 
 /// One entry of `watch`.

@@ -13,7 +13,7 @@ use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size,
 use super::watch::{WATCH_FORM, database, watch};
 use super::{
     ArchiveConfig, CaptureConfig, Config, Expected, Grants, OnHistoryLost, OnPluginError, PluginConfig,
-    PluginTest, Secret, Snapshot, SourceConfig, Watch,
+    PluginTest, Secret, Snapshot, SourceConfig, Tolerance, Watch,
 };
 use crate::error::Result;
 
@@ -413,8 +413,10 @@ fn source(section: Section<'_>, known: &Known<'_>) -> Option<SourceConfig> {
         watch: watch?,
         plugins: plugins.unwrap_or_default(),
         snapshot: snapshot.unwrap_or(Snapshot::Initial),
-        on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
-        quarantine_limit: quarantine_limit.unwrap_or(100),
+        tolerance: Tolerance {
+            on_plugin_error: on_plugin_error.unwrap_or(OnPluginError::Quarantine),
+            quarantine_limit: quarantine_limit.unwrap_or(100),
+        },
         actor_field,
         actor_context,
         on_history_lost: on_history_lost.unwrap_or(OnHistoryLost::Resync),

@@ -57,7 +57,10 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!(config.capture.batch_max_wait, Duration::from_millis(20));
     let source = &config.sources[0];
     assert_eq!(source.watch, [Watch::Collection("shop".into(), "payments".into())]);
-    assert_eq!((source.snapshot, source.on_plugin_error), (Snapshot::Initial, OnPluginError::Quarantine));
+    assert_eq!(
+        (source.snapshot, source.tolerance.on_plugin_error),
+        (Snapshot::Initial, OnPluginError::Quarantine)
+    );
     assert!(source.plugins.is_empty() && source.actor_field.is_none() && !config.development);
 }
 
@@ -137,7 +140,7 @@ fn every_key_is_read() {
     assert_eq!(filter.config_json.expose(), r#"{"z":"${NAME}","b":{"y":1,"x":[[1],[]]}}"#);
     let [first, second] = &config.sources[..] else { panic!("two sources") };
     assert_eq!(first.plugins, ["filter", "redact-pii"]);
-    assert_eq!((first.snapshot, first.on_plugin_error), (Snapshot::Never, OnPluginError::Halt));
+    assert_eq!((first.snapshot, first.tolerance.on_plugin_error), (Snapshot::Never, OnPluginError::Halt));
     assert_eq!(first.actor_field.as_deref(), Some("audit.updatedBy"));
     assert_eq!(second.watch, [Watch::Everything]);
 }
@@ -427,7 +430,7 @@ fn grants_tests_and_the_quarantine_limit_are_read() {
         with(&format!("[[plugin]]\nname = \"p\"\npath = \"p.wasm\"\nsha256 = \"{PIN}\"\n{lines}"))
     };
     let config = read(&plugin("")).unwrap();
-    assert_eq!((config.plugins[0].allow, config.sources[0].quarantine_limit), (Grants::ALL, 100));
+    assert_eq!((config.plugins[0].allow, config.sources[0].tolerance.quarantine_limit), (Grants::ALL, 100));
     assert!(config.plugins[0].tests.is_empty());
     let config = read(&plugin(
         "allow = [\"drop\"]\n[[plugin.test]]\nevent = '{}'\nexpect = \"keep\"\n[[plugin.test]]\nevent = '{}'\nexpect = '{\"op\": \"x\"}'",
@@ -436,7 +439,7 @@ fn grants_tests_and_the_quarantine_limit_are_read() {
     assert_eq!(config.plugins[0].allow, Grants { drop: true, modify: false });
     let expected: Vec<_> = config.plugins[0].tests.iter().map(|test| test.expect.clone()).collect();
     assert_eq!(expected, [Expected::Keep, Expected::Event("{\"op\": \"x\"}".into())]);
-    assert_eq!(read(&with("quarantine_limit = 0")).unwrap().sources[0].quarantine_limit, 0);
+    assert_eq!(read(&with("quarantine_limit = 0")).unwrap().sources[0].tolerance.quarantine_limit, 0);
     for (text, problem) in [
         (with("quarantine_limit = -1"), "8: [[source]] quarantine_limit: -1 is not allowed"),
         (with("quarantine_limit = 10001"), "8: [[source]] quarantine_limit: 10001 is not allowed"),

@@ -56,6 +56,22 @@ impl DocumentId {
         self.values().any(|value| same(&value, id))
     }
 
+    /// The type bytes and values with which they can be stored: a whole number as any type of number.
+    pub(super) fn forms(&self) -> Vec<(u8, Vec<u8>)> {
+        let mut forms = BTreeSet::new();
+        for value in self.values() {
+            forms.insert((value.kind(), value.value().to_vec()));
+            let Some(number) = number(&value) else { continue };
+            forms.insert((kind::DOUBLE, number.to_le_bytes().to_vec()));
+            let whole = number as i64;
+            if whole as f64 == number {
+                forms.insert((kind::INT64, whole.to_le_bytes().to_vec()));
+                forms.extend(i32::try_from(whole).map(|n| (kind::INT32, n.to_le_bytes().to_vec())));
+            }
+        }
+        forms.into_iter().collect()
+    }
+
     /// The texts that column `doc_id` can have for them.
     pub fn texts(&self) -> Vec<String> {
         let mut texts = BTreeSet::new();

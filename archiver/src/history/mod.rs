@@ -4,6 +4,7 @@
 //! rolled and trimmed in between is then seen twice, never not at all.
 
 pub mod document;
+mod expected;
 pub mod gaps;
 pub mod id;
 pub mod policies;

@@ -16,8 +16,9 @@ pub struct Policies(BTreeMap<RecordId, Policy>);
 struct Policy {
     /// For people.
     plugins: Vec<String>,
-    /// The record's list of them, configurations included.
-    bson: Vec<u8>,
+    /// Which plugins with which configurations: name, file, configuration. A file speaks one contract, whether the record says so or,
+    /// as in those of earlier versions, not.
+    chain: Vec<[String; 3]>,
 }
 
 impl Policies {
@@ -27,21 +28,25 @@ impl Policies {
             return Ok(());
         }
         let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
-        let plugins = list.map(|list| list.elements().map_while(|e| e.ok()?.as_doc()).map(plugin).collect());
-        let bson = list.map(|list| list.as_bytes().to_vec()).unwrap_or_default();
-        self.0.insert(record.record_id()?, Policy { plugins: plugins.unwrap_or_default(), bson });
+        let list = list.unwrap_or(Doc::EMPTY).elements().map_while(|e| e.ok()?.as_doc());
+        let list: Vec<Doc<'_>> = list.collect();
+        let plugins = list.iter().map(|entry| plugin(*entry)).collect();
+        let part = |entry: &Doc<'_>, name| text(*entry, name).unwrap_or_default().to_owned();
+        let chain =
+            list.iter().map(|entry| ["name", "sha256", "config_sha256"].map(|name| part(entry, name)));
+        self.0.insert(record.record_id()?, Policy { plugins, chain: chain.collect() });
         Ok(())
     }
 
-    /// The plugins of a policy, each as "name version (sha256 …)"; `None` where the policy record is not known.
+    /// The plugins of a policy, each as "name version (sha256 …, contract …)", the contract where it is recorded; `None` where the policy record is not known.
     pub fn plugins(&self, policy: RecordId) -> Option<&[String]> {
         self.0.get(&policy).map(|policy| policy.plugins.as_slice())
     }
 
     /// Whether two policies are known to have the same plugins with the same configurations.
     pub fn are_alike(&self, one: RecordId, other: RecordId) -> bool {
-        let bson = |policy| self.0.get(&policy).map(|policy| &policy.bson);
-        one == other || bson(one).is_some() && bson(one) == bson(other)
+        let chain = |policy| self.0.get(&policy).map(|policy| &policy.chain);
+        one == other || chain(one).is_some() && chain(one) == chain(other)
     }
 
     /// Whether a record's contents are MongoDB's own. Where the policy is not known, they need not be.
@@ -54,13 +59,53 @@ impl Policies {
 }
 
 fn plugin(plugin: Doc<'_>) -> String {
-    let text = |name| plugin.get(name).and_then(|e| e.as_str()).unwrap_or("?");
-    let sha256 = text("sha256");
-    format!("{} {} (sha256 {})", text("name"), text("version"), sha256.get(..12).unwrap_or(sha256))
+    let known = |name| text(plugin, name).unwrap_or("?");
+    let sha256 = known("sha256");
+    let contract = text(plugin, "contract").map(|contract| format!(", contract {contract}"));
+    let (name, version, sha256) = (known("name"), known("version"), sha256.get(..12).unwrap_or(sha256));
+    format!("{name} {version} (sha256 {sha256}{})", contract.unwrap_or_default())
+}
+
+fn text<'a>(plugin: Doc<'a>, name: &str) -> Option<&'a str> {
+    plugin.get(name).and_then(|e| e.as_str())
 }
 
 /// The policy record that was in force for this one: of the same stream.
 pub(super) fn policy_of(record: &Record<'_>) -> RecordId {
     let seq = record.doc().get("policy").and_then(|e| e.as_i64()).unwrap_or(0);
     RecordId { partition: record.record_id().ok().and_then(|id| id.partition), seq }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Document, Timestamp, doc};
+
+    use super::*;
+
+    fn noted(policies: &mut Policies, seq: i64, plugin: Document) -> RecordId {
+        let id = RecordId { partition: None, seq };
+        let time = Timestamp { time: 1, increment: 1 };
+        let body = doc! {"op": "policy", "clusterTime": time, "detail": {"plugins": [plugin]}};
+        let body = bson::serialize_to_vec(&body).unwrap();
+        let record = Record::encode(id, Doc::new(&body).unwrap(), seq);
+        policies.note(&Record::new(&record).unwrap()).unwrap();
+        id
+    }
+
+    #[test]
+    fn a_policy_tells_its_contracts_and_is_like_one_that_was_recorded_without_them() {
+        let mut policies = Policies::default();
+        let plugin = doc! {"name": "p", "version": "2", "sha256": "0123456789abcdef", "config_sha256": "c"};
+        let mut told = plugin.clone();
+        told.insert("contract", "archiver:plugin@1.0.0");
+        let mut configured = told.clone();
+        configured.insert("config_sha256", "d");
+        let [earlier, now, other] =
+            [(1, plugin), (2, told), (3, configured)].map(|(seq, plugin)| noted(&mut policies, seq, plugin));
+        assert_eq!(policies.plugins(earlier).unwrap(), ["p 2 (sha256 0123456789ab)"]);
+        let with_contract = ["p 2 (sha256 0123456789ab, contract archiver:plugin@1.0.0)"];
+        assert_eq!(policies.plugins(now).unwrap(), with_contract);
+        assert!(policies.are_alike(earlier, now));
+        assert!(!policies.are_alike(now, other));
+    }
 }

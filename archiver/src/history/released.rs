@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
 
-/// The `quarantine` records whose events were released, with the late record of each; `None`: a plugin dropped it.
+/// The `quarantine` records whose events were released, with the late record of each; `None`: a plugin dropped it. Those of documents
+/// that were only read again later are not among them: they still say that nothing was known until then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Released(BTreeMap<RecordId, Option<RecordId>>);
 
@@ -29,7 +30,8 @@ impl Released {
     fn note(&mut self, record: &Record<'_>) -> Result<()> {
         let Some(list) = notes(record) else { return Ok(()) };
         let partition = record.record_id()?.partition;
-        for entry in list.elements().map_while(|e| e.ok()?.as_doc()) {
+        let entries = list.elements().map_while(|e| e.ok()?.as_doc());
+        for entry in entries.filter(|entry| entry.get("snapshot").is_none()) {
             let id = |name| Some(RecordId { partition, seq: entry.get(name)?.as_i64()? });
             self.0.extend(id("seq").map(|quarantine| (quarantine, id("late"))));
         }

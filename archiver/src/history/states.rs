@@ -259,6 +259,19 @@ impl States {
         Some((gaps.iter().map(|gap| gap.after).min()?, gaps.iter().map(|gap| gap.until).max()?))
     }
 
+    /// Notes that there may be such a document, so that what concerns it is known of it before anything is recorded of it.
+    pub(super) fn expect(&mut self, identity: &Identity, partition: Option<u32>) {
+        let tracked = || Tracked::unrecorded(partition);
+        self.documents.entry(identity.clone()).or_insert_with(tracked);
+    }
+
+    /// Whether a quarantine record says by its digest that it is of this document, and nobody could say otherwise.
+    pub fn is_named(&self, record: &Record<'_>, identity: &Identity) -> bool {
+        let salt = record.record_id().ok().and_then(|id| self.salts.get(&id.partition));
+        let digest = quarantined(record, "keyDigest");
+        salt.is_some() && digest.is_some_and(|digest| may_be_of(digest, &identity.id, salt))
+    }
+
     /// Forgets the documents that do not exist, which takes no more than for those that nothing is recorded of.
     pub fn forget_absent(&mut self) {
         self.documents.retain(|_, tracked| tracked.known.state != State::Absent);
@@ -465,10 +478,9 @@ impl States {
             self.lose(reason, record.cluster_time()?, |_, _| true);
             return Ok(());
         };
-        let detail = |name| record.part("detail").and_then(|d| d.get(name)).and_then(|e| e.as_str());
-        let key = detail("keyDigest");
+        let key = quarantined(record, "keyDigest");
         // One without a document, such as a drop, is withheld in the first partition and concerns all.
-        let of_document = detail("op").is_some_and(|op| DOCUMENT_OPS.contains(&op));
+        let of_document = quarantined(record, "op").is_some_and(|op| DOCUMENT_OPS.contains(&op));
         let partition = record.record_id()?.partition;
         let salt = self.salts.get(&partition).cloned();
         self.lose(reason, record.cluster_time()?, |identity, tracked| {
@@ -487,6 +499,11 @@ impl States {
             }
         }
     }
+}
+
+/// What a quarantine record says in a field of its `detail`.
+pub fn quarantined<'a>(record: &Record<'a>, field: &str) -> Option<&'a str> {
+    record.part("detail")?.get(field)?.as_str()
 }
 
 /// Whether a quarantine record's digest can be that of this `_id`. Earlier versions made it without a salt.

@@ -518,3 +518,32 @@ fn a_digest_points_to_its_document_with_and_without_a_salt_and_to_all_without_th
     assert_eq!(known_after(crate::record::unsalted_id_digest(kind, &value), salts()), [false, true]);
     assert_eq!(known_after(salt.id_digest(kind, &value), Salts::new()), [false, false]);
 }
+
+#[tokio::test]
+async fn a_withheld_document_is_known_from_when_it_was_read_again_and_not_before() {
+    let mut shop = Shop::with_plugins(&[]);
+    let orders = doc! {"ns": {"db": "shop", "coll": "orders"}};
+    let withheld = |shop: &mut Shop| {
+        let mut head = doc! {"op": "quarantine"};
+        head.extend(orders.clone());
+        shop.push(head, doc! {"detail": {"op": "snapshot", "error": "trap"}})
+    };
+    shop.change("snapshot", 1, doc! {"after": {"_id": 1, "x": 1}});
+    let seq = withheld(&mut shop);
+    shop.change("update", 1, set(doc! {"y": 2}));
+    let unknown = i64::from(shop.second);
+    let snapshot = shop.change("snapshot", 1, doc! {"after": {"_id": 1, "x": 9, "y": 2}});
+    shop.push(doc! {"op": "quarantine"}, doc! {"detail": {"released": [{"seq": seq, "snapshot": snapshot}]}});
+    shop.change("update", 1, set(doc! {"y": 3}));
+    let history = history(&shop, &[]).await;
+    let lost = recovered(&history, "1", Some(unknown)).await.unwrap_err();
+    assert!(lost.to_string().contains(&format!("a change was quarantined seq={seq}")), "{lost}");
+    let end = Some(i64::from(DAY) + 100);
+    assert_eq!(recovered(&history, "1", end).await.unwrap(), doc! {"_id": 1, "x": 9, "y": 3});
+    let mut placed = history.placed_records(&StreamId::whole("shop")).await.unwrap();
+    let mut seqs = Vec::new();
+    while let Some(bytes) = placed.next_before(i64::MAX).await.unwrap() {
+        seqs.push(Record::new(&bytes).unwrap().seq().unwrap());
+    }
+    assert_eq!(seqs, (1..shop.next_seq()).collect::<Vec<_>>(), "all stand where they were written");
+}

@@ -2,6 +2,7 @@
 
 use bson_walker::{Doc, Element};
 
+use super::expected::Expected;
 use super::gaps::Found;
 use super::id::DocumentId;
 use super::released::Released;
@@ -47,7 +48,8 @@ pub struct Timeline {
 impl History {
     /// The history of the documents with this id, in one namespace or in all. Fails as not found where there is none.
     ///
-    /// Besides the document's own records it has those that changed it with its whole namespace: drops, renames, gaps.
+    /// Besides the document's own records it has those that changed it with its whole namespace: drops, renames, gaps; and those of
+    /// changes that were withheld and are, or may be, its.
     pub async fn timeline(
         &self,
         source: &str,
@@ -70,6 +72,7 @@ impl History {
         let own = self.document(source, id).await?;
         let mut states = States::new(policies(wide)?, self.salts(source).await?);
         let released = Released::among(wide)?;
+        let expected = Expected::of(id, &own)?;
         let mut identities: Vec<Identity> = Vec::new();
         let mut entries = Vec::new();
         // A gap record of one lost change is about its document alone.
@@ -78,6 +81,14 @@ impl History {
             let record = Record::new(&bytes)?;
             if released.holds(record.record_id()?) {
                 continue;
+            }
+            if record.op() == "quarantine" {
+                for identity in expected.by(&record, &states)? {
+                    states.expect(&identity, record.record_id()?.partition);
+                    if !identities.contains(&identity) {
+                        identities.push(identity);
+                    }
+                }
             }
             match Identity::of(&record) {
                 Some(identity) => {

@@ -24,6 +24,13 @@ pub(super) fn version(import: &str) -> Option<&str> {
     Some(version)
 }
 
+/// The contract that a plugin with these imports was built for, as it stands in policy records. One that names no version is
+/// connected by the first.
+pub(super) fn spoken<'i>(imports: impl IntoIterator<Item = &'i str>) -> String {
+    let version = imports.into_iter().find_map(version).unwrap_or(VERSIONS[0]);
+    format!("{PACKAGE}@{version}")
+}
+
 /// What every plugin exports, in the order in which the host calls it.
 pub(super) const EXPORTS: [&str; 3] = ["describe", "configure", "process-batch"];
 

@@ -9,7 +9,7 @@ use wasmtime::{Engine, Module};
 use wit_component::ComponentEncoder;
 
 use super::check::Grants;
-use super::contract::{CONTRACT, HOST, Manifest, PACKAGE, TYPES, VERSIONS, version};
+use super::contract::{CONTRACT, HOST, Manifest, PACKAGE, TYPES, VERSIONS, spoken, version};
 use super::host::{Program, Running};
 use super::limits::{Limits, MAX_FILE_BYTES};
 use super::sandbox::Fault;
@@ -51,6 +51,7 @@ pub(super) fn load_bytes(
         version: manifest.version,
         sha256: hex(&Sha256::digest(file).into()).into(),
         config_sha256: hex(&Sha256::digest(plugin.config_json.expose()).into()),
+        contract: spoken(imports(&component, engine).iter().map(String::as_str)),
         config: plugin.config_json.clone(),
         grants,
         program,
@@ -121,10 +122,13 @@ pub(super) fn compile(plugin: &PluginConfig, file: &[u8], engine: &Engine) -> Re
             .because(e)
             .hint(format!("{BUILD}; it may be damaged, or ask for more memory than a plugin may have"))
     })?;
-    let imports = component.component_type();
-    let imports: Vec<_> = imports.imports(engine).map(|(import, _)| import.to_owned()).collect();
-    check_imports(plugin, &imports)?;
+    check_imports(plugin, &imports(&component, engine))?;
     Ok(component)
+}
+
+/// What a component imports.
+pub(super) fn imports(component: &Component, engine: &Engine) -> Vec<String> {
+    component.component_type().imports(engine).map(|(import, _)| import.to_owned()).collect()
 }
 
 fn encode(module: &[u8]) -> anyhow::Result<Vec<u8>> {

@@ -80,7 +80,7 @@ impl PluginChain {
     }
 
     /// What a policy record says about this chain, as BSON:
-    /// `{plugins: [{name, version, sha256, config_sha256}], contract}`.
+    /// `{plugins: [{name, version, sha256, config_sha256, contract}], contract}`.
     pub fn policy(&self) -> Vec<u8> {
         Writer::build(|policy| {
             let mut plugins = policy.begin_array(b"plugins");
@@ -90,6 +90,7 @@ impl PluginChain {
                 plugin.str("version", &stage.version);
                 plugin.str("sha256", &stage.sha256);
                 plugin.str("config_sha256", &stage.config_sha256);
+                plugin.str("contract", &stage.contract);
                 plugin.end();
             }
             plugins.end();

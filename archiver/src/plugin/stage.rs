@@ -17,6 +17,8 @@ pub(super) struct Stage {
     pub(super) version: String,
     pub(super) sha256: Arc<str>,
     pub(super) config_sha256: String,
+    /// Which contract it was built for.
+    pub(super) contract: String,
     pub(super) config: Secret,
     pub(super) grants: Grants,
     pub(super) program: Program,

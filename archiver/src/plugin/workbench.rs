@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::check::{self, Verdict};
-use super::contract::CONTRACT;
+use super::contract::spoken;
 use super::explain::explain;
 use super::limits::Limits;
 use super::load;
@@ -93,13 +93,14 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let program = load::connect(&plugin, &engine, &component, limits)?;
     let manifest = load::describe(&plugin, &program)?;
     let shape = component.component_type();
+    let imports = load::imports(&component, &engine);
     Ok(Inspection {
         name: manifest.name,
         version: manifest.version,
-        contract: CONTRACT.to_owned(),
+        contract: spoken(imports.iter().map(String::as_str)),
         may_drop: manifest.may_drop,
         may_modify: manifest.may_modify,
-        imports: shape.imports(&engine).map(|(name, _)| name.to_owned()).collect(),
+        imports,
         exports: shape.exports(&engine).map(|(name, _)| name.to_owned()).collect(),
         config_schema: manifest.config_schema,
         sha256: hex(&Sha256::digest(&file).into()),

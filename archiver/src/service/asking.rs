@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Service, load_chain};
+use super::{Service, load_plugins};
 use crate::archive::roll::check_continues;
 use crate::capture::lease::{Answer, Ask, Lease, Reloaded, Request, Seqs};
 use crate::capture::retry::{Retry, Tried};
@@ -136,7 +136,15 @@ impl Service {
             if own.as_ref().is_some_and(JoinHandle::is_finished)
                 && let Some(ended) = own.take()
             {
-                ended.await.map_err(|e| Error::internal("trying again panicked").because(e))??;
+                let ended = ended.await.map_err(|e| Error::internal("trying again panicked").because(e))?;
+                match ended {
+                    Ok(()) => {}
+                    Err(e) if e.kind().needs_a_human() || heard.elapsed() > PATIENCE => return Err(e),
+                    // What was released is; whoever has the lease next, perhaps this process, goes on with the rest.
+                    Err(e) => {
+                        warn!(source = %stream, error = e.explain(), "trying again was interrupted, and goes on")
+                    }
+                }
             }
             let answer: Option<Answer<Tried>> = self.leases.answered(request).await?;
             if answer != last {
@@ -183,7 +191,7 @@ impl Service {
         retry: Retry,
     ) -> Result<JoinHandle<Result<()>>> {
         info!(source = %stream, "nobody writes this source: trying again under its lease");
-        let chain = load_chain(&self.config, source);
+        let plugins = load_plugins(&self.config, source);
         let (log, archive, stream) = (self.log.clone(), self.archive.clone(), stream.clone());
         let (source, client, limits) = (source.clone(), self.client.clone(), self.config.capture);
         Ok(tokio::spawn(async move {
@@ -193,7 +201,7 @@ impl Service {
                 if let Some(last) = archive.last_manifest(&stream).await? {
                     check_continues(&stream, &log, &last).await?;
                 }
-                let (_, chains) = watch::channel(Arc::new(chain?));
+                let (_, plugins) = watch::channel(plugins?);
                 let (_, retries) = watch::channel(None);
                 let capture = Capture {
                     stream: stream.clone(),
@@ -202,7 +210,7 @@ impl Service {
                     client,
                     log,
                     archive,
-                    chains,
+                    plugins,
                     retries,
                     lease: lease.clone(),
                     headroom: Arc::default(),

@@ -45,7 +45,7 @@ pub(super) struct Seat {
 
 #[derive(Debug, Default)]
 struct Health {
-    /// What it has stopped for here, for good.
+    /// What it has stopped for here, until a human mends it.
     halted: Option<Kind>,
     /// When it last failed, where it kept failing.
     failed: Option<Instant>,
@@ -84,9 +84,15 @@ impl Seat {
         self.wanted.subscribe().wait_for(|wanted| !wanted).await.ok();
     }
 
-    /// Says that the stream has stopped here for good.
+    /// Says that the stream has stopped here until a human mends it.
     pub(super) fn halt(&self, kind: Kind) {
         self.health().halted = Some(kind);
+        self.changed.notify_one();
+    }
+
+    /// Says that a stream that has halted is tried again.
+    pub(super) fn revive(&self) {
+        *self.health() = Health::default();
         self.changed.notify_one();
     }
 
@@ -96,7 +102,7 @@ impl Seat {
         self.changed.notify_one();
     }
 
-    /// What it has stopped for here, for good; `None`: it has not.
+    /// What it has stopped for here, until a human mends it; `None`: it has not.
     pub(super) fn halted(&self) -> Option<Kind> {
         self.health().halted
     }

@@ -204,6 +204,9 @@ fn positions(page: &mut Page, streams: &[Stream<'_>]) {
     gauge("archiver_baseline_documents_estimated", help, &|_, at| Some(at.baseline?.1 as f64));
     let help = "Gaps behind which the present has not been compared yet with what is known.";
     gauge("archiver_comparisons_pending", help, &|_, at| Some(at.comparisons as f64));
+    let help =
+        "Events that are kept without their contents because a plugin failed, and that were not released.";
+    gauge("archiver_events_withheld", help, &|_, at| Some(at.counters.withheld() as f64));
 }
 
 /// What the checkpoint counts, since the source began; whichever process captures goes on counting.
@@ -218,6 +221,8 @@ fn counters(page: &mut Page, streams: &[Stream<'_>]) {
     counter("archiver_records_appended_total", help, &|at| at.counters.appended);
     let help = "Of the records, those that hold no contents because a plugin failed.";
     counter("archiver_records_quarantined_total", help, &|at| at.counters.quarantined);
+    let help = "Events that were released from quarantine: tried again, and appended late or dropped.";
+    counter("archiver_events_released_total", help, &|at| at.counters.released);
     let help = "Records of the archiver's own doing.";
     counter("archiver_own_records_total", help, &|at| at.counters.own);
     counter("archiver_gaps_total", "Stretches of history that are missing.", &|at| at.counters.gaps);

@@ -25,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 pub use self::asking::{StreamTried, reload, retry};
 use self::members::{Members, Seat};
 pub use self::reload::Reload;
-use self::reload::{Chains, Reloader};
+use self::reload::{PluginsOf, Reloader};
 use self::stream::StreamTask;
 use crate::archive::roll::{Extent, Roller};
 use crate::archive::store::{Archive, Sealed};
 use crate::audit_log::AuditLog;
+use crate::capture::Plugins;
 use crate::capture::lease::{Announcement, Leases};
 use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{Client, connect, operation_time, server_version};
@@ -57,7 +58,7 @@ struct Service {
     /// One segment is verified at a time in the whole process.
     verifying: Semaphore,
     stop: CancellationToken,
-    /// Streams that have not stopped for good.
+    /// Streams that have not halted.
     working: AtomicUsize,
     /// Cancelled when there are no such streams any more.
     none_left: CancellationToken,
@@ -65,7 +66,7 @@ struct Service {
 
 /// Captures and archives every source of the configuration. With `once`: until everything that had happened when it
 /// was called is in the archive. Otherwise until `stop` is cancelled, which is a clean end; where `reload` is given, the plugins
-/// may change meanwhile.
+/// may change meanwhile, and what has halted is tried again with it.
 ///
 /// Fails with the first error that only a human can mend, once no source is left to run.
 pub async fn run(config: Config, once: bool, reload: Option<Reload>, stop: CancellationToken) -> Result<()> {
@@ -75,31 +76,36 @@ pub async fn run(config: Config, once: bool, reload: Option<Reload>, stop: Cance
         None => None,
     };
     // Plugins first: they need no server, and nothing may be read before they are all in order.
-    let mut chains = Chains::new();
+    let mut plugins = PluginsOf::new();
     for source in &config.sources {
-        let chain = Arc::new(load_chain(&config, source)?);
-        chains.insert(source.name.clone(), watch::Sender::new(chain));
+        plugins.insert(source.name.clone(), watch::Sender::new(load_plugins(&config, source)?));
     }
-    let chains = Arc::new(chains);
+    let plugins = Arc::new(plugins);
+    let reloads = watch::Sender::new(());
     let service = Arc::new(Service::connect(config, stop.clone()).await?);
     let (mut seats, changed) = (Vec::new(), Arc::new(Notify::new()));
     let mut running = JoinSet::new();
     for source in &service.config.sources {
-        let Some(chain) = chains.get(&source.name) else { continue };
+        let Some(plugins) = plugins.get(&source.name) else { continue };
         for stream in StreamId::all(&source.name, source.partitions) {
             let seat = Arc::new(Seat::new(stream, Arc::clone(&changed)));
             seats.push(Arc::clone(&seat));
             let task = StreamTask {
                 service: Arc::clone(&service),
                 source: source.clone(),
-                chains: chain.subscribe(),
+                plugins: plugins.subscribe(),
+                reloads: reloads.subscribe(),
                 seat,
                 once,
             };
             running.spawn(task.run());
         }
     }
-    let mut beside = service.beside(seats.clone(), changed, once, reload, chains);
+    let reloader = reload.map(|Reload { path, asked }| {
+        let (config, seats) = (service.config.clone(), seats.clone());
+        (Reloader { path, config, plugins, seats, reloads, last: watch::Sender::new(None) }, asked)
+    });
+    let mut beside = service.beside(seats.clone(), changed, once, reloader);
     if let Some(listener) = listener {
         beside.spawn(metrics::serve(listener, seats, service.leases.clone())?);
     }
@@ -172,6 +178,10 @@ pub async fn roll(config: &Config, source: Option<&str>) -> Result<Vec<RolledSeg
     Ok(segments)
 }
 
+fn load_plugins(config: &Config, source: &SourceConfig) -> Result<Plugins> {
+    Ok(Plugins { chain: Arc::new(load_chain(config, source)?), tolerance: source.tolerance })
+}
+
 /// Loads the plugins of a source, in its order.
 pub fn load_chain(config: &Config, source: &SourceConfig) -> Result<PluginChain> {
     let plugin = |name: &String| config.plugins.iter().find(|p| p.name == *name);
@@ -211,8 +221,7 @@ impl Service {
         seats: Vec<Arc<Seat>>,
         changed: Arc<Notify>,
         once: bool,
-        reload: Option<Reload>,
-        chains: Arc<Chains>,
+        reloader: Option<(Reloader, mpsc::Receiver<()>)>,
     ) -> JoinSet<()> {
         let mut beside = JoinSet::new();
         let leases = self.leases.clone();
@@ -228,7 +237,10 @@ impl Service {
             };
             let leases = self.leases.clone();
             let (requests, asked) = mpsc::channel(REQUESTS);
-            let (last, reloaded) = watch::channel(None);
+            let reloaded = match &reloader {
+                Some((reloader, _)) => reloader.last.subscribe(),
+                None => watch::channel(None).1,
+            };
             let members = Members {
                 leases,
                 seats,
@@ -238,8 +250,7 @@ impl Service {
                 requests,
                 reloaded,
             };
-            if let Some(Reload { path, asked: by_signal }) = reload {
-                let reloader = Reloader { path, config: self.config.clone(), chains, last };
+            if let Some((reloader, by_signal)) = reloader {
                 beside.spawn(reloader.run(by_signal, asked));
             }
             beside.spawn(members.take_part(self.stop.clone()));

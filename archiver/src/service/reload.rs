@@ -1,5 +1,7 @@
 //! Reads the configuration again while the streams run: other plugins are loaded aside, all of them, and count from each stream's
 //! next batch on; where one of them can't be loaded everything stays as it was. Nothing else changes without a restart.
+//!
+//! A stream that has halted is tried again with it, whatever stopped it: somebody has acted, and a start is always safe.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,11 +11,12 @@ use bson::DateTime;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::load_chain;
+use super::load_plugins;
+use super::members::Seat;
+use crate::capture::Plugins;
 use crate::capture::lease::{Failed, Reloaded};
 use crate::config::{ArchiveConfig, CaptureConfig, Config, SourceConfig};
 use crate::error::{Error, Result};
-use crate::plugin::PluginChain;
 
 /// Requests that an answer names: those of one moment, and the last ones before it.
 const ANSWERED: usize = 16;
@@ -28,14 +31,17 @@ pub struct Reload {
 }
 
 /// The plugins of each source by its name, which the streams watch for changes.
-pub(super) type Chains = BTreeMap<String, watch::Sender<Arc<PluginChain>>>;
+pub(super) type PluginsOf = BTreeMap<String, watch::Sender<Plugins>>;
 
 /// Reads the configuration again when it is asked to.
 pub(super) struct Reloader {
     pub(super) path: PathBuf,
     /// As it was when the process started.
     pub(super) config: Config,
-    pub(super) chains: Arc<Chains>,
+    pub(super) plugins: Arc<PluginsOf>,
+    pub(super) seats: Vec<Arc<Seat>>,
+    /// Tells the streams that it was read, once other plugins are there.
+    pub(super) reloads: watch::Sender<()>,
     /// How it went the last time.
     pub(super) last: watch::Sender<Option<Reloaded>>,
 }
@@ -70,24 +76,31 @@ impl Reloader {
             requests: Vec::new(),
             changed: Vec::new(),
             restart: Vec::new(),
+            revived: Vec::new(),
             failed: None,
         };
         match self.load().await {
-            Ok((chains, restart)) => {
-                for (source, chain) in chains {
-                    let swap = |now: &mut Arc<PluginChain>| {
-                        let other = now.digest() != chain.digest();
+            Ok((plugins, restart)) => {
+                for (source, plugins) in plugins {
+                    let swap = |now: &mut Plugins| {
+                        let other = now.chain.digest() != plugins.chain.digest()
+                            || now.tolerance != plugins.tolerance;
                         if other {
-                            *now = chain;
+                            *now = plugins;
                         }
                         other
                     };
-                    if self.chains.get(&source).is_some_and(|now| now.send_if_modified(swap)) {
+                    if self.plugins.get(&source).is_some_and(|now| now.send_if_modified(swap)) {
                         reloaded.changed.push(source);
                     }
                 }
                 reloaded.restart = restart;
-                info!(changed = reloaded.changed.join(", "), "the configuration was read again");
+                let halted = self.seats.iter().filter(|seat| seat.halted().is_some());
+                reloaded.revived = halted.map(|seat| seat.stream.to_string()).collect();
+                // Behind the change: what is tried again, is tried with the new plugins.
+                self.reloads.send_replace(());
+                let (changed, revived) = (reloaded.changed.join(", "), reloaded.revived.join(", "));
+                info!(changed, revived, "the configuration was read again");
                 if !reloaded.restart.is_empty() {
                     warn!(restart = reloaded.restart.join(", "), "these changes count after a restart only");
                 }
@@ -105,21 +118,21 @@ impl Reloader {
     }
 
     /// All plugins that the file names now, loaded, and what else is different in it.
-    async fn load(&self) -> Result<(Vec<(String, Arc<PluginChain>)>, Vec<String>)> {
+    async fn load(&self) -> Result<(Vec<(String, Plugins)>, Vec<String>)> {
         let path = self.path.clone();
-        let names: Vec<String> = self.chains.keys().cloned().collect();
+        let names: Vec<String> = self.plugins.keys().cloned().collect();
         let loading = move || {
             let config = Config::load(&path)?;
-            let mut chains = Vec::new();
+            let mut plugins = Vec::new();
             for source in config.sources.iter().filter(|source| names.contains(&source.name)) {
-                chains.push((source.name.clone(), Arc::new(load_chain(&config, source)?)));
+                plugins.push((source.name.clone(), load_plugins(&config, source)?));
             }
-            Ok((config, chains))
+            Ok((config, plugins))
         };
         let loaded = tokio::task::spawn_blocking(loading).await;
         let loaded: Result<_> = loaded.map_err(|e| Error::internal("loading plugins panicked").because(e))?;
-        let (config, chains) = loaded?;
-        Ok((chains, different(&self.config, &config)))
+        let (config, plugins) = loaded?;
+        Ok((plugins, different(&self.config, &config)))
     }
 }
 
@@ -181,14 +194,12 @@ fn of_capture(now: &CaptureConfig, new: &CaptureConfig) -> Keys {
 }
 
 fn of_source(now: &SourceConfig, new: &SourceConfig) -> Keys {
-    let SourceConfig { watch, snapshot, on_plugin_error, actor_field, actor_context, .. } = now;
-    let SourceConfig { quarantine_limit, on_history_lost, enable_images, partitions, .. } = now;
-    let SourceConfig { name: _, plugins: _, .. } = now;
+    let SourceConfig { watch, snapshot, actor_field, actor_context, .. } = now;
+    let SourceConfig { on_history_lost, enable_images, partitions, .. } = now;
+    let SourceConfig { name: _, plugins: _, tolerance: _, .. } = now;
     vec![
         ("watch", *watch == new.watch),
         ("snapshot", *snapshot == new.snapshot),
-        ("on_plugin_error", *on_plugin_error == new.on_plugin_error),
-        ("quarantine_limit", *quarantine_limit == new.quarantine_limit),
         ("actor_field", *actor_field == new.actor_field),
         ("actor_context", *actor_context == new.actor_context),
         ("on_history_lost", *on_history_lost == new.on_history_lost),

@@ -17,12 +17,11 @@ use super::{STOP_GRACE, Service};
 use crate::archive::roll::{Extent, check_continues};
 use crate::backoff::Backoff;
 use crate::capture::lease::Lease;
-use crate::capture::{Capture, check_partitions};
+use crate::capture::{Capture, Plugins, check_partitions};
 use crate::config::SourceConfig;
 use crate::deployment::operation_time;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Fault;
-use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
 /// How often `run --once` asks for a lease that another process holds.
@@ -44,7 +43,9 @@ const ONCE_ATTEMPTS: u32 = 3;
 pub(super) struct StreamTask {
     pub(super) service: Arc<Service>,
     pub(super) source: SourceConfig,
-    pub(super) chains: watch::Receiver<Arc<PluginChain>>,
+    pub(super) plugins: watch::Receiver<Plugins>,
+    /// Changes whenever the configuration was read again.
+    pub(super) reloads: watch::Receiver<()>,
     pub(super) seat: Arc<Seat>,
     pub(super) once: bool,
 }
@@ -59,7 +60,9 @@ impl StreamTask {
         let stop = &self.service.stop;
         let mut backoff = Backoff::default();
         let mut failures = 0;
+        let mut reloads = self.reloads.clone();
         loop {
+            reloads.mark_unchanged();
             let started = Instant::now();
             // A panic is a fault like others: the state outside is consistent, and the checkpoint is where to go on.
             let ran = AssertUnwindSafe(self.hold_and_run()).catch_unwind().await;
@@ -82,8 +85,12 @@ impl StreamTask {
             failures += 1;
             let enough = self.once && (failures >= ONCE_ATTEMPTS || error.kind() == Kind::Fenced);
             if error.kind().needs_a_human() || enough {
-                self.stay_halted(&error).await;
-                return Err(error);
+                if !self.is_revived(&error, &mut reloads).await {
+                    return Err(error);
+                }
+                backoff.reset();
+                failures = 0;
+                continue;
             }
             if failures >= FAILS && error.kind() != Kind::Fenced {
                 self.seat.fails();
@@ -110,8 +117,14 @@ impl StreamTask {
         }
     }
 
-    /// Says that a source has stopped, again and again while others work.
-    async fn stay_halted(&self, error: &Error) {
+    /// Halts: says that a source has stopped, again and again while others work. Returns whether it is to be tried again, because
+    /// the configuration was read again since it began.
+    async fn is_revived(&self, error: &Error, reloads: &mut watch::Receiver<()>) -> bool {
+        // It may have failed before it had what was read.
+        if reloads.has_changed().unwrap_or(false) {
+            warn!(source = %self.stream(), error = error.explain(), "tried again, because the configuration was read again meanwhile");
+            return true;
+        }
         self.seat.halt(error.kind());
         if self.service.working.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.service.none_left.cancel();
@@ -119,15 +132,24 @@ impl StreamTask {
         loop {
             error!(source = %self.stream(), error = error.explain(), hint = error.hint_text(), "this source has stopped and needs a human");
             if self.once {
-                return;
+                return false;
             }
             tokio::select! {
                 biased;
-                () = self.service.none_left.cancelled() => return,
-                () = self.service.stop.cancelled() => return,
+                () = self.service.none_left.cancelled() => return false,
+                () = self.service.stop.cancelled() => return false,
+                Ok(()) = reloads.changed() => break,
                 () = tokio::time::sleep(HALTED_REMINDER) => {}
             }
         }
+        self.service.working.fetch_add(1, Ordering::Relaxed);
+        if self.service.none_left.is_cancelled() {
+            // The last of the others has halted at this very moment, and everything ends.
+            return false;
+        }
+        self.seat.revive();
+        info!(source = %self.stream(), "the configuration was read again: this source is tried again");
+        true
     }
 
     /// Takes the lease, captures and archives under it, and gives it back. Ends without error when stopped, when another
@@ -219,7 +241,7 @@ impl StreamTask {
             client: service.client.clone(),
             log: service.log.clone(),
             archive: service.archive.clone(),
-            chains: self.chains.clone(),
+            plugins: self.plugins.clone(),
             retries: self.seat.retries(),
             lease: lease.clone(),
             headroom: Arc::clone(&self.seat.headroom),

@@ -41,10 +41,13 @@ pub struct Reloaded {
     pub at: DateTime,
     /// The last requests that this answers.
     pub requests: Vec<String>,
-    /// The sources that have other plugins, or another configuration of them, from now on.
+    /// The sources for which plugins, their configuration, or what happens when they fail is different from now on.
     pub changed: Vec<String>,
     /// What else is different in the file, and counts only after a restart.
     pub restart: Vec<String>,
+    /// The streams that had halted there and are tried again.
+    #[serde(default)]
+    pub revived: Vec<String>,
     /// Why everything stays as it was.
     pub failed: Option<Failed>,
 }

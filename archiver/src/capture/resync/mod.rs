@@ -10,7 +10,7 @@
 
 mod bodies;
 mod judge;
-mod reader;
+pub(super) mod reader;
 mod recorded;
 
 use std::collections::{BTreeSet, HashSet};

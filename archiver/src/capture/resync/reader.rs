@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::progress::{Planned, RangeProgress};
 
-pub(super) struct Reader<'a> {
+pub(in crate::capture) struct Reader<'a> {
     snapshot: &'a Snapshot,
     collection: Planned,
     range: RangeProgress,
@@ -17,7 +17,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, collection: Planned) -> Self {
+    pub(in crate::capture) fn new(snapshot: &'a Snapshot, collection: Planned) -> Self {
         let limit = snapshot.limits.batch_max_events;
         Reader { snapshot, collection, range: RangeProgress::default(), limit, done: false }
     }
@@ -25,7 +25,7 @@ impl<'a> Reader<'a> {
     /// The next documents, and the hold at the time at which they are true. Of a capped collection, which MongoDB before 8.0
     /// does not read as of a time, they may be a moment newer: what the stream tells of that moment comes behind them all the
     /// same, and leaves what it says. `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<(Vec<Event>, Hold)>> {
+    pub(in crate::capture) async fn next(&mut self) -> Result<Option<(Vec<Event>, Hold)>> {
         if self.done {
             return Ok(None);
         }

@@ -68,11 +68,15 @@ fn huge_and_aliased_results_are_bounded() {
     let memory = "(i32.mul (memory.size) (i32.const 65536))";
     // Both lists are the whole memory: together more than crosses in one call.
     let aliased = format!(
-        "(drop (memory.grow (i32.const 30)))
+        "(drop (memory.grow (i32.const 40)))
         (i32.store offset=4 (local.get $out) (i32.const 0)) (i32.store offset=8 (local.get $out) {memory})
         (i32.store offset=12 (local.get $out) (i32.const 0)) (i32.store offset=16 (local.get $out) {memory})"
     );
-    all_fail(&Guest { result: aliased, ..Guest::default() }, FailureCode::InvalidOutput);
+    let aliased = Guest { result: aliased, ..Guest::default() };
+    all_fail(&aliased, FailureCode::InvalidOutput);
+    // Not because of what they hold: they are not copied.
+    let fault = aliased.chain().stages[0].run(&[&event("insert", 1)]).unwrap_err();
+    assert!(fault.detail.contains("too much data"), "{}", fault.detail);
     let refusal = |at: &str, len: &str| {
         Guest {
         result: format!(
@@ -88,6 +92,17 @@ fn huge_and_aliased_results_are_bounded() {
     let not_text = Guest { fields: r#"(data (i32.const 2048) "\c3\28")"#.into(), ..refusal("2048", "2") };
     all_fail(&not_text, FailureCode::InvalidOutput);
     all_fail(&Guest { pages: 20, ..refusal("200000", "1000000") }, FailureCode::Refused);
+}
+
+#[test]
+fn a_table_may_not_grow_without_end() {
+    let grown = |by: u32| Guest {
+        fields: "(table $table 1 funcref)".into(),
+        ..Guest::on_x(&format!("(drop (table.grow $table (ref.null func) (i32.const {by})))"))
+    };
+    let x = || vec![event("x", 1)];
+    assert_eq!(grown(19_000).chain().process(x()), [Outcome::Keep(event("x", 1))]);
+    assert_eq!(code(&grown(20_000).chain().process(x())[0]), Some(FailureCode::Memory));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{event, quick};
 use crate::config::Grants;
 use crate::error::{Error, Kind};
 use crate::plugin::PluginChain;
+use crate::plugin::contract::spoken;
 use crate::plugin::limits::Limits;
 use crate::plugin::outcome::Outcome;
 
@@ -230,6 +231,12 @@ fn a_refused_configuration_shows_the_plugins_own_words_and_not_more_than_is_good
 }
 
 #[test]
+fn the_contract_of_a_plugin_is_the_one_that_its_imports_name() {
+    assert_eq!(spoken(["other:thing/host@3.0.0", "archiver:plugin/types@1.2.0"]), "archiver:plugin@1.2.0");
+    assert_eq!(spoken([]), "archiver:plugin@1.0.0");
+}
+
+#[test]
 fn the_digest_changes_with_file_name_configuration_and_order() {
     let file = File::new(&Guest::default().module());
     let other = File::new(&Guest::on_x("unreachable").module());
@@ -264,6 +271,7 @@ fn the_policy_names_every_plugin_with_its_hashes_and_never_its_configuration() {
     assert_eq!(plugin.get_str("version").unwrap(), "0.1.0");
     assert_eq!(plugin.get_str("sha256").unwrap(), file.config.sha256.as_deref().unwrap());
     assert_eq!(plugin.get_str("config_sha256").unwrap().len(), 64);
+    assert_eq!(plugin.get_str("contract").unwrap(), "archiver:plugin@1.0.0");
     assert_eq!(policy.get_str("contract").unwrap(), "archiver:plugin@1.0.0");
     assert!(!format!("{policy} {chain:?}").contains("canary"));
 }

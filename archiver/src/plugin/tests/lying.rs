@@ -138,6 +138,9 @@ fn nesting_is_bounded() {
     assert_eq!(judged(body(|w| w.doc("after", &nested(200)))), Err(FailureCode::InvalidOutput));
     assert_eq!(judged(body(|w| w.doc("after", &nested(20_000)))), Err(FailureCode::InvalidOutput));
     assert!(validate(&nested(MAX_DEPTH), MAX_DEPTH).is_ok());
+    // The event itself is the first level.
+    judged(body(|w| w.doc("after", &nested(MAX_DEPTH - 1)))).unwrap();
+    assert_eq!(judged(body(|w| w.doc("after", &nested(MAX_DEPTH)))), Err(FailureCode::InvalidOutput));
 }
 
 #[test]

@@ -59,6 +59,38 @@ fn a_failure_on_any_operation_is_found_and_the_event_named() {
 }
 
 #[test]
+fn every_operation_that_mongodb_and_the_host_have_is_tried() {
+    for op in [
+        "insert",
+        "update",
+        "replace",
+        "delete",
+        "snapshot",
+        "gap",
+        "drop",
+        "rename",
+        "dropDatabase",
+        "invalidate",
+        "create",
+        "modify",
+        "createIndexes",
+        "dropIndexes",
+        "shardCollection",
+        "refineCollectionShardKey",
+        "reshardCollection",
+    ] {
+        let first = u32::from_le_bytes(std::array::from_fn(|n| op.as_bytes().get(n).copied().unwrap_or(0)));
+        let is_op = format!(
+            "(i32.and (i32.eq (i32.load offset=8 (local.get $at)) (i32.const {})) (i32.eq (i32.load offset=12 (local.get $at)) (i32.const {first})))",
+            op.len() + 1
+        );
+        let guest =
+            Guest { judge: format!("(if {is_op} (then unreachable)) (i32.const 0)"), ..Guest::default() };
+        refused(&guest, &[&format!("its self-test, on an event of operation `{op}`"), "trapped"]);
+    }
+}
+
+#[test]
 fn a_failure_on_any_type_of_value_is_found() {
     // Looks for the type byte of Decimal128 behind a NUL, before a name that begins with `v`.
     let scan = |byte: u32| {

@@ -26,6 +26,13 @@ fn the_empty_plugin_keeps_everything() {
 }
 
 #[test]
+fn an_author_hears_more_lines_than_an_operator() {
+    let line = "(call $log (i32.const 1) (i32.const 1024) (i32.const 5))";
+    let guest = Guest::on_x(&line.repeat(50));
+    assert_eq!(workbench(&guest).judge(&event("x", 1)).log.len(), 50);
+}
+
+#[test]
 fn an_inspection_says_what_is_declared_and_what_is_reached() {
     let guest = Guest { may_modify: false, ..Guest::default() };
     let file = File::new(&guest.module());

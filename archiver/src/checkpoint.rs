@@ -44,6 +44,10 @@ pub struct Checkpoint {
     pub salt: Option<Salt>,
     /// On how many of the last events plugins failed.
     pub failures: RecentFailures,
+    /// One after the last record of which the log says that it has expired; 1 where none has.
+    pub expired_end: i64,
+    /// The number of the last legal hold, or release of one, that the log has a record of as far as it concerns the source.
+    pub holds_recorded: i64,
     /// What was read, and what became of it.
     pub counters: Counters,
 }

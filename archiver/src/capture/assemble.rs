@@ -249,6 +249,8 @@ mod tests {
             context: None,
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
+            expired_end: 1,
+            holds_recorded: 0,
             counters: Counters::default(),
         }
     }

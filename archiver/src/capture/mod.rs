@@ -10,6 +10,7 @@ pub mod change_event;
 mod fragments;
 pub mod headroom;
 pub mod images;
+pub mod keeping;
 pub mod lease;
 mod lifecycle;
 pub mod namespaces;
@@ -43,6 +44,7 @@ use tracing::info;
 use self::barrier::Barrier;
 use self::batch::Batches;
 use self::headroom::Gauge;
+use self::keeping::Keeping;
 use self::lease::Lease;
 use self::namespaces::archivers_databases;
 use self::retry::Retry;
@@ -81,6 +83,8 @@ pub struct Capture {
     pub chains: watch::Receiver<Arc<PluginChain>>,
     /// Which withheld events are to be tried again.
     pub retries: watch::Receiver<Option<Retry>>,
+    /// Holds and removals that are to be recorded.
+    pub keeping: watch::Receiver<Keeping>,
     /// The stream's lease, held.
     pub lease: Lease,
     /// Measures how much of the oplog is left.
@@ -99,6 +103,7 @@ impl Capture {
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let (mut writer, options) = self.open().await?;
         writer.record_policy().await?;
+        writer.record_keeping().await?;
         let mut behind_gap = None;
         loop {
             let error = match self.read(&mut writer, &options, until).await {
@@ -166,6 +171,7 @@ impl Capture {
             chain,
             chains,
             retries,
+            keeping: self.keeping.clone(),
             answered: None,
             session,
             options: options.digest(),
@@ -271,6 +277,8 @@ impl Capture {
             context: None,
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
+            expired_end: 1,
+            holds_recorded: 0,
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;

@@ -21,15 +21,15 @@ struct Policy {
 }
 
 impl Policies {
-    /// Takes a policy record's plugins down; other records are none of its business.
+    /// Takes a policy record's plugins down; other records, and those that tell of holds and removals, are none of its business.
     pub fn note(&mut self, record: &Record<'_>) -> Result<()> {
         if record.op() != "policy" {
             return Ok(());
         }
         let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
-        let plugins = list.map(|list| list.elements().map_while(|e| e.ok()?.as_doc()).map(plugin).collect());
-        let bson = list.map(|list| list.as_bytes().to_vec()).unwrap_or_default();
-        self.0.insert(record.record_id()?, Policy { plugins: plugins.unwrap_or_default(), bson });
+        let Some(list) = list else { return Ok(()) };
+        let plugins = list.elements().map_while(|e| e.ok()?.as_doc()).map(plugin).collect();
+        self.0.insert(record.record_id()?, Policy { plugins, bson: list.as_bytes().to_vec() });
         Ok(())
     }
 

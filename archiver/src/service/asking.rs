@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{Service, load_chain};
 use crate::archive::roll::check_continues;
+use crate::capture::keeping::Keeping;
 use crate::capture::lease::{Answer, Ask, Lease, Reloaded, Request, Seqs};
 use crate::capture::retry::{Retry, Tried};
 use crate::capture::{Capture, check_partitions};
@@ -195,6 +196,7 @@ impl Service {
                 }
                 let (_, chains) = watch::channel(Arc::new(chain?));
                 let (_, retries) = watch::channel(None);
+                let (_, keeping) = watch::channel(Keeping::default());
                 let capture = Capture {
                     stream: stream.clone(),
                     source,
@@ -204,6 +206,7 @@ impl Service {
                     archive,
                     chains,
                     retries,
+                    keeping,
                     lease: lease.clone(),
                     headroom: Arc::default(),
                     appended_bytes: Arc::new(AtomicU64::new(0)),

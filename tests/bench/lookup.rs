@@ -32,7 +32,7 @@ pub(crate) async fn run(segments: usize, records: usize, rounds: usize) -> Resul
     let store = Counting::new(LocalFileSystem::new_with_prefix(folder.path())?);
     let archive = Archive::new(Arc::new(store.clone()), "", "here")?;
     let ids = fill(&archive, segments, records).await?;
-    let size: u64 = archive.objects().await?.iter().map(|(_, size)| size).sum();
+    let size: u64 = archive.objects(None).await?.iter().map(|(_, size)| size).sum();
     println!(
         "{segments} segments of {records} records, {} documents, {:.0} MB",
         ids.len(),

@@ -46,6 +46,10 @@ pub struct Checkpoint {
     pub failures: RecentFailures,
     /// What the last request to try withheld events again has released.
     pub retried: Option<Retried>,
+    /// One after the last record of which the log says that it has expired; 1 where none has.
+    pub expired_end: i64,
+    /// The number of the last legal hold, or release of one, that the log has a record of as far as it concerns the source.
+    pub holds_recorded: i64,
     /// What was read, and what became of it.
     pub counters: Counters,
 }

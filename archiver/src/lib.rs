@@ -18,6 +18,7 @@ pub mod event;
 mod fail_point;
 pub mod fault;
 pub mod history;
+pub mod hold;
 pub mod metrics;
 pub mod plugin;
 pub mod progress;

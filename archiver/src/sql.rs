@@ -4,16 +4,25 @@ use crate::config::Secret;
 use crate::error::{Error, Result};
 
 /// Statements for the archive at `url`: a view of each of `sources` (those that have segments), one of all, and
-/// macros. `options` are those of the object store: only harmless ones are used, secrets become placeholders.
+/// macros. `options` are those of the object store: only harmless ones are used, secrets become placeholders. `missing` says what
+/// the views do not have, a line each.
 ///
 /// Kind Invalid for a URL of no known kind, NotFound where there is no source: a view needs files to look at.
-pub fn statements(url: &str, options: &[(String, Secret)], sources: &[String]) -> Result<String> {
+pub fn statements(
+    url: &str,
+    options: &[(String, Secret)],
+    sources: &[String],
+    missing: &[String],
+) -> Result<String> {
     let (root, secret) = location(url, options)?;
     if sources.is_empty() {
         return Err(Error::not_found(format!("the archive holds no segments yet: {url}"))
             .hint("`archiver roll` writes them; DuckDB can't create a view over files that do not exist"));
     }
     let mut sql = format!("-- The archive at {}\n", url.replace(['\n', '\r'], " "));
+    for line in missing {
+        sql.push_str(&format!("-- {}\n", line.replace(['\n', '\r'], " ")));
+    }
     sql.push_str(INTRODUCTION);
     sql.push_str(&secret);
     sql.push_str("-- Every record of every source. Filter on source and date: DuckDB then opens only the files it needs.\n");
@@ -227,7 +236,7 @@ mod tests {
     }
 
     fn sql(url: &str, list: &[(&str, &str)]) -> String {
-        statements(url, &options(list), &["payments".to_owned(), "all_changes".to_owned()]).unwrap()
+        statements(url, &options(list), &["payments".to_owned(), "all_changes".to_owned()], &[]).unwrap()
     }
 
     #[test]
@@ -260,8 +269,11 @@ mod tests {
 
     #[test]
     fn an_archive_without_segments_is_not_found() {
-        let error = statements("file:///a", &[], &[]).unwrap_err();
+        let error = statements("file:///a", &[], &[], &[]).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::NotFound);
-        assert_eq!(statements("ftp://a", &[], &["a".to_owned()]).unwrap_err().kind(), crate::Kind::Invalid);
+        assert_eq!(
+            statements("ftp://a", &[], &["a".to_owned()], &[]).unwrap_err().kind(),
+            crate::Kind::Invalid
+        );
     }
 }

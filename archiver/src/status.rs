@@ -3,12 +3,14 @@
 
 mod instances;
 
+use std::time::Duration;
+
 use bson::{DateTime, Document, Timestamp, doc};
 use serde::Serialize;
 
 pub use self::instances::{InstanceStatus, instances};
 use crate::archive::store::Archive;
-use crate::audit_log::{AuditLog, FoundWrong, LEASES, Verified};
+use crate::audit_log::{AuditLog, FoundWrong, Holds, LEASES, Verified};
 use crate::capture::headroom::Headroom;
 use crate::checkpoint::{Checkpoint, Counters, Resync, SnapshotProgress};
 use crate::config::Config;
@@ -31,6 +33,14 @@ pub struct SourceStatus {
     pub seq: i64,
     /// The seq of the last record that is sealed in the archive; 0 before the first.
     pub rolled_seq: Option<i64>,
+    /// The seq of the last record that has expired; 0 where none has.
+    pub expired_seq: Option<i64>,
+    /// Until when history has been removed by retention, RFC 3339 in UTC.
+    pub expired_until: Option<String>,
+    /// How many segments are older than `retention` and still there.
+    pub overdue: u64,
+    /// How many legal holds in force concern the source.
+    pub legal_holds: usize,
     /// The number of the current or last writer.
     pub epoch: Option<i64>,
     /// The process that holds the lease.
@@ -161,6 +171,8 @@ pub struct LastError {
 /// What all sources share.
 struct Deployment {
     log: AuditLog,
+    retention: Option<Duration>,
+    holds: Holds,
     /// `None` where there is no archive yet.
     archive: Result<Option<Archive>>,
     /// The audit server's clock, which leases go by.
@@ -218,7 +230,8 @@ impl Deployment {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             opened => opened.map(Some),
         };
-        Ok(Deployment { log, archive, now, present, oldest })
+        let (retention, holds) = (config.archive.retention, log.holds().await?);
+        Ok(Deployment { log, retention, holds, archive, now, present, oldest })
     }
 
     async fn stream(&self, stream: &StreamId, configured: bool) -> Result<SourceStatus> {
@@ -227,6 +240,7 @@ impl Deployment {
         if !configured {
             status.problems.push("it left a checkpoint but is not in the configuration".to_owned());
         }
+        status.legal_holds = self.holds.in_force_of(&stream.source);
         self.add_lease(stream, &mut status).await?;
         if let Some(checkpoint) = self.log.checkpoint(stream).await? {
             if status.state == State::NeverStarted {
@@ -310,20 +324,42 @@ impl Deployment {
 
     async fn add_archive(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {
         let archive = self.archive.as_ref().map_err(|e| Error::unavailable(e.explain()))?;
-        let mut end_seq = 1;
+        let (mut end_seq, mut expired_end) = (1, 1);
+        // What happened up to then is too old.
+        let old =
+            self.retention.map(|retention| self.now.timestamp_millis() / 1000 - retention.as_secs() as i64);
         let manifests = match archive {
             Some(archive) => archive.read_manifests(stream).await?,
             None => Vec::new(),
         };
         for (key, manifest) in manifests {
             match manifest {
-                Ok(sealed) => end_seq = end_seq.max(sealed.manifest.end_seq),
+                Ok(sealed) => {
+                    end_seq = end_seq.max(sealed.manifest.end_seq);
+                    match sealed.expired {
+                        true => expired_end = sealed.manifest.end_seq,
+                        false
+                            if old
+                                .is_some_and(|old| i64::from(sealed.manifest.last_cluster_time.t) <= old) =>
+                        {
+                            status.overdue += 1;
+                        }
+                        false => {}
+                    }
+                }
                 Err(_) => {
                     status.problems.push(format!("a manifest can't be read, run `archiver verify`: {key}"))
                 }
             }
         }
         status.rolled_seq = Some(end_seq - 1);
+        status.expired_seq = Some(expired_end - 1);
+        if let Some(archive) = archive
+            && expired_end > 1
+        {
+            let until = archive.removed_until(&stream.source).await?;
+            status.expired_until = until.map(|until| rfc3339(i64::from(until.time) * 1000));
+        }
         Ok(())
     }
 }

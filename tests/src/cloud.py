@@ -24,6 +24,8 @@ def s3():
             client.put_object_lock_configuration(
                 Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
             )
+        if request.get("versioned"):
+            client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     elif do == "list":
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=PREFIX)
         return sorted(o["Key"][len(PREFIX) :] for page in pages for o in page.get("Contents", []))

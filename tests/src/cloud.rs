@@ -151,6 +151,11 @@ impl Bucket {
         Bucket::with(Kind::S3, json!({"do": "create", "lock_days": days})).await
     }
 
+    /// A new S3 bucket that keeps older versions, and locks nothing.
+    pub async fn versioned() -> Bucket {
+        Bucket::with(Kind::S3, json!({"do": "create", "versioned": true})).await
+    }
+
     async fn with(kind: Kind, create: Value) -> Bucket {
         let variable = if kind == Kind::S3 { S3_ENDPOINT } else { AZURE_ENDPOINT };
         let (endpoint, server) = match std::env::var(variable) {

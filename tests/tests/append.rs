@@ -42,6 +42,8 @@ fn first(epoch: i64) -> Checkpoint {
         server: None,
         context: None,
         salt: None,
+        expired_end: 1,
+        holds_recorded: 0,
         counters: Counters::default(),
     }
 }

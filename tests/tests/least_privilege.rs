@@ -248,6 +248,8 @@ async fn one_privilege_less(servers: &Servers, role: &str, n: usize) {
     let outcome = match announcing {
         true => run_for_a_while(fixture).await,
         false if withheld && missing.action != "insert" => release(&world).await,
+        // Only what expires is claimed.
+        false if resource.ends_with("archiver.holds") && missing.action == "update" => expire(fixture).await,
         false => fixture.archiver.run(&["run", "--once"]).await,
     };
     assert!(
@@ -284,6 +286,32 @@ async fn release(world: &World<'_>) -> Outcome {
     fixture.run_once().await;
     through("good");
     fixture.archiver.run(&["quarantine", "retry"]).await
+}
+
+/// Lets what is captured expire, as far as that works.
+async fn expire(fixture: &Fixture) -> Outcome {
+    let config = std::fs::read_to_string(fixture.path("archiver.toml")).unwrap();
+    fixture.write_config(
+        &config.replace("hot_retention = \"0s\"", "hot_retention = \"0s\"\nretention = \"1s\""),
+    );
+    wait_until("something is old enough to expire", LIMIT, || async {
+        let outcome = fixture.archiver.run(&["run", "--once"]).await;
+        (outcome.code != Some(0)).then_some(outcome)
+    })
+    .await
+}
+
+/// Adds, lists and releases a legal hold.
+async fn hold(fixture: &Fixture) -> bool {
+    let add = ["hold", "add", "--source", "orders", "--reason", "r", "--by", "b"];
+    let added = fixture.archiver.run(&add).await;
+    let Some(id) = added.stdout.split(' ').nth(2).filter(|_| added.code == Some(0)) else {
+        assert!(added.stderr.contains("not authorized on"), "{}", added.stderr);
+        return false;
+    };
+    fixture.ok(&["hold", "list"]).await;
+    fixture.ok(&["hold", "release", id, "--reason", "r", "--by", "b"]).await;
+    true
 }
 
 /// `run` until it holds the lease, then a clean stop.
@@ -327,9 +355,22 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
     }
     the_owner_of_a_certificate_is_named(&world).await;
 
-    const KNOWN: [&str; 5] =
-        ["archiverMonitor", "archiverImages", "archiverActors", "archiverRecover", "archiverRead"];
+    const KNOWN: [&str; 6] = [
+        "archiverMonitor",
+        "archiverImages",
+        "archiverActors",
+        "archiverRecover",
+        "archiverHold",
+        "archiverRead",
+    ];
     assert_eq!(roles::named(true), KNOWN, "a role that no test knows");
+    let counsel = world.own("counsel");
+    world.grant_to(&counsel, &["archiverHold"], None).await;
+    assert!(hold(&world.fixture).await);
+    for privilege in roles::privileges("archiverHold", &world.names) {
+        world.define("archiverHold", Some(&privilege)).await;
+        assert!(!hold(&world.fixture).await, "without {privilege:?}");
+    }
     let person = world.own("person");
     world.grant_to(&person, &["archiverRead", "archiverRecover"], None).await;
     everything_can_be_looked_at(&world.fixture).await;

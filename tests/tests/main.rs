@@ -31,6 +31,7 @@ mod redaction_law;
 mod reload;
 mod renamed_into;
 mod restart;
+mod retention;
 mod rolling;
 mod segments;
 mod shipped_plugins;

@@ -72,6 +72,8 @@ pub struct Sealed {
     pub manifest: Manifest,
     /// The SHA-256 of its file: what the next one names as `previous`.
     pub sha256: Sha,
+    /// Whether its segment has expired, as a tombstone beside it says: there is nothing to be read of it any more.
+    pub expired: bool,
 }
 
 /// What a manifest says that the segment does not know.
@@ -129,12 +131,7 @@ impl Manifest {
     /// `digest`, is the SHA-256 of all bytes before its comma: the newest manifest is named by no other, so that damage to it
     /// would be seen by nothing else.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let json = serde_json::to_vec_pretty(self);
-        let mut json = json.map_err(|e| Error::internal("a manifest does not become JSON").because(e))?;
-        json.truncate(json.len().saturating_sub(CLOSE.len()));
-        let digest = digest_field(&json);
-        json.extend_from_slice(digest.as_bytes());
-        Ok(json)
+        with_digest(self)
     }
 
     /// Reads a file. Fails as corrupt where it is not a manifest, or does not fit together in itself; as invalid where it
@@ -203,16 +200,26 @@ impl Manifest {
     }
 }
 
-/// How a manifest's fields end.
+/// A value as a JSON file whose last field is the SHA-256 of what is before it.
+pub(crate) fn with_digest<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec_pretty(value);
+    let mut json = json.map_err(|e| Error::internal("a value does not become JSON").because(e))?;
+    json.truncate(json.len().saturating_sub(CLOSE.len()));
+    let digest = digest_field(&json);
+    json.extend_from_slice(digest.as_bytes());
+    Ok(json)
+}
+
+/// How a file's other fields end.
 const CLOSE: &[u8] = b"\n}";
 
-/// The last field and the end of a manifest's file, for the bytes before them.
+/// The last field and the end of a file, for the bytes before them.
 fn digest_field(body: &[u8]) -> String {
     format!(",\n  \"digest\": \"{}\"\n}}\n", hex(&sha256(body)))
 }
 
-/// A manifest's fields without its digest, as JSON; `None` where the digest is not right.
-fn without_digest(json: &[u8]) -> Option<Vec<u8>> {
+/// What [`with_digest`] wrote, without the digest; `None` where the digest is not right.
+pub(crate) fn without_digest(json: &[u8]) -> Option<Vec<u8>> {
     let body = json.get(..json.len().checked_sub(digest_field(b"").len())?)?;
     json.ends_with(digest_field(body).as_bytes()).then(|| [body, CLOSE].concat())
 }
@@ -220,7 +227,7 @@ fn without_digest(json: &[u8]) -> Option<Vec<u8>> {
 impl Sealed {
     /// A manifest from its stored file.
     pub fn from_json(json: &[u8]) -> Result<Sealed> {
-        Ok(Sealed { manifest: Manifest::from_json(json)?, sha256: sha256(json) })
+        Ok(Sealed { manifest: Manifest::from_json(json)?, sha256: sha256(json), expired: false })
     }
 
     /// What keeps it from being the link of the chain after `before` (`None`: from being the first); `None` where it is.

@@ -6,6 +6,12 @@ use crate::stream_id::StreamId;
 /// The folder of the manifests. Begins with an underscore so that readers of the documented glob never see it.
 const MANIFESTS: &str = "_manifests";
 
+/// The folder of the copies of legal holds.
+const HOLDS: &str = "_holds";
+
+/// How a tombstone's name differs from its manifest's.
+const TOMBSTONE: &str = ".tombstone";
+
 /// The folder of the write probes that `archiver check` leaves where it may not delete.
 const CHECKS: &str = "_checks";
 
@@ -28,6 +34,17 @@ pub enum Key {
         /// The first seq of the segment it seals.
         first_seq: i64,
     },
+    /// `_manifests/source=<name>/[p<partition>-]<first seq, 20 digits>.tombstone.json`
+    Tombstone {
+        /// The stream whose records have expired.
+        stream: StreamId,
+        /// The first seq of the segment that is removed.
+        first_seq: i64,
+    },
+    /// `_holds/<id, 20 digits>.json`
+    Hold(i64),
+    /// `_holds/<id, 20 digits>.released.json`
+    HoldReleased(i64),
 }
 
 /// The key of a stream's segment that begins with this seq, relative to the archive's root.
@@ -39,6 +56,28 @@ pub fn segment_key(stream: &StreamId, day: Day, first_seq: i64) -> String {
 /// The key of the manifest that seals a stream's segment beginning with this seq.
 pub fn manifest_key(stream: &StreamId, first_seq: i64) -> String {
     format!("{}{}.json", manifests_prefix(&stream.source), place(stream.partition, first_seq))
+}
+
+/// The key of the tombstone of a stream's segment beginning with this seq. In the manifests' folder, so that one listing
+/// shows both.
+pub fn tombstone_key(stream: &StreamId, first_seq: i64) -> String {
+    let place = place(stream.partition, first_seq);
+    format!("{}{place}{TOMBSTONE}.json", manifests_prefix(&stream.source))
+}
+
+/// The key of a legal hold's copy.
+pub fn hold_key(id: i64) -> String {
+    format!("{}{id:020}.json", holds_prefix())
+}
+
+/// The key of the copy of a legal hold's release.
+pub fn hold_released_key(id: i64) -> String {
+    format!("{}{id:020}.released.json", holds_prefix())
+}
+
+/// The prefix of the copies of legal holds, with its trailing slash.
+pub fn holds_prefix() -> String {
+    format!("{HOLDS}/")
 }
 
 /// `[p<partition>-]<first seq, 20 digits>`
@@ -92,8 +131,20 @@ pub fn parse(key: &str) -> Option<Key> {
     let parts: Vec<&str> = key.split('/').collect();
     match parts.as_slice() {
         [MANIFESTS, folder, file] => {
-            let (stream, first_seq) = parse_place(folder, file.strip_suffix(".json")?)?;
+            let name = file.strip_suffix(".json")?;
+            if let Some(place) = name.strip_suffix(TOMBSTONE) {
+                let (stream, first_seq) = parse_place(folder, place)?;
+                return Some(Key::Tombstone { stream, first_seq });
+            }
+            let (stream, first_seq) = parse_place(folder, name)?;
             Some(Key::Manifest { stream, first_seq })
+        }
+        [HOLDS, file] => {
+            let name = file.strip_suffix(".json")?;
+            match name.strip_suffix(".released") {
+                Some(id) => Some(Key::HoldReleased(parse_seq(id)?)),
+                None => Some(Key::Hold(parse_seq(name)?)),
+            }
         }
         [folder, date, file] => {
             let day = Day::parse(date.strip_prefix("date=")?)?;
@@ -152,6 +203,12 @@ mod tests {
             "source=payments/date=2026-11-21/seg-p3-00000000000000000077.parquet"
         );
         assert_eq!(manifest_key(&third, 77), "_manifests/source=payments/p3-00000000000000000077.json");
+        assert_eq!(
+            tombstone_key(&third, 77),
+            "_manifests/source=payments/p3-00000000000000000077.tombstone.json"
+        );
+        assert_eq!(hold_key(7), "_holds/00000000000000000007.json");
+        assert_eq!(hold_released_key(7), "_holds/00000000000000000007.released.json");
     }
 
     #[test]
@@ -180,6 +237,9 @@ mod tests {
             "_manifests/source=payments/p-00000000000000000001.json",
             "_manifests/source=payments/p01-00000000000000000001.json",
             "_manifests/payments/00000000000000000001.json",
+            "_manifests/source=payments/00000000000000000001.tombstone.parquet",
+            "_holds/1.json",
+            "_holds/source=payments/00000000000000000001.json",
             "_checks/20261121",
         ] {
             assert_eq!(parse(key), None, "{key}");
@@ -200,14 +260,21 @@ mod tests {
             prop_assert_eq!(parse(&segment_key(&stream, day, first_seq)), Some(expected));
             let expected = Key::Manifest { stream: stream.clone(), first_seq };
             prop_assert_eq!(parse(&manifest_key(&stream, first_seq)), Some(expected));
+            let expected = Key::Tombstone { stream: stream.clone(), first_seq };
+            prop_assert_eq!(parse(&tombstone_key(&stream, first_seq)), Some(expected));
+            prop_assert_eq!(parse(&hold_key(first_seq)), Some(Key::Hold(first_seq)));
+            prop_assert_eq!(parse(&hold_released_key(first_seq)), Some(Key::HoldReleased(first_seq)));
         }
 
         #[test]
-        fn what_parses_formats_back(key in "(source=|_manifests/source=)[a-z0-9]{1,3}/(date=20[0-9]{2}-[0-9]{2}-[0-9]{2}/)?(seg-)?(p[0-9]-)?[0-9]{19,21}\\.(parquet|json)") {
+        fn what_parses_formats_back(key in "(source=|_manifests/source=)[a-z0-9]{1,3}/(date=20[0-9]{2}-[0-9]{2}-[0-9]{2}/)?(seg-)?(p[0-9]-)?[0-9]{19,21}\\.(parquet|json|tombstone\\.json)") {
             let formatted = match parse(&key) {
                 None => return Ok(()),
                 Some(Key::Manifest { stream, first_seq }) => manifest_key(&stream, first_seq),
+                Some(Key::Tombstone { stream, first_seq }) => tombstone_key(&stream, first_seq),
                 Some(Key::Segment { stream, day, first_seq }) => segment_key(&stream, day, first_seq),
+                Some(Key::Hold(id)) => hold_key(id),
+                Some(Key::HoldReleased(id)) => hold_released_key(id),
             };
             prop_assert_eq!(formatted, key);
         }

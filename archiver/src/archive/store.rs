@@ -1,13 +1,16 @@
-//! The archive in one object store location: listing, reading, and the commit protocol. Nothing in it is ever overwritten,
-//! renamed or deleted, so that buckets under Object Lock work.
+//! The archive in one object store location: listing, reading, and the commit protocol. Nothing in it is ever overwritten or
+//! renamed, and nothing is deleted but segments that have expired, so that buckets under Object Lock work.
 
 mod checksum;
+mod expired;
 #[cfg(test)]
 mod faulty;
+mod lock;
 mod open;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,6 +35,7 @@ use crate::record::{Sha, hex};
 use crate::stream_id::StreamId;
 
 pub use super::manifest::Sealed;
+pub use lock::{Deletes, Lock, LockMode};
 pub use open::install_tls;
 
 /// How often a create is tried before the archive counts as unavailable. Each try has object_store's own retries inside.
@@ -58,6 +62,17 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// One manifest in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListedManifest {
+    /// In whose chain it is.
+    pub stream: StreamId,
+    /// The first seq of the segment it seals.
+    pub first_seq: i64,
+    /// Whether a tombstone lies beside it.
+    pub expired: bool,
+}
+
 /// How a commit ended. In every case the archive durably holds a segment under the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Commit {
@@ -74,6 +89,8 @@ pub struct Archive {
     store: Arc<dyn ObjectStore>,
     root: Path,
     location: Arc<str>,
+    /// How the store says what it does with what is deleted.
+    settings: lock::Settings,
 }
 
 impl Archive {
@@ -91,7 +108,7 @@ impl Archive {
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, location: &str) -> Result<Archive> {
         let root = Path::parse(prefix)
             .map_err(|e| Error::invalid("the archive's prefix is not usable").because(e))?;
-        Ok(Archive { store, root, location: location.into() })
+        Ok(Archive { store, root, location: location.into(), settings: lock::Settings::Unseen })
     }
 
     /// Where it is, for people; holds no secret.
@@ -120,8 +137,8 @@ impl Archive {
 
     /// The streams of a source that have manifests, sorted.
     pub async fn streams(&self, source: &str) -> Result<Vec<StreamId>> {
-        let mut streams: Vec<_> =
-            self.manifests_listed(source).await?.into_iter().map(|(stream, _)| stream).collect();
+        let listed = self.manifests_listed(source).await?;
+        let mut streams: Vec<_> = listed.into_iter().map(|listed| listed.stream).collect();
         streams.dedup();
         Ok(streams)
     }
@@ -142,16 +159,16 @@ impl Archive {
     /// `verify`.
     pub async fn read_manifests(&self, stream: &StreamId) -> Result<Vec<(String, Result<Sealed>)>> {
         let listed = self.manifests_listed(&stream.source).await?;
-        self.read_listed(listed.into_iter().filter(|(of, _)| of == stream).collect()).await
+        self.read_listed(listed.into_iter().filter(|listed| listed.stream == *stream).collect()).await
     }
 
-    async fn read_listed(&self, listed: Vec<(StreamId, i64)>) -> Result<Vec<(String, Result<Sealed>)>> {
-        let reads = futures_util::stream::iter(listed).map(|(stream, seq)| async move {
-            let sealed = match self.read_manifest(&stream, seq).await {
+    async fn read_listed(&self, listed: Vec<ListedManifest>) -> Result<Vec<(String, Result<Sealed>)>> {
+        let reads = futures_util::stream::iter(listed).map(|listed| async move {
+            let sealed = match self.read_manifest(&listed).await {
                 Err(error) if error.kind() == crate::Kind::Unavailable => return Err(error),
                 sealed => sealed,
             };
-            Ok((paths::manifest_key(&stream, seq), sealed))
+            Ok((paths::manifest_key(&listed.stream, listed.first_seq), sealed))
         });
         reads.buffered(PARALLEL).try_collect().await
     }
@@ -160,34 +177,42 @@ impl Archive {
     /// audit log. One listing, one read.
     pub async fn last_manifest(&self, stream: &StreamId) -> Result<Option<Sealed>> {
         let listed = self.manifests_listed(&stream.source).await?;
-        match listed.iter().rfind(|(of, _)| of == stream).or(listed.last()) {
-            Some((stream, seq)) => self.read_manifest(stream, *seq).await.map(Some),
+        match listed.iter().rfind(|listed| listed.stream == *stream).or(listed.last()) {
+            Some(listed) => self.read_manifest(listed).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn read_manifest(&self, stream: &StreamId, first_seq: i64) -> Result<Sealed> {
-        let key = paths::manifest_key(stream, first_seq);
+    async fn read_manifest(&self, listed: &ListedManifest) -> Result<Sealed> {
+        let ListedManifest { stream, first_seq, expired } = listed;
+        let key = paths::manifest_key(stream, *first_seq);
         let Some(json) = self.get(&key).await? else {
             return Err(Error::corrupt(format!("a listed manifest is not there: key={key}")));
         };
         let sealed = Sealed::from_json(&json)?;
-        if sealed.manifest.stream() != *stream || sealed.manifest.first_seq != first_seq {
+        if sealed.manifest.stream() != *stream || sealed.manifest.first_seq != *first_seq {
             return Err(Error::corrupt(format!("a manifest is another's: key={key}")));
         }
-        Ok(sealed)
+        Ok(Sealed { expired: *expired, ..sealed })
     }
 
-    /// The streams and first seqs of a source's manifests, sorted here: listings come in any order.
-    async fn manifests_listed(&self, source: &str) -> Result<Vec<(StreamId, i64)>> {
-        let keys = self.list(&paths::manifests_prefix(source)).await?;
-        let mut listed: Vec<_> = keys
-            .into_iter()
-            .filter_map(|(key, _)| match paths::parse(&key)? {
-                Key::Manifest { stream, first_seq } if stream.source == source => Some((stream, first_seq)),
-                _ => None,
-            })
-            .collect();
+    /// A source's manifests, sorted here: listings come in any order.
+    async fn manifests_listed(&self, source: &str) -> Result<Vec<ListedManifest>> {
+        let (mut listed, mut expired) = (Vec::new(), BTreeSet::new());
+        for (key, _) in self.list(&paths::manifests_prefix(source)).await? {
+            match paths::parse(&key) {
+                Some(Key::Manifest { stream, first_seq }) if stream.source == source => {
+                    listed.push(ListedManifest { stream, first_seq, expired: false });
+                }
+                Some(Key::Tombstone { stream, first_seq }) => {
+                    expired.insert((stream, first_seq));
+                }
+                _ => {}
+            }
+        }
+        for manifest in &mut listed {
+            manifest.expired = expired.remove(&(manifest.stream.clone(), manifest.first_seq));
+        }
         listed.sort_unstable();
         Ok(listed)
     }
@@ -199,7 +224,7 @@ impl Archive {
             .into_iter()
             .filter_map(|(key, size)| match paths::parse(&key)? {
                 Key::Segment { stream, day, first_seq } => Some(Listed { key, stream, first_seq, day, size }),
-                Key::Manifest { .. } => None,
+                _ => None,
             })
             .collect();
         segments

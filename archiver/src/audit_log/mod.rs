@@ -4,6 +4,7 @@
 //! durable together or not at all, in one journaled majority transaction, and only for the writer whose epoch the
 //! checkpoint carries. Does not know what records mean, nor how they are rolled.
 
+mod holds;
 mod overflow;
 mod plans;
 mod quarantine;
@@ -11,6 +12,7 @@ mod stored;
 mod verified;
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc};
 use bson_walker::{Element, Writer};
@@ -26,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
+pub use holds::{Claim, Expiring, Holds, NewHold};
 pub use quarantine::{Withheld, WithheldId};
 pub use verified::{FoundWrong, Verified};
 
@@ -39,6 +42,8 @@ pub const MARKER: &str = "archiver.marker";
 const COMMIT_ATTEMPTS: usize = 5;
 /// Records deleted in one step of trimming: small, so that the server is never loaded by it.
 const TRIM_STEP: i64 = 1_000;
+/// How long trimming pauses between two steps, at least and at most.
+const TRIM_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 /// Records in one reply of the server: without this bound every reply is 16 MiB, and held twice while it is taken apart.
 const READ_AHEAD: u32 = 1_000;
 const DUPLICATE_KEY: i32 = 11000;
@@ -90,7 +95,9 @@ impl AuditLog {
             .await
             .map_err(|e| mongo_error("marking the audit database", e))?;
         fail_point!("audit:marked");
-        for name in [source, CHECKPOINTS, LEASES, overflow::COLLECTION, quarantine::COLLECTION] {
+        for name in
+            [source, CHECKPOINTS, LEASES, overflow::COLLECTION, quarantine::COLLECTION, holds::COLLECTION]
+        {
             const NAMESPACE_EXISTS: i32 = 48;
             match self.database.create_collection(name).await {
                 Err(e) if code(&e) != Some(NAMESPACE_EXISTS) => {
@@ -356,11 +363,17 @@ impl AuditLog {
         first.map(|r| Record::new(r.as_bytes())?.seq()).transpose()
     }
 
-    /// Deletes a stream's records before `end`, in small steps. The caller has made sure that they are sealed in the archive.
+    /// Deletes a stream's records before `end`, oldest first, in small steps with pauses between them: for the server there is no
+    /// long deletion, and no more load than what half of its time allows. The caller has made sure that they are sealed in the
+    /// archive. Cancelled or ended half way it goes on from there the next time.
     pub async fn trim(&self, stream: &StreamId, end: i64) -> Result<u64> {
         let mut deleted = 0;
-        while let Some(first) = self.first_seq(stream).await?.filter(|first| *first < end) {
+        // Once: whoever looks for the first record behind each step walks over all that has just been deleted.
+        let mut first = self.first_seq(stream).await?.unwrap_or(end);
+        while first < end {
+            let begun = Instant::now();
             let step = first..end.min(first + TRIM_STEP);
+            first = step.end;
             let gone = self
                 .records_of(&stream.source)
                 .delete_many(in_range(stream, step))
@@ -368,12 +381,18 @@ impl AuditLog {
                 .map_err(|e| mongo_error("trimming the audit log", e))?;
             deleted += gone.deleted_count;
             fail_point!("trim:step");
+            pause_after(begun).await;
         }
         fail_point!("trim:records_deleted");
         // Chunks after records: a crash in between leaves chunks that nothing points to, and the next trim takes them.
         overflow::trim(&self.database, stream, end).await?;
         Ok(deleted)
     }
+}
+
+/// Waits as long as the last step took, within bounds.
+async fn pause_after(begun: Instant) {
+    tokio::time::sleep(begun.elapsed().clamp(TRIM_PAUSE.0, TRIM_PAUSE.1)).await;
 }
 
 /// Selects a seq range of a stream, through the `_id` index: of documents `{p, s}` MongoDB compares `p` first.

@@ -1,11 +1,14 @@
 //! Records larger than one MongoDB document: their largest parts lie as chunks in a collection of their own, written
 //! in the same transaction, and every reader puts them back.
 
+use std::time::Instant;
+
 use bson::{Binary, Bson, Document, RawDocumentBuf, doc, spec::BinarySubtype};
 use bson_walker::{Doc, Writer};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 
+use super::pause_after;
 use crate::deployment::mongo_error;
 use crate::error::{Error, Result};
 use crate::event::FIELDS;
@@ -17,6 +20,8 @@ pub(super) const COLLECTION: &str = "archiver.overflow";
 /// MongoDB takes 16 MiB in one document; the rest is room for the command around it.
 const RECORD_MAX: usize = 16 * 1024 * 1024 - 64 * 1024;
 const CHUNK: usize = 8 * 1024 * 1024;
+/// Chunks deleted in one step of trimming.
+const TRIM_STEP: i64 = 16;
 const PARTS: [&str; 4] = ["before", "after", "delta", "detail"];
 /// The field of a stored record that names the parts to be put back: `overflow: {before: 2}`, with their chunk counts.
 const FIELD: &str = "overflow";
@@ -126,14 +131,26 @@ async fn fetch(database: &Database, stream: &StreamId, seq: i64, part: &str, cou
     Ok(bytes)
 }
 
-/// Deletes the chunks of records before `end`.
+/// Deletes the chunks of records before `end`, in small steps: a chunk is large.
 pub(super) async fn trim(database: &Database, stream: &StreamId, end: i64) -> Result<()> {
+    let failed = |e| mongo_error("trimming large records", e);
     let source = &stream.to_string();
     // Only documents between the two bounds in BSON order: compares as {source, seq, …} does, through the `_id` index.
     let range =
         doc! {"_id": {"$gte": {"source": source, "seq": i64::MIN}, "$lt": {"source": source, "seq": end}}};
-    let deleted = database.collection::<Document>(COLLECTION).delete_many(range).await;
-    deleted.map(|_| ()).map_err(|e| mongo_error("trimming large records", e))
+    let chunks = database.collection::<Document>(COLLECTION);
+    loop {
+        let begun = Instant::now();
+        let found =
+            chunks.find(range.clone()).sort(doc! {"_id": 1}).projection(doc! {"_id": 1}).limit(TRIM_STEP);
+        let found: Vec<Document> = found.await.map_err(failed)?.try_collect().await.map_err(failed)?;
+        let ids: Vec<Bson> = found.into_iter().filter_map(|mut chunk| chunk.remove("_id")).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        chunks.delete_many(doc! {"_id": {"$in": ids}}).await.map_err(failed)?;
+        pause_after(begun).await;
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,12 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Document> {
     if let Some(retried) = &checkpoint.retried {
         stored.insert("retried", bson::serialize_to_bson(retried).map_err(bad)?);
     }
+    if checkpoint.expired_end > 1 {
+        stored.insert("expiredEnd", checkpoint.expired_end);
+    }
+    if checkpoint.holds_recorded > 0 {
+        stored.insert("holdsRecorded", checkpoint.holds_recorded);
+    }
     if let Some(context) = &checkpoint.context {
         stored.insert("context", bson::serialize_to_bson(context).map_err(bad)?);
     }
@@ -84,6 +90,8 @@ fn decode_fields(stored: &Document) -> std::result::Result<Checkpoint, Cause> {
         salt: optional(stored, "salt")?,
         failures: optional(stored, "recentFailures")?.unwrap_or_default(),
         retried: optional(stored, "retried")?,
+        expired_end: optional(stored, "expiredEnd")?.unwrap_or(1),
+        holds_recorded: optional(stored, "holdsRecorded")?.unwrap_or_default(),
         counters: bson::deserialize_from_bson(stored.get("counters").cloned().unwrap_or_default())?,
     })
 }

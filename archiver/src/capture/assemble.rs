@@ -251,6 +251,8 @@ mod tests {
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
             retried: None,
+            expired_end: 1,
+            holds_recorded: 0,
             counters: Counters::default(),
         }
     }

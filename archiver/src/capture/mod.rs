@@ -10,6 +10,7 @@ pub mod change_event;
 mod fragments;
 pub mod headroom;
 pub mod images;
+pub mod keeping;
 pub mod lease;
 mod lifecycle;
 mod lookup;
@@ -44,6 +45,7 @@ use tracing::info;
 use self::barrier::Barrier;
 use self::batch::Batches;
 use self::headroom::Gauge;
+use self::keeping::Keeping;
 use self::lease::Lease;
 use self::namespaces::archivers_databases;
 use self::retry::Retry;
@@ -91,6 +93,8 @@ pub struct Capture {
     pub plugins: watch::Receiver<Plugins>,
     /// Which withheld events are to be tried again.
     pub retries: watch::Receiver<Option<Retry>>,
+    /// Holds and removals that are to be recorded.
+    pub keeping: watch::Receiver<Keeping>,
     /// The stream's lease, held.
     pub lease: Lease,
     /// Measures how much of the oplog is left.
@@ -109,6 +113,7 @@ impl Capture {
     pub async fn run(self, until: Option<Timestamp>) -> Result<()> {
         let (mut writer, options) = self.open().await?;
         writer.record_policy().await?;
+        writer.record_keeping().await?;
         let mut behind_gap = None;
         loop {
             let error = match self.read(&mut writer, &options, until).await {
@@ -177,6 +182,7 @@ impl Capture {
             tolerance,
             plugins,
             retries,
+            keeping: self.keeping.clone(),
             answered: None,
             session,
             options: options.digest(),
@@ -283,6 +289,8 @@ impl Capture {
             salt: Some(Salt::random()),
             failures: RecentFailures::default(),
             retried: None,
+            expired_end: 1,
+            holds_recorded: 0,
             counters: Counters::default(),
         };
         self.log.create_checkpoint(&checkpoint).await?;

@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::assemble::{Identity, assemble, ids_are_kept};
 use super::barrier::Barrier;
 use super::batch::{Batch, Batches};
+use super::keeping::Keeping;
 use super::lifecycle::{self, Part};
 use super::reread::Reread;
 use super::resync::{Compared, Comparison, opening};
@@ -70,7 +71,9 @@ pub(super) struct BatchWriter<'a> {
     pub(super) plugins: watch::Receiver<Plugins>,
     /// Which withheld events are to be tried again.
     pub(super) retries: watch::Receiver<Option<Retry>>,
-    /// The request for such that was answered last.
+    /// Holds and removals that are to be recorded.
+    pub(super) keeping: watch::Receiver<Keeping>,
+    /// The request for such events that was answered last.
     pub(super) answered: Option<String>,
     /// The digest of the stream's options, which every position that comes from it is one of.
     pub(super) options: String,
@@ -307,6 +310,7 @@ impl BatchWriter<'_> {
                     return Ok(End::OtherPlugins);
                 },
                 () = changed(&mut self.retries), if trying.is_none() => {}
+                () = changed(&mut self.keeping) => self.record_keeping().await?,
                 read = next_again(&mut trying), if trying.is_some() => self.take_tried(&mut trying, read).await?,
                 // Events first: what the stream has read may age out of the oplog, what a snapshot reads stays.
                 batch = events.next(), if waiting.is_none() => waiting = Some(batch),

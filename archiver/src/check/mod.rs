@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod begun;
 mod coverage;
+mod lock;
 mod roles;
 mod server;
 
@@ -118,13 +119,16 @@ async fn plugin_files(config: &Config, findings: &mut Findings) -> Result<()> {
 }
 
 async fn archive(config: &Config, findings: &mut Findings) {
-    let writable = match Archive::open(&config.archive) {
-        Ok(archive) => archive.check_writable().await,
-        Err(error) => Err(error),
+    let writable = async {
+        let archive = Archive::open(&config.archive)?;
+        archive.check_writable().await.map(|()| archive)
     };
-    match writable {
-        Ok(()) => findings
-            .ok("archive", format!("can be written, nothing can be overwritten: {}", config.archive.url)),
+    match writable.await {
+        Ok(archive) => {
+            let what = format!("can be written, nothing can be overwritten: {}", config.archive.url);
+            findings.ok("archive", what);
+            lock::check(&archive, &config.archive, findings).await;
+        }
         Err(error) => findings.fail("archive", &error),
     }
 }

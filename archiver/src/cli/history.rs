@@ -1,5 +1,7 @@
 //! `archiver history`: every record of one document, hot and cold, oldest first.
 
+use std::io::Write;
+
 use anyhow::Result;
 use archiver::archive::extjson;
 use archiver::history::History;
@@ -7,7 +9,7 @@ use archiver::history::gaps::{Finding, Found, GapRecord};
 use archiver::history::id::DocumentId;
 use archiver::history::states::{State, States, quarantined};
 use archiver::history::timeline::{Entry, FieldChange};
-use archiver::history::{self, Namespace};
+use archiver::history::{self, Namespace, removed_words};
 use archiver::record::Record;
 use bson_walker::Doc;
 use jiff::Timestamp;
@@ -50,6 +52,9 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     let id = DocumentId::parse(&args.id)?;
     let history = open(global).await?;
     let timeline = history.timeline(&args.source, &id, namespace.as_ref()).await?;
+    if let Some(until) = timeline.removed_until {
+        say(&format!("note: {}; the document may have been there before", removed_words(until)))?;
+    }
     let mut rows = Vec::new();
     for entry in &timeline.entries {
         let record = Record::new(&entry.record)?;
@@ -66,6 +71,10 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
         output::table(&["SEQ", "TIME", "OPERATION", "DOCUMENT IN", "WHO", "CHANGES"], rows)?;
     }
     Ok(Outcome::Fine)
+}
+
+fn say(line: &str) -> Result<()> {
+    Ok(writeln!(std::io::stderr().lock(), "{line}")?)
 }
 
 /// The history that the configuration names.

@@ -2,6 +2,7 @@
 
 mod check;
 mod history;
+mod hold;
 mod output;
 mod plugin;
 mod quarantine;
@@ -92,6 +93,7 @@ enum Command {
     Verify(verify::Args),
     Roll(roll::Args),
     Quarantine(quarantine::Args),
+    Hold(hold::Args),
     Reload(reload::Args),
     Sql(sql::Args),
     Plugin(plugin::Args),
@@ -137,6 +139,7 @@ impl Command {
             Command::Verify(args) => verify::run(args, global).await,
             Command::Roll(args) => roll::run(args, global).await,
             Command::Quarantine(args) => quarantine::run(args, global).await,
+            Command::Hold(args) => hold::run(args, global).await,
             Command::Reload(args) => reload::run(args, global).await,
             Command::Sql(args) => sql::run(args, global).await,
             Command::Plugin(args) => plugin::run(args, global).await,

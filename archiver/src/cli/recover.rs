@@ -10,7 +10,7 @@ use archiver::history::id::DocumentId;
 use archiver::history::policies::Policies;
 use archiver::history::recover::{Recovered, Summary, by_id, deleted_since};
 use archiver::history::restore::{Action, Target};
-use archiver::history::{History, Namespace};
+use archiver::history::{History, Namespace, removed_words};
 use archiver::record::RecordId;
 use archiver::{Error, Kind};
 use bson_walker::Doc;
@@ -126,6 +126,12 @@ fn lost(summary: &Summary) -> Result<Outcome> {
     for (from, to) in &summary.renamed {
         say(&format!(
             "note: {from} was renamed to {to}: its documents are not deleted, they went on under that name"
+        ))?;
+    }
+    if let Some(until) = summary.removed_until {
+        say(&format!(
+            "note: {}; documents that have not changed since then are not known",
+            removed_words(until)
         ))?;
     }
     for lost in &summary.lost {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use archiver::archive::store::Archive;
+use archiver::history::removed_words;
 use archiver::sql::statements;
 
 use super::{EXIT_CODES, Global, Outcome, output, parse_options};
@@ -29,13 +30,16 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
         }
     };
     let archive = Archive::open_url(&url, &options)?;
-    let mut sources = Vec::new();
+    let (mut sources, mut missing) = (Vec::new(), Vec::new());
     for source in archive.sources().await? {
+        if let Some(until) = archive.removed_until(&source).await? {
+            missing.push(format!("{source}: {}", removed_words(until)));
+        }
         // A view over no file at all would be refused.
         if !archive.segments(&source).await?.is_empty() {
             sources.push(source);
         }
     }
-    output::text(&statements(&url, &options, &sources)?)?;
+    output::text(&statements(&url, &options, &sources, &missing)?)?;
     Ok(Outcome::Fine)
 }

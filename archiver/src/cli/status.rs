@@ -140,9 +140,29 @@ fn remarks(source: &SourceStatus) -> String {
     let others =
         source.counters.dropped.iter().filter(|(name, _)| !source.counters.plugins.contains_key(*name));
     lines.extend(others.map(|(name, n)| format!("dropped by {name}: {n}")));
+    lines.extend(kept(source));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
     lines.iter().map(|line| format!("{}: {line}\n", name(source))).collect()
+}
+
+/// What has expired, and what is held.
+fn kept(source: &SourceStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let (Some(seq @ 1..), Some(until)) = (source.expired_seq, &source.expired_until) {
+        lines.push(format!("history up to {until} has been removed by retention: seq=1..={seq}"));
+    }
+    if source.overdue > 0 {
+        let why = match source.legal_holds {
+            0 => "they expire with one of the next passes; where not, the log of its archiver says why",
+            _ => "a legal hold may keep them",
+        };
+        lines.push(format!("segments older than retention: {}; {why}", source.overdue));
+    }
+    if source.legal_holds > 0 {
+        lines.push(format!("legal holds in force: {}; archiver hold list shows them", source.legal_holds));
+    }
+    lines
 }
 
 /// What one plugin did.

@@ -6,7 +6,7 @@ mod substitute;
 mod suggest;
 #[cfg(test)]
 mod tests;
-mod units;
+pub(crate) mod units;
 mod watch;
 
 use std::net::SocketAddr;
@@ -52,6 +52,11 @@ pub struct ArchiveConfig {
     pub hot_retention: Duration,
     /// In what time everything in the archive is verified once, in the background; `None`: never. Default 30 days.
     pub verify_every: Option<Duration>,
+    /// How long archived records are kept, by their cluster time; never shorter than `hot_retention`. Default: for ever.
+    pub retention: Option<Duration>,
+    /// Whether the store is to protect what is written by itself (Object Lock, an immutability policy), and to delete what has
+    /// expired. Default: no.
+    pub object_lock: bool,
     /// `[archive.options]`: passed to object_store.
     pub options: Vec<(String, Secret)>,
 }

@@ -160,36 +160,52 @@ fn audit(section: Section<'_>) -> Audit {
 fn archive(section: Section<'_>) -> Option<ArchiveConfig> {
     let url = section.required("url", ARCHIVE_FORM).and_then(|v| v.parse(ARCHIVE_FORM, archive_url));
     let segment_max_bytes = bytes(&section, "segment_max_bytes", 1 << 10, 4 << 30, 128 << 20);
-    let segment_max_age =
-        section.value("segment_max_age").and_then(|v| bounded(&v, 1_000..=366 * DAY * 1_000));
-    let hot_retention = time(&section, "hot_retention", 0..=3660 * DAY, 7 * DAY);
+    let segment_max_age = section.value("segment_max_age").and_then(|v| bounded(&v, 1_000..=YEAR * 1_000));
+    let hot_retention = time(&section, "hot_retention", 0..=10 * YEAR, 7 * DAY);
     let verify_every = verify_every(&section);
+    let retention = section.value("retention").and_then(|v| retention(&v, hot_retention));
+    let object_lock = section.value("object_lock").and_then(|v| v.boolean()).unwrap_or(false);
     let options = section.value("options").and_then(|v| v.section("[archive.options]"));
     let options = options.map(|s| s.entries()).unwrap_or_default();
     let options =
         options.into_iter().filter_map(|(key, value)| Some((key, Secret::new(option(&value)?)))).collect();
     section.finish();
+    let url = url?;
     Some(ArchiveConfig {
-        url: url?,
+        url,
         segment_max_bytes,
         segment_max_age,
         hot_retention,
         verify_every,
+        retention,
+        object_lock,
         options,
     })
 }
 
 /// `None` for 0: never. Thirty turns of less than a second would be nothing but turns.
 fn verify_every(section: &Section<'_>) -> Option<Duration> {
-    let time = time(section, "verify_every", 0..=3660 * DAY, 30 * DAY);
+    let time = time(section, "verify_every", 0..=10 * YEAR, 30 * DAY);
     if !time.is_zero() && time < Duration::from_secs(30) {
         let value = section.value("verify_every")?;
         value.problem(format!(
-            "{} is out of range; allowed: 30s to 3660d, or 0s for never",
+            "{} is out of range; allowed: 30s to 10y, or 0s for never",
             show_duration(time)
         ));
     }
     (!time.is_zero()).then_some(time)
+}
+
+/// How long the archive keeps records; `None` where it says nothing that can be.
+fn retention(value: &Value<'_>, hot_retention: Duration) -> Option<Duration> {
+    let time = bounded(value, 1_000..=100 * YEAR * 1_000)?;
+    if time < hot_retention {
+        let (time, hot) = (show_duration(time), show_duration(hot_retention));
+        value.problem(format!(
+            "{time} is shorter than hot_retention, {hot}: MongoDB would keep what the archive no longer has"
+        ));
+    }
+    Some(time)
 }
 
 fn archive_url(text: &str) -> Option<String> {
@@ -248,6 +264,7 @@ fn metrics(section: Section<'_>) -> Option<SocketAddr> {
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
+const YEAR: u64 = 366 * DAY;
 
 fn bytes(section: &Section<'_>, key: &'static str, min: usize, max: usize, default: usize) -> usize {
     let read = |value: Value<'_>| {

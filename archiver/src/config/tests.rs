@@ -52,6 +52,7 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!(config.archive.segment_max_age, None);
     assert_eq!(config.archive.hot_retention, Duration::from_secs(7 * 86_400));
     assert_eq!(config.archive.verify_every, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!((config.archive.retention, config.archive.object_lock), (None, false));
     assert_eq!(config.capture.batch_max_events, 1000);
     assert_eq!(config.capture.batch_max_bytes, 8 << 20);
     assert_eq!(config.capture.batch_max_wait, Duration::from_millis(20));
@@ -85,6 +86,8 @@ fn every_key_is_read() {
         segment_max_age = "90s"
         hot_retention = "0s"
         verify_every = "0s"
+        retention = "7y"
+        object_lock = true
         [archive.options]
         region = "eu-${{NAME}}"
         allow_http = true
@@ -125,6 +128,7 @@ fn every_key_is_read() {
     assert_eq!((archive.segment_max_bytes, archive.segment_max_age), (65536, Some(Duration::from_secs(90))));
     assert_eq!(archive.hot_retention, Duration::ZERO);
     assert_eq!(archive.verify_every, None);
+    assert_eq!((archive.retention, archive.object_lock), (Some(Duration::from_secs(7 * 366 * 86_400)), true));
     let options: Vec<_> = archive.options.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
     assert_eq!(options, [("region", "eu-from-env"), ("allow_http", "true"), ("timeout", "30")]);
     assert_eq!((capture.batch_max_events, capture.batch_max_bytes), (500, 1 << 20));
@@ -419,6 +423,7 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
     assert_eq!(config.archive.segment_max_bytes, small.archive.segment_max_bytes);
     assert_eq!(config.archive.segment_max_age, small.archive.segment_max_age);
     assert_eq!(config.archive.hot_retention, small.archive.hot_retention);
+    assert_eq!((config.archive.retention, config.archive.object_lock), (None, false));
     assert_eq!(config.audit_database, small.audit_database);
     let shipped = include_str!("../../../deploy/archiver.toml");
     assert_eq!(parse::config(shipped, Path::new("archiver.toml"), &outside).unwrap().sources.len(), 1);

@@ -140,6 +140,12 @@ impl History {
         Ok(streams)
     }
 
+    /// Until when history has been removed by retention: nothing is known of what happened up to then but what later records tell,
+    /// and what happened to whole namespaces. `None` where nothing has been removed.
+    pub async fn removed_until(&self, source: &str) -> Result<Option<Timestamp>> {
+        self.archive.removed_until(source).await
+    }
+
     /// All records of one document (of every namespace that has this id), oldest first: by cluster time, then partition and
     /// seq.
     pub async fn document(&self, source: &str, id: &DocumentId) -> Result<Vec<Vec<u8>>> {
@@ -154,7 +160,7 @@ impl History {
         let lookups = manifests.iter().flat_map(|sealed| texts.iter().map(move |text| (sealed, text)));
         let lookups: Vec<_> = lookups.collect();
         let mut cold = futures::iter(lookups)
-            .map(|(sealed, text)| self.archive.find_document(&sealed.manifest, text))
+            .map(|(sealed, text)| self.archive.document_in(sealed, text))
             .buffered(LOOKUPS);
         while let Some(records) = cold.try_next().await? {
             found.extend(records);
@@ -177,7 +183,7 @@ impl History {
             None => Vec::new(),
         };
         for sealed in self.archive.manifests_of(source).await?.iter().filter(|s| holds(s, operations, from)) {
-            found.extend(self.archive.find_ops(&sealed.manifest, operations, from).await?);
+            found.extend(self.archive.ops_in(sealed, operations, from).await?);
         }
         Ok(found)
     }
@@ -217,6 +223,13 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())
 }
 
+/// What to say where history has been removed by retention, up to this time.
+pub fn removed_words(until: Timestamp) -> String {
+    let second =
+        jiff::Timestamp::from_second(i64::from(until.time)).map(|t| t.to_string()).unwrap_or_default();
+    format!("history up to {second} has been removed by retention")
+}
+
 /// When a record happened, by the source's clock, in whole seconds.
 pub fn time_of(record: &Record<'_>) -> Result<jiff::Timestamp> {
     let seconds = i64::from(record.cluster_time()?.time);
@@ -233,6 +246,8 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
     Ok(policies)
 }
 
+#[cfg(test)]
+mod expired_tests;
 #[cfg(test)]
 mod gap_tests;
 #[cfg(test)]

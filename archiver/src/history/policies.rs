@@ -22,14 +22,14 @@ struct Policy {
 }
 
 impl Policies {
-    /// Takes a policy record's plugins down; other records are none of its business.
+    /// Takes a policy record's plugins down; other records, and those that tell of holds and removals, are none of its business.
     pub fn note(&mut self, record: &Record<'_>) -> Result<()> {
         if record.op() != "policy" {
             return Ok(());
         }
         let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
-        let list = list.unwrap_or(Doc::EMPTY).elements().map_while(|e| e.ok()?.as_doc());
-        let list: Vec<Doc<'_>> = list.collect();
+        let Some(list) = list else { return Ok(()) };
+        let list: Vec<Doc<'_>> = list.elements().map_while(|e| e.ok()?.as_doc()).collect();
         let plugins = list.iter().map(|entry| plugin(*entry)).collect();
         let part = |entry: &Doc<'_>, name| text(*entry, name).unwrap_or_default().to_owned();
         let chain =

@@ -14,7 +14,7 @@ use super::policies::{Policies, policy_of};
 use super::states::{Identity, Known, Reason, State, States, target};
 use super::timeline::{Entry, Timeline};
 use super::vanished::{Moment, Vanished};
-use super::{History, Namespace, policies};
+use super::{History, Namespace, policies, removed_words};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId};
@@ -60,6 +60,8 @@ pub struct Summary {
     pub lost: Vec<Lost>,
     /// Renames in the period, the old and the new name: the documents went on under the new one.
     pub renamed: Vec<(Namespace, Namespace)>,
+    /// Until when history has been removed by retention: documents that have not changed since are not known.
+    pub removed_until: Option<Timestamp>,
     /// The policies, to name the plugins of [`Recovered::policies`].
     pub policies: Policies,
 }
@@ -75,7 +77,7 @@ pub async fn by_id(
     at: Option<i64>,
     namespace: Option<&Namespace>,
 ) -> Result<(Recovered, Policies)> {
-    let Timeline { entries, states } = history.timeline(source, id, namespace).await?;
+    let Timeline { entries, states, removed_until } = history.timeline(source, id, namespace).await?;
     let mut identities: Vec<&Identity> = entries.iter().map(|e| &e.identity).collect();
     identities.sort_by_key(|i| (&i.namespace, &i.id));
     identities.dedup();
@@ -90,7 +92,12 @@ pub async fn by_id(
         ));
     };
     let own: Vec<&Entry> = entries.iter().filter(|e| e.identity == *identity).collect();
+    let removed = removed_until.map(|until| i64::from(until.time));
     let (known, seq) = match at {
+        // What is there of that time may be a part of what was.
+        Some(at) if removed.is_some_and(|until| at <= until) => {
+            (Known::unknown(Reason::Removed(removed.unwrap_or(at))), 0)
+        }
         Some(at) => at_time(&own, at)?,
         None => before_deletion(&own, &states, identity, id)?,
     };
@@ -107,9 +114,10 @@ pub async fn by_id(
                 "history can't tell what the document {:?} was: {reason}",
                 id.given()
             ))
-            .hint(match reason {
-                Reason::Gap(_) | Reason::InsideGap(_) => "archiver history shows the gap; with --at a time before it gives the document as it was then",
-                _ => "archiver history shows what is kept of it; with --at another time may be given",
+            .hint(match (reason, removed_until) {
+                (Reason::Gap(_) | Reason::InsideGap(_), _) => "archiver history shows the gap; with --at a time before it gives the document as it was then".to_owned(),
+                (Reason::BeforeBaseline, Some(until)) => format!("{}: it was there before", removed_words(until)),
+                _ => "archiver history shows what is kept of it; with --at another time may be given".to_owned(),
             }));
         }
     };
@@ -207,7 +215,8 @@ pub async fn deleted_since(
     history.require(source).await?;
     let since = Timestamp { time: u32::try_from(since.max(0)).unwrap_or(u32::MAX), increment: 0 };
     let wide = history.wide(source).await?;
-    let mut summary = Summary { policies: policies(&wide)?, ..Summary::default() };
+    let removed_until = history.removed_until(source).await?;
+    let mut summary = Summary { policies: policies(&wide)?, removed_until, ..Summary::default() };
     note_renames(&wide, since, &mut summary)?;
     let mut wanted = find_deleted(history, source, since, namespace).await?;
     let vanished = Vanished::since(history, source, since, &wide).await?;
@@ -287,7 +296,7 @@ async fn each_operation(
     for sealed in
         history.archive.manifests_of(source).await?.iter().filter(|s| super::holds(s, operations, since))
     {
-        for record in history.archive.find_ops(&sealed.manifest, operations, since).await? {
+        for record in history.archive.ops_in(sealed, operations, since).await? {
             take(record).await?;
         }
     }

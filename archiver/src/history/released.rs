@@ -96,7 +96,11 @@ impl Placed {
             let record = Record::new(&bytes)?;
             match self.released.0.get(&record.record_id()?).copied() {
                 _ if record.late().is_some() => {}
-                Some(Some(late)) => return self.late(late.seq).await,
+                // Behind its quarantine record the late one may have expired.
+                Some(Some(late)) => match self.late(late.seq).await? {
+                    Some(record) if Record::new(&record)?.record_id()? == late => return Ok(Some(record)),
+                    _ => self.late = None,
+                },
                 Some(None) => {}
                 None => return Ok(Some(bytes)),
             }

@@ -19,7 +19,7 @@ use super::gaps::{Finding, Found, Gap, GapRecord};
 use super::policies::{Policies, policy_of};
 use super::released::notes;
 use super::watched::Watched;
-use super::{Namespace, Salts};
+use super::{Namespace, Salts, removed_words};
 use crate::error::Result;
 use crate::record::{Record, RecordId, unsalted_id_digest};
 use crate::salt::Salt;
@@ -49,6 +49,8 @@ pub enum Reason {
     Gap(i64),
     /// The moment that was asked for is in the stretch that this gap record says is missing.
     InsideGap(i64),
+    /// The moment that was asked for is in a time of which history has been removed by retention, up to this second.
+    Removed(i64),
     /// The contents of this change were withheld because a plugin failed on it.
     Quarantined(i64),
     /// It is not watched since this record.
@@ -68,6 +70,10 @@ impl fmt::Display for Reason {
             Reason::NoImage(seq) => write!(f, "the document is missing in its record seq={seq}"),
             Reason::Gap(seq) => write!(f, "history is missing before seq={seq}"),
             Reason::InsideGap(seq) => write!(f, "the time is inside a gap of history seq={seq}"),
+            Reason::Removed(until) => {
+                let until = u32::try_from(*until).unwrap_or(u32::MAX);
+                f.write_str(&removed_words(Timestamp { time: until, increment: 0 }))
+            }
             Reason::Quarantined(seq) => write!(f, "a change was quarantined seq={seq}"),
             Reason::Unwatched(seq) => write!(f, "it is no longer watched since seq={seq}"),
             Reason::Renamed(seq) => write!(f, "another collection was renamed to this one seq={seq}"),

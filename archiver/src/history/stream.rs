@@ -1,6 +1,7 @@
 //! Every record of a stream in seq order, cold first and then hot, with nothing missing in between; and those of all streams
 //! of a source in one order.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
@@ -31,25 +32,41 @@ pub struct Records {
     /// The segment that is being read.
     cold: Option<Cold>,
     /// The one behind it, on its way meanwhile; not where several streams are read at once, each with a segment of its own.
-    ahead: Option<(i64, AbortOnDropHandle<Result<segment::Records>>)>,
+    ahead: Option<(i64, AbortOnDropHandle<Result<Option<segment::Records>>>)>,
     reads_ahead: bool,
     hot: Option<Hot>,
     /// The log had the last record: it will have the next one, and the manifests need not be listed to know.
     in_log: bool,
 }
 
-/// A segment's records, and the place of the next one.
-struct Cold {
-    records: segment::Records,
-    place: usize,
+/// The records of a segment that are to come.
+enum Cold {
+    /// Its own, and the place of the next one.
+    Whole(segment::Records, usize),
+    /// Those that were kept when it expired, and where it ended: they do not reach there.
+    Kept(VecDeque<Vec<u8>>, i64),
 }
 
 impl Cold {
     fn next(&mut self) -> Result<Option<Vec<u8>>> {
-        let record = self.records.get(self.place)?;
-        self.place += 1;
-        Ok(record)
+        match self {
+            Cold::Whole(records, place) => {
+                *place += 1;
+                records.get(*place - 1)
+            }
+            Cold::Kept(records, _) => Ok(records.pop_front()),
+        }
     }
+}
+
+/// What the log has at the next record's place.
+enum Opened {
+    /// The record.
+    At(Vec<u8>),
+    /// A later one: a segment that holds the record has been loaded.
+    Later,
+    /// Nothing, and no segment either.
+    End,
 }
 
 impl History {
@@ -84,26 +101,37 @@ impl Records {
         self.next_seq
     }
 
-    /// The next record's canonical bytes; `None` at the end. Fails as corrupt where a record is in neither tier.
+    /// The next record's canonical bytes; `None` at the end. Of records that have expired come only those that were kept. Fails as
+    /// corrupt where a record is in neither tier.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
-        if let Some(record) = self.next_cold()? {
-            return Ok(Some(record));
+        loop {
+            if let Some(record) = self.next_cold()? {
+                return Ok(Some(record));
+            }
+            if let Some(record) = self.next_hot().await? {
+                return Ok(Some(record));
+            }
+            if !self.in_log && self.load_segment().await? {
+                continue;
+            }
+            match self.open_log().await? {
+                Opened::At(record) => return Ok(Some(record)),
+                Opened::Later => {}
+                Opened::End => return Ok(None),
+            }
         }
-        if let Some(record) = self.next_hot().await? {
-            return Ok(Some(record));
-        }
-        if self.in_log || !self.load_segment().await? {
-            return self.open_log().await;
-        }
-        self.next_cold()
     }
 
-    /// The next record of the segment that is being read.
+    /// The next record of the segment that is loaded. Behind its last one the seq is that of the segment after it.
     fn next_cold(&mut self) -> Result<Option<Vec<u8>>> {
         let record = self.cold.as_mut().map_or(Ok(None), Cold::next)?;
-        match record {
-            Some(_) => self.next_seq += 1,
-            None => self.cold = None,
+        match &record {
+            Some(record) => self.next_seq = Record::new(record)?.seq()? + 1,
+            None => {
+                if let Some(Cold::Kept(_, end_seq)) = self.cold.take() {
+                    self.next_seq = end_seq;
+                }
+            }
         }
         Ok(record)
     }
@@ -129,22 +157,32 @@ impl Records {
             self.manifests = self.history.archive.manifests(&self.stream).await?;
         }
         let Some(at) = self.manifests.iter().position(holds) else { return Ok(false) };
-        let (first_seq, records) = (self.manifests[at].manifest.first_seq, self.read(at).await?);
+        let Manifest { first_seq, end_seq, .. } = self.manifests[at].manifest;
+        let records = self.read(at).await?;
         self.in_log = false;
+        let Some(records) = records else {
+            let mut kept = VecDeque::from(self.history.archive.left_of(&self.manifests[at].manifest).await?);
+            while kept.front().is_some_and(|r| Record::new(r).and_then(|r| r.seq()).is_ok_and(|s| s < wanted))
+            {
+                kept.pop_front();
+            }
+            self.cold = Some(Cold::Kept(kept, end_seq));
+            return Ok(true);
+        };
         let place = usize::try_from(wanted - first_seq).unwrap_or(usize::MAX);
         if place >= records.len() {
             return Err(Error::corrupt(format!(
                 "a segment has fewer records than its manifest says seq={wanted}"
             )));
         }
-        self.cold = Some(Cold { records, place });
+        self.cold = Some(Cold::Whole(records, place));
         Ok(true)
     }
 
-    /// The records of a segment, and begins to read the one behind it.
-    async fn read(&mut self, at: usize) -> Result<segment::Records> {
+    /// The records of a segment, `None` where it has expired, and begins to read the one behind it.
+    async fn read(&mut self, at: usize) -> Result<Option<segment::Records>> {
         let wanted = self.manifests[at].manifest.first_seq;
-        let read = |sealed: &Sealed| read_segment(self.history.archive.clone(), sealed.manifest.clone());
+        let read = |sealed: &Sealed| read_segment(self.history.archive.clone(), sealed.clone());
         let records = match self.ahead.take() {
             Some((first_seq, reading)) if first_seq == wanted => {
                 reading.await.map_err(|e| Error::internal("reading a segment was cut short").because(e))??
@@ -159,23 +197,23 @@ impl Records {
     }
 
     /// Opens the log at the next record and takes it.
-    async fn open_log(&mut self) -> Result<Option<Vec<u8>>> {
-        let Some(log) = &self.history.log else { return Ok(None) };
+    async fn open_log(&mut self) -> Result<Opened> {
+        let Some(log) = &self.history.log else { return Ok(Opened::End) };
         let mut hot: Hot = Box::pin(log.records(&self.stream, self.next_seq..i64::MAX).await?);
         let Some(record) = hot.next().await.transpose()? else {
             // Nothing more, or everything that was left has been rolled and trimmed since the manifests were listed.
-            return if self.load_segment().await? { self.next_cold() } else { Ok(None) };
+            return Ok(if self.load_segment().await? { Opened::Later } else { Opened::End });
         };
         let seq = Record::new(&record)?.seq()?;
         if seq == self.next_seq {
             self.hot = Some(hot);
             self.in_log = true;
             self.next_seq += 1;
-            return Ok(Some(record));
+            return Ok(Opened::At(record));
         }
         // Rolled and trimmed since the manifests were listed.
         if self.load_segment().await? {
-            return self.next_cold();
+            return Ok(Opened::Later);
         }
         Err(Error::corrupt(format!(
             "records are missing: neither the archive nor the audit log has them source={} seq={}..{seq}",
@@ -185,10 +223,10 @@ impl Records {
     }
 }
 
-async fn read_segment(archive: Archive, manifest: Manifest) -> Result<segment::Records> {
-    let file = archive.read_sealed(&manifest).await?;
+async fn read_segment(archive: Archive, sealed: Sealed) -> Result<Option<segment::Records>> {
+    let Some(file) = archive.file_of(&sealed).await? else { return Ok(None) };
     let records = tokio::task::spawn_blocking(move || segment::read(file)).await;
-    records.map_err(|e| Error::internal("reading a segment was cut short").because(e))?
+    records.map_err(|e| Error::internal("reading a segment was cut short").because(e))?.map(Some)
 }
 
 /// Reads the records of all streams of a source one after the other.

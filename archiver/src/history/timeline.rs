@@ -1,5 +1,6 @@
 //! The history of one document: its records in order, with the document before and after each.
 
+use bson::Timestamp;
 use bson_walker::{Doc, Element};
 
 use super::expected::Expected;
@@ -7,9 +8,9 @@ use super::gaps::Found;
 use super::id::DocumentId;
 use super::released::Released;
 use super::states::{Change, Identity, Known, State, States, target};
-use super::{History, Namespace, in_order, policies};
+use super::{History, Namespace, in_order, policies, removed_words};
 use crate::archive::extjson::doc_id_text;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::record::{Record, RecordId};
 
 /// One record of a document's history.
@@ -43,6 +44,8 @@ pub struct Timeline {
     pub entries: Vec<Entry>,
     /// The states after the last one.
     pub states: States,
+    /// Until when history has been removed by retention.
+    pub removed_until: Option<Timestamp>,
 }
 
 impl History {
@@ -58,7 +61,14 @@ impl History {
     ) -> Result<Timeline> {
         self.require(source).await?;
         let wide = self.wide(source).await?;
-        self.timeline_among(source, id, namespace, &wide).await
+        let removed_until = self.removed_until(source).await?;
+        match (self.timeline_among(source, id, namespace, &wide).await, removed_until) {
+            (Ok(timeline), _) => Ok(Timeline { removed_until, ..timeline }),
+            (Err(error), Some(until)) if error.kind() == Kind::NotFound => {
+                Err(error.hint(format!("{}: it may have been there before", removed_words(until))))
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// The same, with the source's wide records at hand.
@@ -117,7 +127,7 @@ impl History {
         if entries.is_empty() {
             return Err(unknown_document(source, id, namespace, &identities));
         }
-        Ok(Timeline { entries, states })
+        Ok(Timeline { entries, states, removed_until: None })
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod chain;
 mod contents;
+mod expired;
 mod finding;
 mod listing;
 mod rows;
@@ -19,6 +20,7 @@ use serde::Serialize;
 
 use self::chain::Chain;
 pub use self::contents::{Checked, check_segment};
+use self::expired::Known;
 pub use self::finding::{Code, Finding};
 use self::listing::Objects;
 pub use self::scope::{Level, Part, Scope, moment};
@@ -96,6 +98,10 @@ pub struct SourceReport {
     pub records: u64,
     /// Bytes of the files that were read.
     pub bytes: u64,
+    /// Segments that have expired: a tombstone says so of each.
+    pub expired: u64,
+    /// One after the last seq that has expired; 1 where none has.
+    pub expired_end: i64,
     /// One after the last seq that a manifest seals; 1 where none does.
     pub end_seq: i64,
     /// The SHA-256 of the newest manifest: kept elsewhere, it proves later that nothing was taken away or rewritten.
@@ -148,7 +154,8 @@ pub async fn verify(archive: &Archive, log: Option<&AuditLog>, request: &Request
         return Err(Error::not_found(format!("the archive has nothing of a source named {wanted:?}"))
             .hint(format!("the sources there are: {}", known.join(", "))));
     }
-    let chains = read_chains(archive, streams, &mut report).await?;
+    let known = Known::read(archive, log, &streams, &mut report).await?;
+    let chains = read_chains(archive, streams, &known, &mut report).await?;
     for chain in &chains {
         report.sources.push(chain.summary());
         if let (Some(log), Some(hot)) = (log, hot.get(&chain.stream)) {
@@ -163,11 +170,12 @@ pub async fn verify(archive: &Archive, log: Option<&AuditLog>, request: &Request
 async fn read_chains(
     archive: &Archive,
     streams: BTreeMap<StreamId, Objects>,
+    known: &Known,
     report: &mut Report,
 ) -> Result<Vec<Chain>> {
     let mut chains = Vec::with_capacity(streams.len());
     for (stream, objects) in streams {
-        chains.push(chain::read_chain(archive, &stream, objects, report).await?);
+        chains.push(chain::read_chain(archive, &stream, objects, known, report).await?);
     }
     Ok(chains)
 }
@@ -183,12 +191,13 @@ pub async fn look_through(
     let scope = Scope::only(Level::Listing);
     let mut report = Report::new(archive, scope);
     let mut streams = listing::sort_objects(archive, Some(&stream.source), &mut report).await?;
+    let known = Known::read(archive, Some(log), &streams, &mut report).await?;
     // What belongs to no stream is found by one of them.
     if stream.partition.is_some_and(|partition| partition > 0) {
         report.findings.clear();
     }
     let objects = streams.remove(stream).unwrap_or_default();
-    let chain = chain::read_chain(archive, stream, objects, &mut report).await?;
+    let chain = chain::read_chain(archive, stream, objects, &known, &mut report).await?;
     if let Some(hot) = hot.get(stream) {
         witness::compare_log(log, &chain, hot, &mut report).await?;
     }
@@ -197,7 +206,7 @@ pub async fn look_through(
     let chains = [chain];
     contents::check(archive, &chains, &request, &mut report).await?;
     let [chain] = chains;
-    let manifests = chain.manifests().filter(|m| wanted(m)).cloned().collect();
+    let manifests = chain.to_read().filter(|m| wanted(m)).cloned().collect();
     Ok((report, manifests))
 }
 

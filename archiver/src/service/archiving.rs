@@ -1,4 +1,4 @@
-//! The archive loop of a stream: rolls what is due and trims the log, beside the capture.
+//! The archive loop of a stream: rolls what is due, trims the log and lets records expire, beside the capture.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Service;
+use super::keeping::Keeper;
 use super::members::Seat;
 use crate::archive::roll::{Extent, Open};
 use crate::backoff::Backoff;
@@ -22,6 +23,7 @@ impl Service {
     pub(super) async fn archive_loop(
         &self,
         seat: &Seat,
+        mut keeper: Keeper,
         appended_bytes: &AtomicU64,
         stop: &CancellationToken,
     ) {
@@ -30,7 +32,7 @@ impl Service {
         let mut failed = false;
         while !stop.is_cancelled() {
             let ended = tokio::select! {
-                ended = self.archive_until_fault(seat, appended_bytes, &mut failed) => ended,
+                ended = self.archive_until_fault(seat, &mut keeper, appended_bytes, &mut failed) => ended,
                 () = stop.cancelled() => return,
             };
             if !std::mem::replace(&mut failed, true) {
@@ -53,7 +55,13 @@ impl Service {
         }
     }
 
-    async fn archive_until_fault(&self, seat: &Seat, appended_bytes: &AtomicU64, failed: &mut bool) -> Error {
+    async fn archive_until_fault(
+        &self,
+        seat: &Seat,
+        keeper: &mut Keeper,
+        appended_bytes: &AtomicU64,
+        failed: &mut bool,
+    ) -> Error {
         let work = async {
             let mut roller = self.roller(&seat.stream).await?;
             seat.tally.rolled_to(roller.end_seq());
@@ -75,6 +83,9 @@ impl Service {
                 if trimmed.elapsed() > TRIM_EVERY || self.config.archive.hot_retention < TRIM_EVERY {
                     roller.trim().await?;
                     trimmed = Instant::now();
+                }
+                if let Some(kind) = keeper.tick().await {
+                    seat.tally.archive_failed(kind);
                 }
                 tokio::time::sleep(ROLL_TICK).await;
             }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{Service, load_plugins};
 use crate::archive::roll::check_continues;
+use crate::capture::keeping::Keeping;
 use crate::capture::lease::{Answer, Ask, Lease, Reloaded, Request, Seqs};
 use crate::capture::retry::{Retry, Tried};
 use crate::capture::{Capture, check_partitions};
@@ -203,6 +204,7 @@ impl Service {
                 }
                 let (_, plugins) = watch::channel(plugins?);
                 let (_, retries) = watch::channel(None);
+                let (_, keeping) = watch::channel(Keeping::default());
                 let capture = Capture {
                     stream: stream.clone(),
                     source,
@@ -212,6 +214,7 @@ impl Service {
                     archive,
                     plugins,
                     retries,
+                    keeping,
                     lease: lease.clone(),
                     headroom: Arc::default(),
                     appended_bytes: Arc::new(AtomicU64::new(0)),

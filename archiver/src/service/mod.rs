@@ -4,6 +4,8 @@
 mod archiving;
 mod asking;
 mod balance;
+mod holding;
+mod keeping;
 mod members;
 mod metrics;
 mod reload;
@@ -23,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::asking::{StreamTried, reload, retry};
+pub use self::holding::{add_hold, list_holds, release_hold};
 use self::members::{Members, Seat};
 pub use self::reload::Reload;
 use self::reload::{PluginsOf, Reloader};

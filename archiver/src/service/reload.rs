@@ -172,13 +172,16 @@ fn unequal(keys: Keys) -> Vec<String> {
 }
 
 fn of_archive(now: &ArchiveConfig, new: &ArchiveConfig) -> Keys {
-    let ArchiveConfig { url, segment_max_bytes, segment_max_age, hot_retention, verify_every, options } = now;
+    let ArchiveConfig { url, segment_max_bytes, segment_max_age, hot_retention, .. } = now;
+    let ArchiveConfig { verify_every, retention, object_lock, options, .. } = now;
     vec![
         ("[archive] url", *url == new.url),
         ("[archive] segment_max_bytes", *segment_max_bytes == new.segment_max_bytes),
         ("[archive] segment_max_age", *segment_max_age == new.segment_max_age),
         ("[archive] hot_retention", *hot_retention == new.hot_retention),
         ("[archive] verify_every", *verify_every == new.verify_every),
+        ("[archive] retention", *retention == new.retention),
+        ("[archive] object_lock", *object_lock == new.object_lock),
         ("[archive.options]", *options == new.options),
     ]
 }

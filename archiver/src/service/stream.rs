@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::keeping::Keeper;
 use super::members::{POLL, Seat};
 use super::{STOP_GRACE, Service};
 use crate::archive::roll::{Extent, check_continues};
@@ -233,6 +234,13 @@ impl StreamTask {
                 warn!(source = %self.stream(), error = e.explain(), "the archive can't be asked how far it is")
             }
         }
+        let mut keeper = Keeper::new(Arc::clone(service), self.stream().clone());
+        // Before anything is captured, so that what has expired now is recorded now.
+        let expired = match self.once {
+            true => keeper.expire().await.map(|_| ()),
+            false => Ok(()),
+        };
+        keeper.look().await?;
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let capture = Capture {
             stream: self.stream().clone(),
@@ -243,6 +251,7 @@ impl StreamTask {
             archive: service.archive.clone(),
             plugins: self.plugins.clone(),
             retries: self.seat.retries(),
+            keeping: keeper.keeping(),
             lease: lease.clone(),
             headroom: Arc::clone(&self.seat.headroom),
             appended_bytes: Arc::clone(&appended_bytes),
@@ -252,7 +261,8 @@ impl StreamTask {
         if self.once {
             let until: Timestamp = operation_time(&service.client.database("admin")).await?;
             capture.run(Some(until)).await?;
-            return self.roll_everything().await;
+            self.roll_everything().await?;
+            return expired;
         }
         let capturing = async {
             let _stop_the_other = stop.clone().drop_guard();
@@ -260,7 +270,7 @@ impl StreamTask {
         };
         let (captured, (), ()) = tokio::join!(
             capturing,
-            service.archive_loop(&self.seat, &appended_bytes, stop),
+            service.archive_loop(&self.seat, keeper, &appended_bytes, stop),
             service.verify_loop(&self.seat, stop),
         );
         captured

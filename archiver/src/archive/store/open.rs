@@ -7,11 +7,12 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use super::Archive;
 use super::checksum::WithContentMd5;
+use super::lock::{self, Settings};
 use crate::config::Secret;
 use crate::error::{Error, Result};
 
@@ -49,7 +50,8 @@ pub(super) fn open(url: &str, options: &[(String, Secret)], create: bool) -> Res
         | ObjectStoreScheme::GoogleCloudStorage => {
             check_plain_text(options)?;
             install_tls();
-            Archive::new(cloud(&scheme, &parsed, options)?, prefix.as_ref(), url)
+            let (store, settings) = cloud(&scheme, &parsed, options)?;
+            Ok(Archive { settings, ..Archive::new(store, prefix.as_ref(), url)? })
         }
         _ => Err(bad_url(&format!("the archive can't be in such a store: scheme={}", parsed.scheme()))),
     }
@@ -79,11 +81,12 @@ fn open_folder(url: &Url, options: &[(String, Secret)], create: bool) -> Result<
     let store = store
         .map_err(|e| Error::invalid(format!("the archive's folder can't be opened: {shown}")).because(e))?;
     // Without fsync a commit could vanish in a power cut after the hot tier was trimmed behind it.
-    Archive::new(Arc::new(store.with_fsync(true)), "", url.as_str())
+    let archive = Archive::new(Arc::new(store.with_fsync(true)), "", url.as_str())?;
+    Ok(Archive { settings: Settings::Folder, ..archive })
 }
 
-/// Builds a client with the environment's settings, then the options.
-macro_rules! client {
+/// The builder of a client with the environment's settings, then the options.
+macro_rules! configured {
     ($builder:expr, $key:ty, $url:expr, $options:expr) => {{
         let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIME, ..RetryConfig::default() };
         let timeout = <$key>::Client(ClientConfigKey::Timeout);
@@ -93,7 +96,7 @@ macro_rules! client {
             let key: $key = name.to_ascii_lowercase().parse().map_err(|_| unknown_option(name))?;
             builder = builder.with_config(key, value.expose());
         }
-        Arc::new(builder.build().map_err(|e| unusable_options(&e, $options))?)
+        builder
     }};
 }
 
@@ -135,19 +138,60 @@ fn cloud(
     scheme: &ObjectStoreScheme,
     url: &Url,
     options: &[(String, Secret)],
-) -> Result<Arc<dyn ObjectStore>> {
-    Ok(match scheme {
+) -> Result<(Arc<dyn ObjectStore>, Settings)> {
+    let unusable = |e| unusable_options(&e, options);
+    match scheme {
         ObjectStoreScheme::AmazonS3 => {
             // Buckets under Object Lock take only PUTs with a checksum.
             let builder = AmazonS3Builder::from_env().with_checksum_algorithm(Checksum::SHA256);
             let builder = builder.with_http_connector(WithContentMd5::default());
-            client!(builder, AmazonS3ConfigKey, url, options)
+            let builder = configured!(builder, AmazonS3ConfigKey, url, options);
+            let allow_http = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+            let http = lock::client(&client_options(options, allow_http))?;
+            let store = Arc::new(builder.build().map_err(unusable)?);
+            Ok((Arc::clone(&store) as Arc<dyn ObjectStore>, Settings::S3(store, http)))
         }
         ObjectStoreScheme::MicrosoftAzure => {
-            client!(MicrosoftAzureBuilder::from_env(), AzureConfigKey, url, options)
+            let builder = configured!(MicrosoftAzureBuilder::from_env(), AzureConfigKey, url, options);
+            let value = |key: AzureConfigKey| builder.get_config_value(&key);
+            let http = client_options(options, value(AzureConfigKey::Client(ClientConfigKey::AllowHttp)));
+            let account = value(AzureConfigKey::AccountName);
+            // The builder looks into the URL only when it builds. Of other forms of it the settings can't be asked for.
+            let named = url.host_str().filter(|_| url.scheme() == "az").map(str::to_owned);
+            let container = value(AzureConfigKey::ContainerName).or(named);
+            let endpoint = value(AzureConfigKey::Endpoint)
+                .or(account.as_ref().map(|account| format!("https://{account}.blob.core.windows.net")));
+            let store = Arc::new(builder.build().map_err(unusable)?);
+            let settings = match (account, endpoint, container) {
+                (Some(account), Some(endpoint), Some(container)) => Settings::Azure {
+                    store: Arc::clone(&store),
+                    http: lock::client(&http)?,
+                    account,
+                    container: format!("{}/{container}", endpoint.trim_end_matches('/')),
+                },
+                _ => Settings::Unseen,
+            };
+            Ok((store, settings))
         }
-        _ => client!(GoogleCloudStorageBuilder::from_env(), GoogleConfigKey, url, options),
-    })
+        _ => {
+            let builder = configured!(GoogleCloudStorageBuilder::from_env(), GoogleConfigKey, url, options);
+            Ok((Arc::new(builder.build().map_err(unusable)?), Settings::Unseen))
+        }
+    }
+}
+
+/// What the options say of connections, for requests of our own.
+fn client_options(options: &[(String, Secret)], allow_http: Option<String>) -> ClientOptions {
+    let mut client = ClientOptions::new().with_config(ClientConfigKey::Timeout, REQUEST_TIMEOUT);
+    for (name, value) in options {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<ClientConfigKey>() {
+            client = client.with_config(key, value.expose());
+        }
+    }
+    match allow_http {
+        Some(allow) => client.with_config(ClientConfigKey::AllowHttp, allow),
+        None => client,
+    }
 }
 
 /// Chooses the process's TLS library; harmless when repeated. Opening an archive in the cloud does it too.

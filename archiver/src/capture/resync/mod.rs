@@ -111,11 +111,13 @@ impl Comparison {
 
     async fn run(&self, found: &mpsc::Sender<Result<Documents>>) -> Result<()> {
         info!(source = %self.stream, gap = self.resync.gap, "comparing the present documents with what is known from before a gap");
+        // Where history has expired, a document of which nothing is recorded may have been there all the same.
+        let whole = self.history.removed_until(&self.stream.source).await?.is_none();
         for _ in 0..ATTEMPTS {
             let mut judge = Judge::new(
                 RecordId::new(&self.stream, self.resync.gap),
                 self.policy,
-                self.source.snapshot == SnapshotMode::Initial,
+                whole && self.source.snapshot == SnapshotMode::Initial,
             );
             if self.compare(&mut judge, found).await? {
                 info!(

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+use super::expired::{Expired, Known};
 use super::finding::Code;
 use super::listing::Objects;
 use super::rows::is_of_day;
@@ -34,6 +35,7 @@ pub(super) struct Chain {
     pub(super) end_seq: i64,
     /// What a listing said of the segments.
     pub(super) sizes: HashMap<String, u64>,
+    pub(super) expired: Expired,
     links: Vec<Link>,
 }
 
@@ -52,6 +54,11 @@ impl Chain {
         self.links.iter().filter_map(|link| link.manifest.as_ref())
     }
 
+    /// The manifests whose segments must be there.
+    pub(super) fn to_read(&self) -> impl Iterator<Item = &Arc<Manifest>> {
+        self.manifests().filter(|manifest| !self.expired.is_gone(manifest.first_seq))
+    }
+
     /// Whether a manifest has this digest.
     pub(super) fn has(&self, digest: &str) -> bool {
         self.links.iter().any(|link| link.sha256 == digest)
@@ -63,6 +70,8 @@ impl Chain {
             source: self.stream.source.clone(),
             partition: self.stream.partition,
             manifests: self.manifests().count() as u64,
+            expired: self.expired.segments,
+            expired_end: self.expired.end_seq,
             end_seq: self.end_seq,
             newest: self.links.last().filter(|link| link.manifest.is_some()).map(|link| link.sha256.clone()),
             ..SourceReport::default()
@@ -75,6 +84,7 @@ pub(super) async fn read_chain(
     archive: &Archive,
     stream: &StreamId,
     objects: Objects,
+    known: &Known,
     report: &mut Report,
 ) -> Result<Chain> {
     let mut links = read_links(archive, stream, &objects.manifests, report).await?;
@@ -88,7 +98,9 @@ pub(super) async fn read_chain(
     }
     let end_seq = before.map_or(1, |manifest| manifest.end_seq);
     let sizes = objects.segments.values().flatten().cloned().collect();
-    let chain = Chain { stream: stream.clone(), end_seq, sizes, links };
+    let manifests = links.iter().filter_map(|link| Some((link.manifest.as_deref()?, link.sha256.as_str())));
+    let expired = Expired::check(archive, stream, &objects, manifests.collect(), known, report).await?;
+    let chain = Chain { stream: stream.clone(), end_seq, sizes, expired, links };
     check_leftovers(archive, &objects, &chain, report).await?;
     Ok(chain)
 }

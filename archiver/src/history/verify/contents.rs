@@ -101,7 +101,7 @@ impl Job {
 fn jobs(chains: &[Chain], scope: Scope) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (n, chain) in chains.iter().enumerate() {
-        jobs.extend(chain.manifests().map(|manifest| Job {
+        jobs.extend(chain.to_read().map(|manifest| Job {
             chain: n,
             level: scope.level_of(&chain.stream, manifest.first_seq),
             size: chain.sizes.get(&manifest.segment).copied(),
@@ -124,22 +124,21 @@ pub async fn check_segment(
         Some(size) => Some(size),
         None => archive.stat(key).await?.map(|(size, _)| size),
     };
-    let missing = || Checked::of(manifest, Code::SegmentMissing, "missing");
-    let Some(size) = size else { return Ok(missing()) };
+    let Some(size) = size else { return missing(archive, manifest).await };
     if size != manifest.size {
         return Ok(wrong_size(manifest, size));
     }
     match level {
         Level::Listing => Ok(Checked::default()),
-        Level::Structure => Ok(match archive.digest(key, size).await? {
-            None => missing(),
-            Some(digest) if hex(&digest) != manifest.sha256 => wrong_digest(manifest),
-            Some(_) => Checked { bytes: size, ..Checked::default() },
-        }),
+        Level::Structure => match archive.digest(key, size).await? {
+            None => missing(archive, manifest).await,
+            Some(digest) if hex(&digest) != manifest.sha256 => Ok(wrong_digest(manifest)),
+            Some(_) => Ok(Checked { bytes: size, ..Checked::default() }),
+        },
         Level::Full => {
             let file = match archive.read_segment(key).await {
                 Ok(file) => file,
-                Err(error) if error.kind() == Kind::NotFound => return Ok(missing()),
+                Err(error) if error.kind() == Kind::NotFound => return missing(archive, manifest).await,
                 Err(error) => return Err(error),
             };
             let manifest = manifest.clone();
@@ -147,6 +146,19 @@ pub async fn check_segment(
             checked.map_err(|e| Error::internal("checking a segment was cut short").because(e))
         }
     }
+}
+
+/// A segment that is not there, unless it has expired since its chain was read. Whether its tombstone is right in all is seen with
+/// the chain.
+async fn missing(archive: &Archive, manifest: &Manifest) -> Result<Checked> {
+    let told = match archive.tombstone(&manifest.stream(), manifest.first_seq).await {
+        Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+        told => told.ok().flatten().map(|buried| buried.tombstone),
+    };
+    Ok(match told {
+        Some(tombstone) if tombstone.problem(manifest, &tombstone.manifest).is_none() => Checked::default(),
+        _ => Checked::of(manifest, Code::SegmentMissing, "missing"),
+    })
 }
 
 /// Size and digest of the file, then its records. CPU-bound.

@@ -55,6 +55,10 @@ codes! {
     RowIndex = "row-index",
     ChainShortened = "chain-shortened",
     ChainRewritten = "chain-rewritten",
+    TombstoneWrong = "tombstone-wrong",
+    TombstoneUntold = "tombstone-untold",
+    SegmentExpired = "segment-expired",
+    HoldWrong = "hold-wrong",
     LogBehind = "log-behind",
     LogGap = "log-gap",
 }

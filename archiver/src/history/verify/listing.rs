@@ -14,6 +14,7 @@ use crate::stream_id::StreamId;
 pub(super) struct Objects {
     pub(super) manifests: BTreeMap<i64, (String, u64)>,
     pub(super) segments: BTreeMap<i64, Vec<(String, u64)>>,
+    pub(super) tombstones: BTreeMap<i64, String>,
 }
 
 /// Lists everything, or one source's, and finds what does not belong.
@@ -31,6 +32,11 @@ pub(super) async fn sort_objects(
             Some(Key::Segment { stream, first_seq, .. }) => {
                 streams.entry(stream).or_default().segments.entry(first_seq).or_default().push((key, size));
             }
+            Some(Key::Tombstone { stream, first_seq }) => {
+                streams.entry(stream).or_default().tombstones.insert(first_seq, key);
+            }
+            // Looked into by themselves.
+            Some(Key::Hold(_) | Key::HoldReleased(_)) => {}
             // What `archiver check` could not delete again.
             None if paths::is_check_key(&key) => {}
             None => report.find(Code::ObjectUnknown, &key, None, "not a name that Archiver writes"),

@@ -118,13 +118,17 @@ async fn plugin_files(config: &Config, findings: &mut Findings) -> Result<()> {
 }
 
 async fn archive(config: &Config, findings: &mut Findings) {
-    let writable = match Archive::open(&config.archive) {
-        Ok(archive) => archive.check_writable().await,
-        Err(error) => Err(error),
+    let archive = match Archive::open(&config.archive) {
+        Ok(archive) => archive,
+        Err(error) => return findings.fail("archive", &error),
     };
-    match writable {
+    if let Some((store, credentials)) = archive.access() {
+        findings.info("archive", format!("at {store}; credentials: {credentials}"));
+    }
+    let url = &config.archive.url;
+    match archive.check_writable().await {
         Ok(()) => findings
-            .ok("archive", format!("can be written, nothing can be overwritten: {}", config.archive.url)),
+            .ok("archive", format!("can be listed, read and written, nothing can be overwritten: {url}")),
         Err(error) => findings.fail("archive", &error),
     }
 }

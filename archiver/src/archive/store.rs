@@ -241,10 +241,10 @@ impl Archive {
     pub async fn stat(&self, key: &str) -> Result<Option<(u64, SystemTime)>> {
         match self.store.head(&self.path(key)?).await {
             Ok(found) => Ok(Some((found.size, found.last_modified.into()))),
-            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&*source) => {
                 Ok(None)
             }
-            Err(error) => Err(self.failed("look for", key, error)),
+            Err(error) => Err(self.failed(Doing::LookFor, key, &error)),
         }
     }
 
@@ -257,7 +257,7 @@ impl Archive {
             match self.store.get_range(&path, at..end).await {
                 Ok(piece) => digest.update(&piece),
                 Err(StoreError::NotFound { .. }) => return Ok(None),
-                Err(error) => return Err(self.failed("read", key, error)),
+                Err(error) => return Err(self.failed(Doing::Read, key, &error)),
             }
             at = end;
         }

@@ -216,6 +216,9 @@ impl Roller {
     /// behind the last that is sealed.
     async fn is_overtaken(&mut self) -> Result<bool> {
         let here = self.next_seq();
+        if self.log.first_seq(&self.stream).await?.is_some_and(|first| first <= here) {
+            return Ok(false);
+        }
         let mut sealed = self.archive.manifests(&self.stream).await?;
         sealed.retain(|sealed| sealed.manifest.end_seq > here);
         let Some(last) = sealed.last().cloned() else { return Ok(false) };

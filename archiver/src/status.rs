@@ -6,6 +6,7 @@ mod instances;
 use std::time::Duration;
 
 use bson::{DateTime, Document, Timestamp, doc};
+use futures_util::TryStreamExt;
 use serde::Serialize;
 
 pub use self::instances::{InstanceStatus, instances};
@@ -16,6 +17,7 @@ use crate::checkpoint::{Checkpoint, Counters, Resync, SnapshotProgress};
 use crate::config::Config;
 use crate::deployment::{connect, mongo_error, operation_time, oplog_start};
 use crate::error::{Error, Kind, Result};
+use crate::record::Record;
 use crate::stream_id::StreamId;
 
 /// Where one stream stands. `None` and `null` mean unknown or not yet.
@@ -41,6 +43,8 @@ pub struct SourceStatus {
     pub overdue: u64,
     /// How many legal holds in force concern the source.
     pub legal_holds: usize,
+    /// How long ago the oldest record happened that is not sealed in the archive; 0 where all are.
+    pub unrolled_seconds: Option<i64>,
     /// The number of the current or last writer.
     pub epoch: Option<i64>,
     /// The process that holds the lease.
@@ -251,8 +255,23 @@ impl Deployment {
         }
         if let Err(error) = self.add_archive(stream, &mut status).await {
             status.problems.push(error.explain());
+            status.problems.extend(error.hint_text().map(str::to_owned));
+            // What the log knows of it serves until the store can be asked again.
+            status.rolled_seq = Some(self.log.sealed_end(stream).await?.map_or(0, |end| end - 1));
+        }
+        if let Some(rolled) = status.rolled_seq {
+            status.unrolled_seconds = Some(self.waiting(stream, rolled + 1).await?);
         }
         Ok(status)
+    }
+
+    /// How long ago the first record from this seq on happened; 0 where there is none.
+    async fn waiting(&self, stream: &StreamId, seq: i64) -> Result<i64> {
+        let mut records = std::pin::pin!(self.log.records(stream, seq..seq + 1).await?);
+        let Some(record) = records.try_next().await? else { return Ok(0) };
+        let happened = Record::new(&record)?.cluster_time()?;
+        let now = self.present.as_ref().map_or(self.now.timestamp_millis() / 1000, |now| i64::from(now.time));
+        Ok((now - i64::from(happened.time)).max(0))
     }
 
     async fn add_lease(&self, stream: &StreamId, status: &mut SourceStatus) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Object stores over the wire: an S3 server and an Azure Blob server on free loopback ports, and a bucket in one of them for
 //! each test, looked at with Amazon's and Microsoft's own clients.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -156,11 +157,24 @@ impl Bucket {
         Bucket::with(Kind::S3, json!({"do": "create", "versioned": true})).await
     }
 
+    /// A new S3 bucket on a server that asks for signatures and rights, and for each set of rights the key and the secret of an
+    /// account that has just these.
+    pub async fn guarded(rights: &[(&str, &[&str])]) -> (Bucket, BTreeMap<String, (String, String)>) {
+        let bucket = Bucket::on(Kind::S3, None, json!({"do": "create"})).await;
+        let rights: BTreeMap<_, _> = rights.iter().copied().collect();
+        let keys = bucket.ask(json!({"do": "guard", "rights": rights}));
+        (bucket, serde_json::from_value(keys).expect("keys by account"))
+    }
+
     async fn with(kind: Kind, create: Value) -> Bucket {
         let variable = if kind == Kind::S3 { S3_ENDPOINT } else { AZURE_ENDPOINT };
-        let (endpoint, server) = match std::env::var(variable) {
-            Ok(endpoint) => (endpoint, None),
-            Err(_) => {
+        Bucket::on(kind, std::env::var(variable).ok(), create).await
+    }
+
+    async fn on(kind: Kind, endpoint: Option<String>, create: Value) -> Bucket {
+        let (endpoint, server) = match endpoint {
+            Some(endpoint) => (endpoint, None),
+            None => {
                 let server = StoreServer::start(kind, false).await.unwrap_or_else(|e| panic!("{e:#}"));
                 (server.endpoint().to_owned(), Some(Arc::new(server)))
             }
@@ -191,15 +205,24 @@ impl Bucket {
 
     /// `[archive]` with this URL and further keys (TOML lines), and `[archive.options]`.
     pub fn section(&self, further: &str) -> String {
-        let options = match self.kind {
-            Kind::S3 => "region = \"us-east-1\"\naccess_key_id = \"test\"\nsecret_access_key = \"secret-of-the-test\"\n".to_owned(),
-            Kind::Azure => format!("account_name = \"{AZURE_ACCOUNT}\"\naccount_key = \"{AZURE_KEY}\"\n"),
-        };
+        self.section_as(further, &self.credentials())
+    }
+
+    /// [`Bucket::section`] with other credentials than the usual ones: lines of `[archive.options]`.
+    pub fn section_as(&self, further: &str, credentials: &str) -> String {
         format!(
-            "[archive]\nurl = \"{}\"\n{further}\n[archive.options]\nendpoint = \"{}\"\nallow_http = \"true\"\n{options}\n",
+            "[archive]\nurl = \"{}\"\n{further}\n[archive.options]\nendpoint = \"{}\"\nallow_http = \"true\"\n{credentials}\n",
             self.url(),
             self.through,
         )
+    }
+
+    /// The lines of `[archive.options]` with the usual credentials.
+    pub fn credentials(&self) -> String {
+        match self.kind {
+            Kind::S3 => "region = \"us-east-1\"\naccess_key_id = \"test\"\nsecret_access_key = \"secret-of-the-test\"\n".to_owned(),
+            Kind::Azure => format!("account_name = \"{AZURE_ACCOUNT}\"\naccount_key = \"{AZURE_KEY}\"\n"),
+        }
     }
 
     /// Statements that let DuckDB read the bucket: its extension, by path since nothing is fetched, and a secret.
@@ -247,6 +270,18 @@ impl Bucket {
     /// Deletes an object.
     pub fn delete(&self, key: &str) {
         self.ask(json!({"do": "delete", "key": key}));
+    }
+
+    /// How the store says that an object is encrypted.
+    pub fn encryption(&self, key: &str) -> Option<String> {
+        self.ask(json!({"do": "encryption", "key": key})).as_str().map(str::to_owned)
+    }
+
+    /// A shared access signature for an Azure container, with these permissions (`"racwl"` and others), for so many minutes from
+    /// now; fewer than none: it has expired.
+    pub fn shared_access(&self, permissions: &str, minutes: i32) -> String {
+        let signature = self.ask(json!({"do": "sas", "permissions": permissions, "minutes": minutes}));
+        signature.as_str().expect("a signature").to_owned()
     }
 
     /// How many versions each key has had, deletions included; only where the bucket keeps versions.

@@ -17,7 +17,7 @@ def plain(value):
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 connection = duckdb.connect()
-connection.execute("SET TimeZone = 'UTC'")
+connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
 result = connection.execute(sys.stdin.read())
 columns = [c[0] for c in result.description] if result.description else []
 rows = [dict(zip(columns, row)) for row in result.fetchall()] if columns else []

@@ -14,6 +14,7 @@ pub mod certificates;
 pub mod cloud;
 pub mod duckdb;
 pub mod fixture;
+pub mod http_proxy;
 pub mod mixed;
 pub mod oplog;
 pub mod process;

@@ -1,7 +1,7 @@
 //! What a monitoring system sees over the wire, against what the log holds and what was done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use archiver_tests::record::of;
 use archiver_tests::scrape::{address, get};
@@ -112,6 +112,8 @@ async fn a_scrape_tells_what_the_log_holds_and_a_source_that_halts_shows() {
     for partition in ["0", "1"] {
         let of = |name: &str| values[&format!("archiver_{name}{{{things},partition=\"{partition}\"}}")];
         assert_eq!(of("epoch"), 1.0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        assert!((now - of("rolled_timestamp_seconds")).abs() < 60.0);
         assert!(of("lag_seconds") < 60.0 && of("oplog_headroom_seconds") <= of("oplog_window_seconds"));
     }
     assert_documented(&values);

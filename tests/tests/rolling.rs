@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use archiver_tests::workload::{Workload, seed};
-use archiver_tests::{Fixture, Server, wait_until};
+use archiver_tests::{Fixture, Server, tools, wait_until};
 use bson::{Document, doc};
 use futures_util::future::join_all;
 
@@ -67,6 +67,53 @@ async fn many_who_roll_at_once_and_cut_differently_make_one_chain() {
     let seqs: Vec<i64> = rows.iter().map(|row| row["seq"].as_i64().unwrap()).collect();
     let records = fixture.raw_records("orders").await.len() as i64;
     assert_eq!(seqs, (1..=records).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_overtaken_by_one_who_rolls_and_trims_goes_on_behind_it() {
+    let server = Server::shared().await;
+    for point in ["segment:built", "segment:committed"] {
+        let fixture = captured(&server, 100).await;
+        let slow = archive("segment_max_bytes = \"3KiB\"") + SOURCE;
+        let mut slow = fixture.with_configuration("slow", &slow);
+        slow.env("ARCHIVER_FAIL_POINTS", &format!("{point}=sleep(1000)"));
+        let rolling = slow.start(&["roll"]);
+        wait_until("the fail point", LIMIT, async || rolling.stderr().contains("fail point").then_some(()))
+            .await;
+        tools::signal(rolling.pid(), "STOP");
+        fixture.configure(&(archive("hot_retention = \"0s\"\nsegment_max_bytes = \"5KiB\"") + SOURCE));
+        fixture.run_once().await;
+        assert_eq!(fixture.count("orders").await, 0, "everything is trimmed");
+        tools::signal(rolling.pid(), "CONT");
+        let outcome = rolling.finish(LIMIT).await.expect_code(0);
+        assert!(outcome.stderr.contains("another writer has"), "{}", outcome.stderr);
+        fixture.ok(&["verify"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counters_in_the_chain_never_fall_whoever_goes_on_with_it() {
+    let server = Server::shared().await;
+    let fixture = captured(&server, 100).await;
+    let small = archive("segment_max_bytes = \"3KiB\"") + SOURCE;
+    let mut slow = fixture.with_configuration("slow", &small);
+    slow.env("ARCHIVER_FAIL_POINTS", "segment:built=sleep(1000)");
+    let rolling = slow.start(&["roll"]);
+    wait_until("the fail point", LIMIT, async || rolling.stderr().contains("fail point").then_some(())).await;
+    tools::signal(rolling.pid(), "STOP");
+    let (before, running) = (fixture.count("orders").await, fixture.start());
+    let more = (0..50).map(|n| doc! {"_id": 1_000_000 + n});
+    fixture.collection("orders").insert_many(more).await.unwrap();
+    wait_until("more records", LIMIT, async || (fixture.count("orders").await >= before + 50).then_some(()))
+        .await;
+    running.terminate().await.expect_code(0);
+    // Another one seals the first segment, knowing more, and goes no further.
+    let mut other = fixture.with_configuration("other", &small);
+    other.env("ARCHIVER_FAIL_POINTS", "segment:sealed=exit");
+    other.run(&["roll"]).await;
+    tools::signal(rolling.pid(), "CONT");
+    rolling.finish(LIMIT).await.expect_code(0);
+    fixture.ok(&["verify"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

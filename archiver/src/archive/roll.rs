@@ -18,9 +18,8 @@ use super::merkle;
 use super::segment::{SegmentBuilder, Summary};
 use super::store::{Archive, Commit, Sealed};
 use crate::audit_log::AuditLog;
-use crate::checkpoint::Checkpoint;
 use crate::config::ArchiveConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fail_point::fail_point;
 use crate::record::{Record, hex};
 use crate::stream_id::StreamId;
@@ -188,15 +187,48 @@ impl Roller {
             return Err(ahead(&self.stream, self.next_seq(), checkpoint.next_seq));
         }
         while self.next_seq() < checkpoint.next_seq {
-            let cut = self.cut(checkpoint.next_seq).await?;
-            let (due, bytes) = (self.due(cut.happened), cut.builder.bson_bytes());
-            if !cut.complete && extent == Extent::Due && due.at(bytes) > SystemTime::now() {
-                rolled.open = Open { bytes, due: Some(due) };
-                break;
+            match self.roll_next(extent, checkpoint.next_seq).await {
+                Ok(Next::Sealed(sealed)) => rolled.sealed.push(*sealed),
+                Ok(Next::NotDue(open)) => {
+                    rolled.open = open;
+                    break;
+                }
+                Err(error) if error.kind() == Kind::Corrupt && self.is_overtaken().await? => {
+                    warn!(source = %self.stream, end_seq = self.next_seq(), "another writer has rolled and trimmed this; going on behind it");
+                }
+                Err(error) => return Err(error),
             }
-            rolled.sealed.push(self.commit(cut.builder, &checkpoint).await?);
         }
         Ok(rolled)
+    }
+
+    /// Rolls the next segment of the records before `end`, if it is due.
+    async fn roll_next(&mut self, extent: Extent, end: i64) -> Result<Next> {
+        let cut = self.cut(end).await?;
+        let (due, bytes) = (self.due(cut.happened), cut.builder.bson_bytes());
+        if !cut.complete && extent == Extent::Due && due.at(bytes) > SystemTime::now() {
+            return Ok(Next::NotDue(Open { bytes, due: Some(due) }));
+        }
+        self.commit(cut.builder).await.map(|sealed| Next::Sealed(Box::new(sealed)))
+    }
+
+    /// Whether records are missing in the log because another writer has sealed them meanwhile, and trimmed them too. Then goes on
+    /// behind the last that is sealed.
+    async fn is_overtaken(&mut self) -> Result<bool> {
+        let here = self.next_seq();
+        if self.log.first_seq(&self.stream).await?.is_some_and(|first| first <= here) {
+            return Ok(false);
+        }
+        let mut sealed = self.archive.manifests(&self.stream).await?;
+        sealed.retain(|sealed| sealed.manifest.end_seq > here);
+        let Some(last) = sealed.last().cloned() else { return Ok(false) };
+        if last.manifest.log != self.identity {
+            return Err(of_another_log(&self.stream, last.manifest.first_seq));
+        }
+        self.untrimmed.extend(sealed.into_iter().map(|sealed| sealed.manifest));
+        self.last = Some(last);
+        self.check_overlap().await?;
+        Ok(true)
     }
 
     /// When the records that no segment holds yet are to be rolled, from the first one alone; `None` where there are none.
@@ -254,7 +286,7 @@ impl Roller {
         due(self.config.segment_max_age, happened, met, written)
     }
 
-    async fn commit(&mut self, builder: SegmentBuilder, checkpoint: &Checkpoint) -> Result<Sealed> {
+    async fn commit(&mut self, builder: SegmentBuilder) -> Result<Sealed> {
         let built = tokio::task::spawn_blocking(move || builder.finish()).await;
         let segment = built.map_err(|e| Error::internal("building a segment panicked").because(e))??;
         fail_point!("segment:built");
@@ -266,6 +298,9 @@ impl Roller {
                 *other
             }
         };
+        // Read behind the manifest before, whoever wrote that: so the counters in the chain never fall.
+        let checkpoint = self.log.checkpoint(&self.stream).await?;
+        let checkpoint = checkpoint.ok_or_else(|| missing(&self.stream, self.next_seq()))?;
         let manifest = Manifest::new(
             &stored,
             Context {
@@ -302,24 +337,35 @@ impl Roller {
         }
     }
 
-    /// Deletes from the log what has been sealed for at least `hot_retention`.
+    /// Deletes from the log what has been sealed for at least `hot_retention`. Where the store can't be asked about a segment, what
+    /// lies before that one is deleted all the same.
     pub async fn trim(&mut self) -> Result<u64> {
-        let mut end = None;
-        while let Some(manifest) = self.untrimmed.front() {
+        let mut checked = Ok(());
+        let (mut end, mut segments) = (None, 0);
+        for manifest in &self.untrimmed {
             let sealed_for = created_at(manifest).and_then(|at| SystemTime::now().duration_since(at).ok());
             if sealed_for.is_none_or(|age| age < self.config.hot_retention) {
                 break;
             }
             // It was read back when it was sealed. That it is still there is asked once more: after this there is no other copy.
-            self.archive.check_present(manifest).await?;
+            match self.archive.check_present(manifest).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == Kind::Unavailable => {
+                    checked = Err(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
             fail_point!("trim:begun");
-            end = Some(manifest.end_seq);
-            self.untrimmed.pop_front();
+            (end, segments) = (Some(manifest.end_seq), segments + 1);
         }
-        let Some(end) = end else { return Ok(0) };
-        let deleted = self.log.trim(&self.stream, end).await?;
-        debug!(source = %self.stream, end, deleted, "trimmed the log");
-        Ok(deleted)
+        let mut deleted = 0;
+        if let Some(end) = end {
+            deleted = self.log.trim(&self.stream, end).await?;
+            self.untrimmed.drain(..segments);
+            debug!(source = %self.stream, end, deleted, "trimmed the log");
+        }
+        checked.map(|()| deleted)
     }
 }
 
@@ -333,6 +379,12 @@ fn due(max_age: Option<Duration>, happened: SystemTime, met: SystemTime, written
     let day_ends = SystemTime::UNIX_EPOCH + Duration::from_secs((seconds / DAY_SECONDS + 1) * DAY_SECONDS);
     let small = if max_age.is_some() { grown } else { grown.max(day_ends) };
     Due { small, grown }
+}
+
+/// What became of the next segment.
+enum Next {
+    Sealed(Box<Sealed>),
+    NotDue(Open),
 }
 
 /// The records of the next segment.

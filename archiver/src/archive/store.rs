@@ -2,11 +2,14 @@
 //! renamed, and nothing is deleted but segments that have expired, so that buckets under Object Lock work.
 
 mod checksum;
+mod credentials;
 mod expired;
 #[cfg(test)]
 mod faulty;
 mod lock;
 mod open;
+mod profile;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +26,8 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMod
 use parquet::errors::ParquetError;
 use sha2::{Digest as _, Sha256};
 
+use self::credentials::Access;
+use self::refusal::{Doing, is_missing_container};
 use super::day::Day;
 use super::manifest::Manifest;
 use super::merkle::sha256;
@@ -40,7 +45,7 @@ pub use open::install_tls;
 
 /// How often a create is tried before the archive counts as unavailable. Each try has object_store's own retries inside.
 const TRIES: u32 = 4;
-/// The pause after the first try; it doubles.
+/// The pause after the first try, at most; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
 /// What is read of an object at a time where it need not be in memory as a whole.
 const PIECE: u64 = 8 << 20;
@@ -91,6 +96,7 @@ pub struct Archive {
     location: Arc<str>,
     /// How the store says what it does with what is deleted.
     settings: lock::Settings,
+    access: Option<Arc<Access>>,
 }
 
 impl Archive {
@@ -108,12 +114,18 @@ impl Archive {
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, location: &str) -> Result<Archive> {
         let root = Path::parse(prefix)
             .map_err(|e| Error::invalid("the archive's prefix is not usable").because(e))?;
-        Ok(Archive { store, root, location: location.into(), settings: lock::Settings::Unseen })
+        let settings = lock::Settings::Unseen;
+        Ok(Archive { store, root, location: location.into(), settings, access: None })
     }
 
     /// Where it is, for people; holds no secret.
     pub fn location(&self) -> &str {
         &self.location
+    }
+
+    /// Which store it is and whose credentials are used, for people; `None` for a folder. Holds no secret.
+    pub fn access(&self) -> Option<(&str, &str)> {
+        self.access.as_ref().map(|access| (access.store.as_str(), access.credentials.as_str()))
     }
 
     /// The sources that have anything in the archive, sorted.
@@ -125,7 +137,7 @@ impl Archive {
             let listing = match self.store.list_with_delimiter(prefix).await {
                 Ok(listing) => listing,
                 Err(StoreError::NotFound { .. }) => continue,
-                Err(error) => return Err(self.failed("list", "sources", error)),
+                Err(error) => return Err(self.failed(Doing::List, "sources", &error)),
             };
             let folders = listing.common_prefixes.iter().filter_map(|folder| folder.filename());
             sources.extend(folders.filter_map(paths::source_of_folder).map(str::to_owned));
@@ -251,10 +263,10 @@ impl Archive {
     pub async fn stat(&self, key: &str) -> Result<Option<(u64, SystemTime)>> {
         match self.store.head(&self.path(key)?).await {
             Ok(found) => Ok(Some((found.size, found.last_modified.into()))),
-            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&*source) => {
                 Ok(None)
             }
-            Err(error) => Err(self.failed("look for", key, error)),
+            Err(error) => Err(self.failed(Doing::LookFor, key, &error)),
         }
     }
 
@@ -267,7 +279,7 @@ impl Archive {
             match self.store.get_range(&path, at..end).await {
                 Ok(piece) => digest.update(&piece),
                 Err(StoreError::NotFound { .. }) => return Ok(None),
-                Err(error) => return Err(self.failed("read", key, error)),
+                Err(error) => return Err(self.failed(Doing::Read, key, &error)),
             }
             at = end;
         }
@@ -307,7 +319,7 @@ impl Archive {
             Err(StoreError::NotFound { .. }) => {
                 Err(Error::corrupt(format!("a sealed segment is missing: key={key}")))
             }
-            Err(error) => Err(self.failed("look for", key, error)),
+            Err(error) => Err(self.failed(Doing::LookFor, key, &error)),
         }
     }
 
@@ -373,14 +385,20 @@ impl Archive {
                 (Ok(None), Ok(_)) => {
                     Error::unavailable(format!("an object that was just created is not there: key={key}"))
                 }
-                (_, Err(error)) => self.failed("create", key, error),
+                (_, Err(error)) => self.failed(Doing::Create, key, &error),
                 (Err(error), Ok(_)) => error,
             };
             if attempt == TRIES || failure.kind() != crate::Kind::Unavailable {
                 return Err(failure);
             }
-            tracing::warn!(key, attempt, error = %failure, "creating an object failed; trying again");
-            tokio::time::sleep(pause).await;
+            tracing::warn!(
+                key,
+                attempt,
+                error = failure.explain(),
+                "creating an object failed; trying again"
+            );
+            let some_of_it = rand::random_range(0.5..=1.0);
+            tokio::time::sleep(pause.mul_f64(some_of_it)).await;
             pause *= 2;
         }
         Err(Error::internal("unreachable"))
@@ -432,7 +450,7 @@ impl Archive {
                     StoreError::NotFound { .. } => {
                         return Error::corrupt(format!("a sealed segment is missing: key={key}"));
                     }
-                    error => return self.failed("read", key, error),
+                    error => return self.failed(Doing::Read, key, &error),
                 },
                 Err(inner) => ParquetError::External(inner),
             },
@@ -441,9 +459,10 @@ impl Archive {
         Error::corrupt(format!("a segment file does not read as Parquet: key={key}")).because(error)
     }
 
-    /// Proves that the location can be written and that what exists can't be overwritten. Leaves a small object under `_checks/`
-    /// where it may not delete it.
+    /// Proves that the location can be listed, written and read, and that what exists can't be overwritten. Leaves a small object
+    /// under `_checks/` where it may not delete it.
     pub async fn check_writable(&self) -> Result<()> {
+        self.sources().await?;
         let key = paths::check_key(&format!("{:032x}", rand::random::<u128>()));
         let path = self.path(&key)?;
         let probe = Bytes::from_static(b"A write check of archiver. It can be deleted.\n");
@@ -458,7 +477,9 @@ impl Archive {
         let _ = self.store.delete(&path).await;
         match again {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
-            Err(error) => Err(self.failed("create", &key, error)),
+            // Azure's answer where one may create, and not write over what is there.
+            Err(StoreError::PermissionDenied { .. }) => Ok(()),
+            Err(error) => Err(self.failed(Doing::Create, &key, &error)),
             Ok(_) => {
                 let error =
                     Error::invalid(format!("the store at {} overwrites objects that exist", self.location));
@@ -487,7 +508,7 @@ impl Archive {
                         .because(error)
                         .hint("Archiver writes none: find out who did, and take it out of the archive"));
                 }
-                Err(error) => return Err(self.failed("list", prefix, error)),
+                Err(error) => return Err(self.failed(Doing::List, prefix, &error)),
             }
         }
     }
@@ -501,10 +522,8 @@ impl Archive {
         };
         match bytes {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&source.to_string()) => {
-                Ok(None)
-            }
-            Err(error) => Err(self.failed("read", key, error)),
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&*source) => Ok(None),
+            Err(error) => Err(self.failed(Doing::Read, key, &error)),
         }
     }
 
@@ -515,23 +534,8 @@ impl Archive {
     }
 
     /// What to tell about a failed request, and who acts.
-    fn failed(&self, doing: &str, key: &str, error: StoreError) -> Error {
-        let what = format!("the archive can't {doing} {key} at {}", self.location);
-        let text = error.to_string();
-        if is_missing_container(&text) {
-            return Error::invalid(what)
-                .because(error)
-                .hint("create the bucket or container, or correct [archive] url");
-        }
-        match error {
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => Error::invalid(what)
-                .because(error)
-                .hint("check the credentials in [archive.options] or the environment, and what they are allowed to do"),
-            StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => Error::invalid(what)
-                .because(error)
-                .hint("this store lacks something that the archive needs; archiver check says what"),
-            error => Error::unavailable(what).because(error).hint("check that the store is reachable and has room"),
-        }
+    fn failed(&self, doing: Doing, key: &str, error: &StoreError) -> Error {
+        refusal::explain(doing, key, &self.location, error)
     }
 }
 
@@ -559,11 +563,4 @@ enum Stored {
     Same,
     /// Others.
     Other(Bytes),
-}
-
-/// Whether a store's answer says that the bucket or container itself is missing.
-fn is_missing_container(answer: &str) -> bool {
-    ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
-        .iter()
-        .any(|code| answer.contains(code))
 }

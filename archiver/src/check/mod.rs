@@ -119,14 +119,18 @@ async fn plugin_files(config: &Config, findings: &mut Findings) -> Result<()> {
 }
 
 async fn archive(config: &Config, findings: &mut Findings) {
-    let writable = async {
-        let archive = Archive::open(&config.archive)?;
-        archive.check_writable().await.map(|()| archive)
+    let archive = match Archive::open(&config.archive) {
+        Ok(archive) => archive,
+        Err(error) => return findings.fail("archive", &error),
     };
-    match writable.await {
-        Ok(archive) => {
-            let what = format!("can be written, nothing can be overwritten: {}", config.archive.url);
-            findings.ok("archive", what);
+    if let Some((store, credentials)) = archive.access() {
+        findings.info("archive", format!("at {store}; credentials: {credentials}"));
+    }
+    let url = &config.archive.url;
+    match archive.check_writable().await {
+        Ok(()) => {
+            findings
+                .ok("archive", format!("can be listed, read and written, nothing can be overwritten: {url}"));
             lock::check(&archive, &config.archive, findings).await;
         }
         Err(error) => findings.fail("archive", &error),

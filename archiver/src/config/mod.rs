@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use substitute::Outside;
+pub(crate) use units::duration;
 
 /// The whole configuration, checked: every name resolves, every value is in its range.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::archive::store::Archive;
 use crate::error::Kind;
 
 const PIN: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -427,6 +428,22 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
     assert_eq!(config.audit_database, small.audit_database);
     let shipped = include_str!("../../../deploy/archiver.toml");
     assert_eq!(parse::config(shipped, Path::new("archiver.toml"), &outside).unwrap().sources.len(), 1);
+}
+
+#[test]
+fn the_examples_of_object_stores_are_valid_with_all_their_options() {
+    let env = |name: &str| Some(format!("mongodb://{name}"));
+    let outside = Outside { env: &env, file: &|path| Ok(format!("contents of {}", path.display())) };
+    for (text, store) in [
+        (include_str!("../../../examples/configs/archiver.toml"), "region eu-central-1"),
+        (include_str!("../../../examples/configs/s3-role.toml"), "region eu-central-1"),
+        (include_str!("../../../examples/configs/azure.toml"), "account exampleaudit"),
+        (include_str!("../../../examples/configs/gcs.toml"), "Google Cloud Storage"),
+    ] {
+        let config = parse::config(text, Path::new("archiver.toml"), &outside).unwrap();
+        let archive = Archive::open(&config.archive).unwrap();
+        assert!(archive.access().unwrap().0.contains(store), "{:?}", archive.access());
+    }
 }
 
 #[test]

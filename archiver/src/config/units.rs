@@ -27,7 +27,7 @@ pub(super) fn size(text: &str) -> Option<usize> {
 }
 
 /// Reads a duration.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let millis = match unit {
         "ms" => 1,

@@ -9,7 +9,7 @@ use tracing::{error, warn};
 use super::Service;
 use super::keeping::Keeper;
 use super::members::Seat;
-use crate::archive::roll::{Extent, Open};
+use crate::archive::roll::{Extent, Open, Roller};
 use crate::backoff::Backoff;
 use crate::error::{Error, Kind};
 
@@ -30,11 +30,17 @@ impl Service {
         let stream = &seat.stream;
         let mut backoff = Backoff::default();
         let mut failed = false;
+        let mut roller = None;
+        seat.tally.all_rolled();
         while !stop.is_cancelled() {
             let ended = tokio::select! {
-                ended = self.archive_until_fault(seat, &mut keeper, appended_bytes, &mut failed) => ended,
+                ended = self.archive_until_fault(seat, &mut roller, &mut keeper, appended_bytes, &mut failed) => ended,
                 () = stop.cancelled() => return,
             };
+            // A store that comes and goes need not be asked for every manifest each time. What else happened wants a new look.
+            if ended.kind() != Kind::Unavailable {
+                roller = None;
+            }
             if !std::mem::replace(&mut failed, true) {
                 backoff.reset();
             }
@@ -58,12 +64,16 @@ impl Service {
     async fn archive_until_fault(
         &self,
         seat: &Seat,
+        roller: &mut Option<Roller>,
         keeper: &mut Keeper,
         appended_bytes: &AtomicU64,
         failed: &mut bool,
     ) -> Error {
         let work = async {
-            let mut roller = self.roller(&seat.stream).await?;
+            let roller = match roller {
+                Some(roller) => roller,
+                None => roller.insert(self.roller(&seat.stream).await?),
+            };
             seat.tally.rolled_to(roller.end_seq());
             let mut pass = Pass::default();
             let mut trimmed = Instant::now();
@@ -80,6 +90,7 @@ impl Service {
                     seat.tally.rolled_to(roller.end_seq());
                     *failed = false;
                 }
+                seat.tally.all_rolled();
                 if trimmed.elapsed() > TRIM_EVERY || self.config.archive.hot_retention < TRIM_EVERY {
                     roller.trim().await?;
                     trimmed = Instant::now();

@@ -33,6 +33,7 @@ struct Counts {
     /// Findings of the verification that stand.
     findings: Option<i64>,
     segments_verified: u64,
+    rolled_at: Option<SystemTime>,
 }
 
 impl Tally {
@@ -59,6 +60,11 @@ impl Tally {
     /// A segment was verified.
     pub(super) fn verified(&self) {
         self.counts().segments_verified += 1;
+    }
+
+    /// Everything that was due is rolled, or archiving only begins.
+    pub(super) fn all_rolled(&self) {
+        self.counts().rolled_at = Some(SystemTime::now());
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -188,6 +194,10 @@ fn positions(page: &mut Page, streams: &[Stream<'_>]) {
     });
     let help = "What the verification of the archive found, and stands.";
     gauge("archiver_verify_findings", help, &|s, _| s.counts.findings.map(|n| n as f64));
+    let help = "At this time, since 1970, everything that was due was sealed in the archive.";
+    gauge("archiver_rolled_timestamp_seconds", help, &|s, _| {
+        Some(s.counts.rolled_at?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs() as f64)
+    });
     gauge("archiver_epoch", "The number of the stream's writer.", &|_, at| Some(at.epoch as f64));
     let help = "Everything up to this time, since 1970, is in the audit log.";
     gauge("archiver_captured_timestamp_seconds", help, &|_, at| Some(at.captured.time.into()));

@@ -5,6 +5,7 @@
 mod failover;
 mod kill;
 mod network;
+mod object_store;
 mod points;
 mod refused;
 mod several;
@@ -99,13 +100,16 @@ async fn size(fixture: &Fixture) -> Vec<(String, u64)> {
 /// What archive and log must agree on: source, seq, operation, collection, and both parts of the cluster time.
 type InShort = (String, i64, String, Option<String>, i64, i64);
 
-/// The archive's records, as an auditor reads them.
+/// The records of the archive's folder, as an auditor reads them.
 fn rolled(fixture: &Fixture) -> Vec<InShort> {
+    read_segments("", &fixture.archive().join("source=*/date=*/*.parquet").display().to_string())
+}
+
+/// The records of the segments that a glob finds, behind statements that let DuckDB read them.
+fn read_segments(prepare: &str, glob: &str) -> Vec<InShort> {
     let columns = "source, seq, op, coll, epoch(cluster_time)::BIGINT AS time, cluster_inc";
-    let segments = fixture.archive().join("source=*/date=*/*.parquet");
     let rows = duckdb::query(&format!(
-        "SELECT {columns} FROM read_parquet('{}', hive_partitioning = true) ORDER BY source, seq",
-        segments.display()
+        "{prepare}SELECT {columns} FROM read_parquet('{glob}', hive_partitioning = true) ORDER BY source, seq"
     ));
     let in_short = |row: &serde_json::Value| {
         let number = |name: &str| row[name].as_i64().unwrap();
@@ -116,9 +120,8 @@ fn rolled(fixture: &Fixture) -> Vec<InShort> {
     rows.iter().map(in_short).collect()
 }
 
-/// The archive's records tell of every event from the start of the capture on, once and in order.
-fn assert_rolled_tells(story: &Story, fixture: &Fixture) {
-    let rolled = rolled(fixture);
+/// An archive's records tell of every event from the start of the capture on, once and in order.
+fn assert_rolled_tells(story: &Story, rolled: &[InShort]) {
     for (source, watched) in [(ALL, Watched::Everything), (SOME, Watched::Collections(&STEADY[..2]))] {
         let of_source: Vec<_> = rolled.iter().filter(|row| row.0 == source).collect();
         assert!(of_source.iter().zip(1..).all(|(row, seq)| row.1 == seq), "seqs have a gap or a repeat");

@@ -12,13 +12,15 @@ use url::Url;
 
 use super::Archive;
 use super::checksum::WithContentMd5;
-use super::lock::{self, Settings};
-use crate::config::Secret;
+use super::credentials::{self, Access, Settings};
+use super::lock;
+use crate::config::{self, Secret};
 use crate::error::{Error, Result};
 
 /// A segment goes up in one PUT, so a request may take long. `timeout` in the options changes it.
 const REQUEST_TIMEOUT: &str = "5 minutes";
-/// object_store's own retries per request; the commit protocol has its own around them.
+/// object_store's own retries per request, and how long after the first try it begins no other; the commit protocol has its own
+/// around them. `retries` and `retry_timeout` in the options change them.
 const RETRIES: usize = 5;
 const RETRY_TIME: Duration = Duration::from_secs(60);
 
@@ -50,8 +52,12 @@ pub(super) fn open(url: &str, options: &[(String, Secret)], create: bool) -> Res
         | ObjectStoreScheme::GoogleCloudStorage => {
             check_plain_text(options)?;
             install_tls();
-            let (store, settings) = cloud(&scheme, &parsed, options)?;
-            Ok(Archive { settings, ..Archive::new(store, prefix.as_ref(), url)? })
+            let (own, options) = Own::of(options)?;
+            let env = |name: &str| std::env::var(name).ok();
+            let set = Settings { options: &options, env: &env };
+            let (store, access, settings) = cloud(&scheme, &parsed, &own, &set)?;
+            let archive = Archive::new(store, prefix.as_ref(), url)?;
+            Ok(Archive { access: Some(Arc::new(access)), settings, ..archive })
         }
         _ => Err(bad_url(&format!("the archive can't be in such a store: scheme={}", parsed.scheme()))),
     }
@@ -82,16 +88,53 @@ fn open_folder(url: &Url, options: &[(String, Secret)], create: bool) -> Result<
         .map_err(|e| Error::invalid(format!("the archive's folder can't be opened: {shown}")).because(e))?;
     // Without fsync a commit could vanish in a power cut after the hot tier was trimmed behind it.
     let archive = Archive::new(Arc::new(store.with_fsync(true)), "", url.as_str())?;
-    Ok(Archive { settings: Settings::Folder, ..archive })
+    Ok(Archive { settings: lock::Settings::Folder, ..archive })
 }
 
-/// The builder of a client with the environment's settings, then the options.
-macro_rules! configured {
-    ($builder:expr, $key:ty, $url:expr, $options:expr) => {{
+/// The options that are not object_store's.
+struct Own {
+    profile: Option<String>,
+    retry: RetryConfig,
+}
+
+impl Own {
+    /// Takes them from the others.
+    fn of(options: &[(String, Secret)]) -> Result<(Own, Vec<(String, Secret)>)> {
         let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIME, ..RetryConfig::default() };
+        let mut own = Own { profile: None, retry };
+        let mut rest = Vec::new();
+        for (name, value) in options {
+            let text = value.expose();
+            match name.to_ascii_lowercase().as_str() {
+                "profile" | "aws_profile" => own.profile = Some(text.to_owned()),
+                "retries" => {
+                    let number = text.parse().ok().filter(|n| (0..=100).contains(n));
+                    own.retry.max_retries =
+                        number.ok_or_else(|| bad_option(name, "a whole number up to 100"))?;
+                }
+                "retry_timeout" => {
+                    let time = config::duration(text);
+                    own.retry.retry_timeout =
+                        time.ok_or_else(|| bad_option(name, "a duration such as 60s"))?;
+                }
+                _ => rest.push((name.clone(), value.clone())),
+            }
+        }
+        Ok((own, rest))
+    }
+}
+
+fn bad_option(name: &str, form: &str) -> Error {
+    Error::invalid(format!("an option of the archive's store is not usable: option={name}"))
+        .hint(format!("write {form}"))
+}
+
+/// A builder with the environment's settings, then the options.
+macro_rules! configured {
+    ($builder:expr, $key:ty, $url:expr, $own:expr, $options:expr) => {{
         let timeout = <$key>::Client(ClientConfigKey::Timeout);
-        let mut builder =
-            $builder.with_url($url.as_str()).with_retry(retry).with_config(timeout, REQUEST_TIMEOUT);
+        let builder = $builder.with_url($url.as_str()).with_retry($own.retry.clone());
+        let mut builder = builder.with_config(timeout, REQUEST_TIMEOUT);
         for (name, value) in $options {
             let key: $key = name.to_ascii_lowercase().parse().map_err(|_| unknown_option(name))?;
             builder = builder.with_config(key, value.expose());
@@ -137,47 +180,65 @@ fn check_plain_text(options: &[(String, Secret)]) -> Result<()> {
 fn cloud(
     scheme: &ObjectStoreScheme,
     url: &Url,
-    options: &[(String, Secret)],
-) -> Result<(Arc<dyn ObjectStore>, Settings)> {
-    let unusable = |e| unusable_options(&e, options);
-    match scheme {
+    own: &Own,
+    set: &Settings<'_>,
+) -> Result<(Arc<dyn ObjectStore>, Access, lock::Settings)> {
+    let options = set.options;
+    let unusable = |error: object_store::Error| unusable_options(&error, options);
+    if own.profile.is_some() && !matches!(scheme, ObjectStoreScheme::AmazonS3) {
+        return Err(unknown_option("profile"));
+    }
+    Ok(match scheme {
         ObjectStoreScheme::AmazonS3 => {
             // Buckets under Object Lock take only PUTs with a checksum.
             let builder = AmazonS3Builder::from_env().with_checksum_algorithm(Checksum::SHA256);
             let builder = builder.with_http_connector(WithContentMd5::default());
-            let builder = configured!(builder, AmazonS3ConfigKey, url, options);
+            let builder = configured!(builder, AmazonS3ConfigKey, url, own, options);
+            let (builder, access) = credentials::s3(builder, own.profile.as_deref(), set)?;
             let allow_http = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
             let http = lock::client(&client_options(options, allow_http))?;
             let store = Arc::new(builder.build().map_err(unusable)?);
-            Ok((Arc::clone(&store) as Arc<dyn ObjectStore>, Settings::S3(store, http)))
+            (Arc::clone(&store) as Arc<dyn ObjectStore>, access, lock::Settings::S3(store, http))
         }
         ObjectStoreScheme::MicrosoftAzure => {
-            let builder = configured!(MicrosoftAzureBuilder::from_env(), AzureConfigKey, url, options);
-            let value = |key: AzureConfigKey| builder.get_config_value(&key);
-            let http = client_options(options, value(AzureConfigKey::Client(ClientConfigKey::AllowHttp)));
-            let account = value(AzureConfigKey::AccountName);
-            // The builder looks into the URL only when it builds. Of other forms of it the settings can't be asked for.
-            let named = url.host_str().filter(|_| url.scheme() == "az").map(str::to_owned);
-            let container = value(AzureConfigKey::ContainerName).or(named);
-            let endpoint = value(AzureConfigKey::Endpoint)
-                .or(account.as_ref().map(|account| format!("https://{account}.blob.core.windows.net")));
-            let store = Arc::new(builder.build().map_err(unusable)?);
-            let settings = match (account, endpoint, container) {
-                (Some(account), Some(endpoint), Some(container)) => Settings::Azure {
-                    store: Arc::clone(&store),
-                    http: lock::client(&http)?,
-                    account,
-                    container: format!("{}/{container}", endpoint.trim_end_matches('/')),
-                },
-                _ => Settings::Unseen,
-            };
-            Ok((store, settings))
+            let builder = configured!(MicrosoftAzureBuilder::from_env(), AzureConfigKey, url, own, options);
+            let access = credentials::azure(&builder, set);
+            let (store, settings) = azure(builder, url, options)?;
+            (store, access, settings)
         }
         _ => {
-            let builder = configured!(GoogleCloudStorageBuilder::from_env(), GoogleConfigKey, url, options);
-            Ok((Arc::new(builder.build().map_err(unusable)?), Settings::Unseen))
+            let builder =
+                configured!(GoogleCloudStorageBuilder::from_env(), GoogleConfigKey, url, own, options);
+            let access = credentials::google(&builder, set)?;
+            (Arc::new(builder.build().map_err(unusable)?), access, lock::Settings::Unseen)
         }
-    }
+    })
+}
+
+fn azure(
+    builder: MicrosoftAzureBuilder,
+    url: &Url,
+    options: &[(String, Secret)],
+) -> Result<(Arc<dyn ObjectStore>, lock::Settings)> {
+    let value = |key: AzureConfigKey| builder.get_config_value(&key);
+    let http = client_options(options, value(AzureConfigKey::Client(ClientConfigKey::AllowHttp)));
+    let account = value(AzureConfigKey::AccountName);
+    // The builder looks into the URL only when it builds. Of other forms of it the settings can't be asked for.
+    let named = url.host_str().filter(|_| url.scheme() == "az").map(str::to_owned);
+    let container = value(AzureConfigKey::ContainerName).or(named);
+    let endpoint = value(AzureConfigKey::Endpoint)
+        .or(account.as_ref().map(|account| format!("https://{account}.blob.core.windows.net")));
+    let store = Arc::new(builder.build().map_err(|error| unusable_options(&error, options))?);
+    let settings = match (account, endpoint, container) {
+        (Some(account), Some(endpoint), Some(container)) => lock::Settings::Azure {
+            store: Arc::clone(&store),
+            http: lock::client(&http)?,
+            account,
+            container: format!("{}/{container}", endpoint.trim_end_matches('/')),
+        },
+        _ => lock::Settings::Unseen,
+    };
+    Ok((store, settings))
 }
 
 /// What the options say of connections, for requests of our own.

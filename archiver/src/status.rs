@@ -257,7 +257,7 @@ impl Deployment {
             status.problems.push(error.explain());
             status.problems.extend(error.hint_text().map(str::to_owned));
             // What the log knows of it serves until the store can be asked again.
-            status.rolled_seq = Some(self.log.sealed_end(stream).await?.map_or(0, |end| end - 1));
+            status.rolled_seq = Some(self.log.sealed(stream).await?.map_or(0, |(end, _)| end - 1));
         }
         if let Some(rolled) = status.rolled_seq {
             status.unrolled_seconds = Some(self.waiting(stream, rolled + 1).await?);

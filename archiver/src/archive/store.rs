@@ -263,9 +263,7 @@ impl Archive {
     pub async fn stat(&self, key: &str) -> Result<Option<(u64, SystemTime)>> {
         match self.store.head(&self.path(key)?).await {
             Ok(found) => Ok(Some((found.size, found.last_modified.into()))),
-            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&*source) => {
-                Ok(None)
-            }
+            Err(StoreError::NotFound { source, .. }) if !is_missing_container(&*source) => Ok(None),
             Err(error) => Err(self.failed(Doing::LookFor, key, &error)),
         }
     }

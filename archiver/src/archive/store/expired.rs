@@ -6,7 +6,7 @@ use object_store::{Error as StoreError, ObjectStoreExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Archive, Key, ListedManifest, Sealed, Stored, paths};
+use super::{Archive, Doing, Key, ListedManifest, Sealed, Stored, paths};
 use crate::archive::manifest::{ClusterTime, Manifest, with_digest, without_digest};
 use crate::archive::tombstone::{Buried, KEPT, Tombstone, is_kept};
 use crate::error::{Error, Result};
@@ -143,7 +143,7 @@ impl Archive {
         let key = &manifest.segment;
         match self.store.delete(&self.path(key)?).await {
             Ok(()) | Err(StoreError::NotFound { .. }) => {}
-            Err(error) => return Err(self.failed("delete", key, error)),
+            Err(error) => return Err(self.failed(Doing::Delete, key, &error)),
         }
         match self.get(key).await? {
             None => Ok(()),

@@ -19,6 +19,7 @@ const REGION: &str =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     Create,
+    Delete,
     List,
     LookFor,
     Read,
@@ -28,6 +29,7 @@ impl Doing {
     fn words(self) -> &'static str {
         match self {
             Doing::Create => "create",
+            Doing::Delete => "delete",
             Doing::List => "list",
             Doing::LookFor => "look for",
             Doing::Read => "read",
@@ -40,6 +42,7 @@ impl Doing {
             Doing::Create => {
                 ("s3:PutObject", "the SAS permissions create and write", "storage.objects.create")
             }
+            Doing::Delete => ("s3:DeleteObject", "the SAS permission delete", "storage.objects.delete"),
             Doing::List => ("s3:ListBucket on the bucket", "the SAS permission list", "storage.objects.list"),
             Doing::LookFor | Doing::Read => {
                 ("s3:GetObject", "the SAS permission read", "storage.objects.get")

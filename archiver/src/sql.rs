@@ -3,19 +3,27 @@
 use crate::config::Secret;
 use crate::error::{Error, Result};
 
-/// Statements for the archive at `url`: a view of each of `sources` (those that have segments), one of all, and
-/// macros. `options` are those of the object store: only harmless ones are used, secrets become placeholders. `missing` says what
-/// the views do not have, a line each.
+/// A source, and whether it has segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// Whether the archive holds any segment of it: DuckDB makes no view over files that do not exist.
+    pub has_segments: bool,
+}
+
+/// Statements for the archive at `url`: a view of each of `sources`, one of all, and macros. `options` are those of the object
+/// store: only harmless ones are used, secrets become placeholders. `missing` says what the views do not have, a line each.
 ///
-/// Kind Invalid for a URL of no known kind, NotFound where there is no source: a view needs files to look at.
+/// Kind Invalid for a URL of no known kind, NotFound where no source has segments: a view needs files to look at.
 pub fn statements(
     url: &str,
     options: &[(String, Secret)],
-    sources: &[String],
+    sources: &[Source],
     missing: &[String],
 ) -> Result<String> {
     let (root, secret) = location(url, options)?;
-    if sources.is_empty() {
+    if !sources.iter().any(|source| source.has_segments) {
         return Err(Error::not_found(format!("the archive holds no segments yet: {url}"))
             .hint("`archiver roll` writes them; DuckDB can't create a view over files that do not exist"));
     }
@@ -29,9 +37,16 @@ pub fn statements(
     sql.push_str(&view("all_changes", &format!("{root}/source=*/date=*/*.parquet")));
     sql.push_str("\n-- One view for each source.\n");
     for source in sources {
+        let Source { name: source, has_segments } = source;
         // A source may be named like the view of all of them.
         let name = if source == "all_changes" { "source_all_changes" } else { source };
-        sql.push_str(&view(name, &format!("{root}/source={source}/date=*/*.parquet")));
+        match has_segments {
+            true => sql.push_str(&view(name, &format!("{root}/source={source}/date=*/*.parquet"))),
+            false => sql.push_str(&format!(
+                "-- No segments yet.\nCREATE OR REPLACE VIEW \"{name}\" AS SELECT * FROM all_changes WHERE source = {};\n",
+                literal(source)
+            )),
+        }
     }
     sql.push_str(MACROS);
     Ok(sql)
@@ -145,86 +160,7 @@ SET TimeZone = 'UTC';
 ";
 
 /// Parameters are named so that they can't be taken for columns.
-const MACROS: &str = r#"
--- Every record of one document, oldest first.
---   FROM changes_of('payments', '652f1c0d9c6e8a1b2c3d4e5f');
-CREATE OR REPLACE MACRO changes_of(in_source, in_id) AS TABLE
-  SELECT * FROM all_changes
-  WHERE source = in_source AND doc_id = in_id
-  ORDER BY cluster_time, cluster_inc, partition, seq;
-
--- A document at a time, one row for each collection that had this _id, from stored images only: the image after the last
--- change up to then, else the image before the next one. state: present, deleted, not yet, or unknown (images
--- are missing, or the change is in quarantine). Does not know of dropped or renamed collections, or of gaps.
--- `archiver recover` reconstructs exactly, also where there are no images.
---   FROM doc_at('payments', '652f1c0d9c6e8a1b2c3d4e5f', '2026-11-21 09:30:00');
-CREATE OR REPLACE MACRO doc_at(in_source, in_id, in_time) AS TABLE
-  WITH ordered AS (
-    SELECT db, coll, op, before, after, cluster_time, cluster_inc, seq,
-      cluster_time <= CAST(in_time AS TIMESTAMPTZ) AS happened,
-      row_number() OVER (ORDER BY cluster_time, cluster_inc, partition, seq) AS place
-    FROM all_changes
-    WHERE source = in_source AND doc_id = in_id
-      AND op IN ('insert', 'update', 'replace', 'delete', 'snapshot', 'quarantine')
-  ), around AS (
-    SELECT db, coll,
-      arg_max(struct_pack(op := op, image := after, at := cluster_time, seq := seq), place)
-        FILTER (WHERE happened) AS last_change,
-      arg_min(struct_pack(op := op, image := before), place) FILTER (WHERE NOT happened) AS next_change
-    FROM ordered GROUP BY db, coll
-  ), judged AS (
-    SELECT *,
-      CASE
-        WHEN last_change IS NULL AND next_change.op = 'insert' THEN 'not yet'
-        WHEN last_change.op = 'delete' THEN 'deleted'
-        WHEN coalesce(last_change.image, next_change.image) IS NOT NULL THEN 'present'
-        ELSE 'unknown'
-      END AS state
-    FROM around
-  )
-  SELECT db, coll, state,
-    CASE WHEN state = 'present' THEN coalesce(last_change.image, next_change.image) END AS document,
-    last_change.op AS last_op, last_change.at AS last_change, last_change.seq AS last_seq
-  FROM judged ORDER BY db, coll;
-
--- What was deleted from in_from up to, but not including, in_to, with the image before where there is one.
---   FROM deleted_between('payments', '2026-11-01', '2026-12-01');
-CREATE OR REPLACE MACRO deleted_between(in_source, in_from, in_to) AS TABLE
-  SELECT cluster_time, db, coll, doc_id, actor, before AS document, seq
-  FROM all_changes
-  WHERE source = in_source AND op = 'delete'
-    AND cluster_time >= CAST(in_from AS TIMESTAMPTZ) AND cluster_time < CAST(in_to AS TIMESTAMPTZ)
-    AND date >= CAST(timezone('UTC', CAST(in_from AS TIMESTAMPTZ)) AS DATE)
-    AND date <= CAST(timezone('UTC', CAST(in_to AS TIMESTAMPTZ)) AS DATE)
-  ORDER BY cluster_time, cluster_inc, partition, seq;
-
--- Every change of one field: who, when, from what, to what. The path is dotted, array elements by number: 'items.0.sku'.
--- exact is false where images are missing or withheld: the field may have changed then, and the values are not known.
---   FROM field_changes('payments', 'status') WHERE doc_id = '652f1c0d9c6e8a1b2c3d4e5f';
-CREATE OR REPLACE MACRO field_changes(in_source, in_path) AS TABLE
-  WITH pointed AS (
-    SELECT '/' || replace(replace(replace(in_path, '~', '~0'), '/', '~1'), '.', '/') AS pointer
-  ), compared AS (
-    SELECT cluster_time, cluster_inc, partition, seq, op, db, coll, doc_id, actor, changed,
-      json_extract(before, pointer) AS old_value, json_extract(after, pointer) AS new_value,
-      CASE op
-        WHEN 'insert' THEN after IS NOT NULL
-        WHEN 'delete' THEN before IS NOT NULL
-        ELSE before IS NOT NULL AND after IS NOT NULL
-      END AS exact
-    FROM all_changes, pointed
-    WHERE source = in_source AND op IN ('insert', 'update', 'replace', 'delete', 'quarantine')
-  )
-  SELECT cluster_time, seq, op, db, coll, doc_id, actor,
-    CASE WHEN exact THEN old_value END AS old_value, CASE WHEN exact THEN new_value END AS new_value, exact
-  FROM compared
-  WHERE CASE
-    WHEN exact THEN old_value IS DISTINCT FROM new_value
-    WHEN op = 'update' THEN coalesce(list_contains(changed, split_part(in_path, '.', 1)), true)
-    ELSE true
-  END
-  ORDER BY cluster_time, cluster_inc, partition, seq;
-"#;
+const MACROS: &str = include_str!("sql/macros.sql");
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -236,7 +172,9 @@ mod tests {
     }
 
     fn sql(url: &str, list: &[(&str, &str)]) -> String {
-        statements(url, &options(list), &["payments".to_owned(), "all_changes".to_owned()], &[]).unwrap()
+        let source = |name: &str, has_segments| Source { name: name.to_owned(), has_segments };
+        let sources = [source("payments", true), source("all_changes", true), source("new", false)];
+        statements(url, &options(list), &sources, &[]).unwrap()
     }
 
     #[test]
@@ -244,6 +182,7 @@ mod tests {
         let text = sql("file:///var/o%27clock/a%20b%5Bc/", &[]);
         assert!(text.contains("'/var/o''clock/a b[[]c/source=*/date=*/*.parquet'"), "{text}");
         assert!(text.contains("VIEW \"payments\"") && text.contains("VIEW \"source_all_changes\""));
+        assert!(text.contains("VIEW \"new\" AS SELECT * FROM all_changes WHERE source = 'new';"));
         assert!(!text.contains("SECRET"));
     }
 
@@ -271,9 +210,9 @@ mod tests {
     fn an_archive_without_segments_is_not_found() {
         let error = statements("file:///a", &[], &[], &[]).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::NotFound);
-        assert_eq!(
-            statements("ftp://a", &[], &["a".to_owned()], &[]).unwrap_err().kind(),
-            crate::Kind::Invalid
-        );
+        let source = Source { name: "a".to_owned(), has_segments: false };
+        let error = statements("file:///a", &[], std::slice::from_ref(&source), &[]).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::NotFound);
+        assert_eq!(statements("ftp://a", &[], &[source], &[]).unwrap_err().kind(), crate::Kind::Invalid);
     }
 }

@@ -245,6 +245,20 @@ impl Bucket {
         }
     }
 
+    /// What delta-rs is to be told, as `storage_options`.
+    pub fn delta_options(&self) -> Value {
+        match self.kind {
+            Kind::S3 => json!({
+                "AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
+            }),
+            Kind::Azure => json!({
+                "azure_storage_account_name": AZURE_ACCOUNT, "azure_storage_account_key": AZURE_KEY,
+                "azure_storage_endpoint": self.endpoint, "allow_http": "true",
+            }),
+        }
+    }
+
     /// The documented glob over one source's segments.
     pub fn glob(&self, source: &str) -> String {
         format!("{}/source={source}/date=*/*.parquet", self.url())

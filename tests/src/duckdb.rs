@@ -30,9 +30,20 @@ pub fn query(sql: &str) -> Vec<Value> {
     try_query(sql).unwrap_or_else(|message| panic!("DuckDB refuses:\n{sql}\n{message}"))
 }
 
+/// As [`query`], with the next version of DuckDB, which has no extensions here.
+#[track_caller]
+pub fn query_next(sql: &str) -> Vec<Value> {
+    let rows = run(sql, Command::new(tools::python()).env("PYTHONPATH", tools::next_duckdb()));
+    rows.unwrap_or_else(|message| panic!("the next DuckDB refuses:\n{sql}\n{message}"))
+}
+
 /// As [`query`], with DuckDB's message where it refuses.
 pub fn try_query(sql: &str) -> Result<Vec<Value>, String> {
-    let mut child = Command::new(tools::python())
+    run(sql, &mut Command::new(tools::python()))
+}
+
+fn run(sql: &str, python: &mut Command) -> Result<Vec<Value>, String> {
+    let mut child = python
         .args(["-c", PROGRAM])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -42,6 +42,16 @@ pub fn python() -> PathBuf {
     std::env::var_os("PYTHON").map(PathBuf::from).unwrap_or_else(|| fetched("venv/bin/python"))
 }
 
+/// Runs a Python program that must succeed, and gives what it printed.
+#[track_caller]
+pub fn run_python(program: &str, arguments: &[&str]) -> String {
+    let output =
+        Command::new(python()).args(["-c", program]).args(arguments).output().expect("python starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "Python fails:\n{program}\n{errors}");
+    String::from_utf8(output.stdout).expect("Python prints UTF-8")
+}
+
 /// The folder of the packages of the Python that `tests/tools` set up.
 pub fn python_packages() -> PathBuf {
     let venv = fetched("venv/lib");

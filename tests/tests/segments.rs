@@ -72,7 +72,8 @@ async fn the_plain_glob_is_right_at_any_moment() {
         let sql = format!(
             "SELECT count(*) AS n, count(DISTINCT seq) AS d, min(seq) AS first, max(seq) AS last FROM read_parquet('{glob}')"
         );
-        let row = &duckdb::query(&sql)[0];
+        // Both versions of DuckDB, in turn.
+        let row = &if looks % 2 == 0 { duckdb::query(&sql) } else { duckdb::query_next(&sql) }[0];
         assert_eq!((&row["n"], &row["d"]), (&row["last"], &row["last"]), "a gap or a repeat: {row}");
         assert_eq!(row["first"], 1);
         looks += 1;

@@ -277,3 +277,35 @@ async fn objects_are_encrypted_by_the_store_as_the_options_say() {
     assert!(keys.len() >= 2 && keys.iter().all(|key| bucket.encryption(key).as_deref() == Some("aws:kms")));
     fixture.ok(&["verify"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_plain_glob_is_right_at_any_moment_on_s3() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let bucket = Bucket::new(Kind::S3).await;
+    let archive =
+        bucket.section("segment_max_bytes = \"32KiB\"\nhot_retention = \"0s\"\ntable_format = \"delta\"");
+    fixture.configure(&(archive + &Fixture::source("orders", &["orders"])));
+    let mut workload = Workload::new(server.client(), fixture.collection("orders"), seed());
+    let running = fixture.start();
+    let (mut looks, mut sizes) = (0, Vec::new());
+    while looks < 6 {
+        workload.run(60).await;
+        if !bucket.keys().iter().any(|key| key.ends_with(".parquet")) {
+            continue;
+        }
+        // The glob of everything, while a Delta log is written beside the segments.
+        let row = &duckdb::query(&format!(
+            "{}SELECT count(*) AS n, count(DISTINCT seq) AS d, min(seq) AS first, max(seq) AS last \
+             FROM read_parquet('{}/source=*/date=*/*.parquet')",
+            bucket.duckdb(),
+            bucket.url()
+        ))[0];
+        assert_eq!((&row["n"], &row["d"]), (&row["last"], &row["last"]), "a gap or a repeat: {row}");
+        assert_eq!(row["first"], 1);
+        sizes.push(row["n"].as_i64().unwrap());
+        looks += 1;
+    }
+    running.terminate().await.expect_code(0);
+    assert!(sizes.windows(2).any(|pair| pair[0] < pair[1]), "nothing was rolled meanwhile: {sizes:?}");
+}

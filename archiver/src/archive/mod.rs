@@ -2,6 +2,7 @@
 
 mod arena;
 pub mod day;
+pub mod delta;
 pub mod extjson;
 pub mod manifest;
 pub mod merkle;

@@ -15,6 +15,9 @@ const TOMBSTONE: &str = ".tombstone";
 /// The folder of the write probes that `archiver check` leaves where it may not delete.
 const CHECKS: &str = "_checks";
 
+/// The folder of a source's Delta log. Delta readers look for it under this name; other readers pass names with an underscore by.
+const DELTA_LOG: &str = "_delta_log";
+
 /// What an object key of the archive names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
@@ -45,6 +48,13 @@ pub enum Key {
     Hold(i64),
     /// `_holds/<id, 20 digits>.released.json`
     HoldReleased(i64),
+    /// `source=<name>/_delta_log/<version, 20 digits>.json`
+    DeltaCommit {
+        /// The source whose table it is of.
+        source: String,
+        /// The table's version that it makes.
+        version: i64,
+    },
 }
 
 /// The key of a stream's segment that begins with this seq, relative to the archive's root.
@@ -78,6 +88,16 @@ pub fn hold_released_key(id: i64) -> String {
 /// The prefix of the copies of legal holds, with its trailing slash.
 pub fn holds_prefix() -> String {
     format!("{HOLDS}/")
+}
+
+/// The key of the commit that makes this version of a source's Delta table.
+pub fn delta_commit_key(source: &str, version: i64) -> String {
+    format!("{}{version:020}.json", delta_log_prefix(source))
+}
+
+/// The prefix of all commits of a source's Delta table, with its trailing slash.
+pub fn delta_log_prefix(source: &str) -> String {
+    format!("{}{DELTA_LOG}/", segments_prefix(source))
 }
 
 /// `[p<partition>-]<first seq, 20 digits>`
@@ -146,6 +166,10 @@ pub fn parse(key: &str) -> Option<Key> {
                 None => Some(Key::Hold(parse_seq(name)?)),
             }
         }
+        [folder, DELTA_LOG, file] => {
+            let version = parse_seq(file.strip_suffix(".json")?)?;
+            Some(Key::DeltaCommit { source: source_of_folder(folder)?.to_owned(), version })
+        }
         [folder, date, file] => {
             let day = Day::parse(date.strip_prefix("date=")?)?;
             let place = file.strip_prefix("seg-")?.strip_suffix(".parquet")?;
@@ -209,6 +233,7 @@ mod tests {
         );
         assert_eq!(hold_key(7), "_holds/00000000000000000007.json");
         assert_eq!(hold_released_key(7), "_holds/00000000000000000007.released.json");
+        assert_eq!(delta_commit_key("payments", 0), "source=payments/_delta_log/00000000000000000000.json");
     }
 
     #[test]
@@ -241,6 +266,11 @@ mod tests {
             "_holds/1.json",
             "_holds/source=payments/00000000000000000001.json",
             "_checks/20261121",
+            "source=payments/_delta_log/1.json",
+            "source=payments/_delta_log/_last_checkpoint",
+            "source=payments/_delta_log/00000000000000000010.checkpoint.parquet",
+            "source=Payments/_delta_log/00000000000000000010.json",
+            "_delta_log/00000000000000000010.json",
         ] {
             assert_eq!(parse(key), None, "{key}");
         }
@@ -264,10 +294,12 @@ mod tests {
             prop_assert_eq!(parse(&tombstone_key(&stream, first_seq)), Some(expected));
             prop_assert_eq!(parse(&hold_key(first_seq)), Some(Key::Hold(first_seq)));
             prop_assert_eq!(parse(&hold_released_key(first_seq)), Some(Key::HoldReleased(first_seq)));
+            let expected = Key::DeltaCommit { source: stream.source.clone(), version: first_seq };
+            prop_assert_eq!(parse(&delta_commit_key(&stream.source, first_seq)), Some(expected));
         }
 
         #[test]
-        fn what_parses_formats_back(key in "(source=|_manifests/source=)[a-z0-9]{1,3}/(date=20[0-9]{2}-[0-9]{2}-[0-9]{2}/)?(seg-)?(p[0-9]-)?[0-9]{19,21}\\.(parquet|json|tombstone\\.json)") {
+        fn what_parses_formats_back(key in "(source=|_manifests/source=)[a-z0-9]{1,3}/(date=20[0-9]{2}-[0-9]{2}-[0-9]{2}/|_delta_log/)?(seg-)?(p[0-9]-)?[0-9]{19,21}\\.(parquet|json|tombstone\\.json)") {
             let formatted = match parse(&key) {
                 None => return Ok(()),
                 Some(Key::Manifest { stream, first_seq }) => manifest_key(&stream, first_seq),
@@ -275,6 +307,7 @@ mod tests {
                 Some(Key::Segment { stream, day, first_seq }) => segment_key(&stream, day, first_seq),
                 Some(Key::Hold(id)) => hold_key(id),
                 Some(Key::HoldReleased(id)) => hold_released_key(id),
+                Some(Key::DeltaCommit { source, version }) => delta_commit_key(&source, version),
             };
             prop_assert_eq!(formatted, key);
         }

@@ -1,7 +1,7 @@
 //! Lets what is older than `[archive] retention` expire: whole segments of a stream, oldest first, each with a tombstone that is
 //! written before the segment is deleted, and none under a legal hold.
 //!
-//! The order is: claim, tombstone, deletion, claim given back. A crash behind the tombstone leaves a segment that is deleted by
+//! The order is: claim, out of the source's table, tombstone, deletion, claim given back. A crash behind the tombstone leaves a segment that is deleted by
 //! the next pass; there is no order in which a segment is deleted and has no tombstone. The manifests stay, so the chain does.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
+use super::delta::Delta;
 use super::manifest::{ClusterTime, Manifest, Sealed};
 use super::store::{Archive, Deletes};
 use super::tombstone::{Buried, DeletedBy, Expiry, Tombstone};
@@ -100,7 +101,7 @@ impl Retention {
         let hot = self.log.first_seq(&self.stream).await?;
         // By this machine's clock and by the watched deployment's: one that is wrong deletes nothing.
         let now = seconds_now().min(u64::from(checkpoint.position.cluster_time.time));
-        let mut removed_before = None;
+        let (mut removed_before, mut table) = (None, None);
         for listed in self.archive.chain_of(&self.stream).await? {
             let is_gone = deletes == Deletes::Store || !present.contains(&listed.first_seq);
             if listed.expired && is_gone {
@@ -116,7 +117,11 @@ impl Retention {
                 expired.more = true;
                 break;
             }
-            match self.expire_one(&sealed, removed_before, retention, deletes).await? {
+            if expired.segments == 0 {
+                let log = &sealed.manifest.log;
+                table = Delta::open_existing(&self.archive, &self.stream, log).await?;
+            }
+            match self.expire_one(&sealed, removed_before, table.as_mut(), retention, deletes).await? {
                 Outcome::NotYet => break,
                 Outcome::Held(hold) => {
                     info!(source = %self.stream, hold, segment = %sealed.manifest.segment, "a legal hold keeps what would have expired");
@@ -145,6 +150,7 @@ impl Retention {
         &self,
         sealed: &Sealed,
         removed_before: Option<i64>,
+        table: Option<&mut Delta>,
         retention: Duration,
         deletes: Deletes,
     ) -> Result<Outcome> {
@@ -187,6 +193,10 @@ impl Retention {
                 kept: &kept,
             },
         );
+        // Whoever reads the table asks for what it lists: a segment leaves it before it can be gone.
+        if let Some(table) = table {
+            within(&claim, table.remove(std::slice::from_ref(manifest))).await?;
+        }
         let buried = within(&claim, self.archive.bury(&tombstone, sealed)).await?;
         fail_point!("expire:buried");
         if deletes == Deletes::Archiver {

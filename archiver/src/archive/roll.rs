@@ -3,7 +3,7 @@
 //! Each step is durable before the next begins, so a crash between any two leaves a state that the next pass goes on
 //! from: a segment without manifest is found again by its name, and records are trimmed only behind manifests.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,12 +13,13 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::day::Day;
+use super::delta::Delta;
 use super::manifest::{Context, Manifest};
 use super::merkle;
 use super::segment::{SegmentBuilder, Summary};
 use super::store::{Archive, Commit, Sealed};
 use crate::audit_log::AuditLog;
-use crate::config::ArchiveConfig;
+use crate::config::{ArchiveConfig, TableFormat};
 use crate::error::{Error, Kind, Result};
 use crate::fail_point::fail_point;
 use crate::record::{Record, hex};
@@ -53,6 +54,10 @@ pub struct Roller {
     last: Option<Sealed>,
     /// Sealed segments whose records the log may still hold, oldest first.
     untrimmed: VecDeque<Manifest>,
+    /// Sealed segments that the source's table may lack, oldest first; none where there is no table.
+    unpublished: Vec<Manifest>,
+    /// The table, once it has been looked at.
+    table: Option<Delta>,
     /// The first record that no segment holds yet, and when it was met here.
     open_since: Option<(i64, SystemTime)>,
 }
@@ -133,11 +138,22 @@ impl Roller {
         let first_hot = log.first_seq(stream).await?;
         let last = sealed.last().cloned();
         let held = |m: &Manifest| first_hot.is_some_and(|first| m.end_seq > first);
-        let untrimmed = sealed.into_iter().map(|s| s.manifest).filter(held).collect();
-        let stream = stream.clone();
-        let open_since = None;
-        let roller =
-            Roller { stream, identity, log, archive, config, server, building, last, untrimmed, open_since };
+        let sealed: Vec<Manifest> = sealed.into_iter().map(|s| s.manifest).collect();
+        let untrimmed = sealed.iter().filter(|m| held(m)).cloned().collect();
+        let roller = Roller {
+            stream: stream.clone(),
+            identity,
+            log,
+            archive,
+            server,
+            building,
+            last,
+            untrimmed,
+            unpublished: if config.table_format == TableFormat::Delta { sealed } else { Vec::new() },
+            table: None,
+            open_since: None,
+            config,
+        };
         roller.check_overlap().await?;
         Ok(roller)
     }
@@ -225,7 +241,11 @@ impl Roller {
         if last.manifest.log != self.identity {
             return Err(of_another_log(&self.stream, last.manifest.first_seq));
         }
-        self.untrimmed.extend(sealed.into_iter().map(|sealed| sealed.manifest));
+        let sealed = sealed.into_iter().map(|sealed| sealed.manifest);
+        self.untrimmed.extend(sealed.clone());
+        if self.config.table_format == TableFormat::Delta {
+            self.unpublished.extend(sealed);
+        }
         self.last = Some(last);
         self.check_overlap().await?;
         Ok(true)
@@ -325,6 +345,9 @@ impl Roller {
             "segment sealed"
         );
         self.untrimmed.push_back(sealed.manifest.clone());
+        if self.config.table_format == TableFormat::Delta {
+            self.unpublished.push(sealed.manifest.clone());
+        }
         self.last = Some(sealed.clone());
         Ok(sealed)
     }
@@ -335,6 +358,29 @@ impl Roller {
             true => Ok(()),
             false => Err(of_another_log(&self.stream, other.first_seq)),
         }
+    }
+
+    /// Puts what is sealed into the source's table, where the configuration wants one. The table is derived: a fault here says
+    /// nothing about segments and manifests, and the next call goes on.
+    pub async fn publish(&mut self) -> Result<()> {
+        if self.unpublished.is_empty() {
+            return Ok(());
+        }
+        // Taken out meanwhile: after a fault what is there is looked at anew.
+        let mut table = match self.table.take() {
+            Some(table) => table,
+            None => {
+                let listed = self.archive.chain_of(&self.stream).await?;
+                let expired: BTreeSet<i64> =
+                    listed.iter().filter(|listed| listed.expired).map(|listed| listed.first_seq).collect();
+                self.unpublished.retain(|manifest| !expired.contains(&manifest.first_seq));
+                Delta::open(&self.archive, &self.stream, &self.identity).await?
+            }
+        };
+        table.publish(&self.unpublished).await?;
+        self.unpublished.clear();
+        self.table = Some(table);
+        Ok(())
     }
 
     /// Deletes from the log what has been sealed for at least `hot_retention`. Where the store can't be asked about a segment, what

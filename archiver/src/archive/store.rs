@@ -5,7 +5,7 @@ mod checksum;
 mod credentials;
 mod expired;
 #[cfg(test)]
-mod faulty;
+pub(super) mod faulty;
 mod lock;
 mod open;
 mod profile;
@@ -24,6 +24,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use sha2::{Digest as _, Sha256};
 
 use self::credentials::Access;
@@ -50,7 +51,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 2
 /// What is read of an object at a time where it need not be in memory as a whole.
 const PIECE: u64 = 8 << 20;
 /// Manifests fetched at a time.
-const PARALLEL: usize = 16;
+pub(super) const PARALLEL: usize = 16;
 
 /// One segment in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -363,7 +364,7 @@ impl Archive {
     /// Creates an object that must not exist yet, in one conditional PUT, and reads it back. An error of a PUT says nothing about
     /// whether it happened (a retried success comes back as "already exists", S3's 409 too, a broken connection may hide a
     /// success), so what counts is what is there afterwards.
-    async fn create(&self, key: &str, bytes: Bytes) -> Result<Stored> {
+    pub(super) async fn create(&self, key: &str, bytes: Bytes) -> Result<Stored> {
         let path = self.path(key)?;
         let expected = sha256(&bytes);
         let mut pause = FIRST_PAUSE;
@@ -422,13 +423,19 @@ impl Archive {
         self.found(manifest, search).await
     }
 
+    /// The footer of a sealed segment, by one read of the file's tail.
+    pub(super) async fn footer(&self, manifest: &Manifest) -> Result<Arc<ParquetMetaData>> {
+        let footer = async { Ok(Ok(self.search(manifest).await?.metadata())) };
+        self.found(manifest, footer).await
+    }
+
     /// Waits for a search and says what went wrong with which segment. The file's digest is not known to be right here, and the
     /// Parquet reader panics on some damaged files.
-    async fn found(
+    async fn found<T>(
         &self,
         manifest: &Manifest,
-        search: impl Future<Output = Result<Result<Vec<Vec<u8>>>, ParquetError>> + Send,
-    ) -> Result<Vec<Vec<u8>>> {
+        search: impl Future<Output = Result<Result<T>, ParquetError>> + Send,
+    ) -> Result<T> {
         match AssertUnwindSafe(search).catch_unwind().await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => Err(self.search_failed(&manifest.segment, error)),
@@ -487,7 +494,7 @@ impl Archive {
     }
 
     /// The keys (relative to the root) and sizes below a prefix, in no order.
-    async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
         let path = self.path(prefix)?;
         let root = self.root.as_ref();
         let mut listing = self.store.list(Some(&path));
@@ -512,7 +519,7 @@ impl Archive {
     }
 
     /// An object's bytes; `None` where there is none.
-    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let path = self.path(key)?;
         let bytes = match self.store.get(&path).await {
             Ok(object) => object.bytes().await,
@@ -556,7 +563,7 @@ fn chains(read: Vec<(String, Result<Sealed>)>) -> Result<Vec<Sealed>> {
 }
 
 /// What is under a key after a try to create it.
-enum Stored {
+pub(super) enum Stored {
     /// The bytes that were to be created.
     Same,
     /// Others.

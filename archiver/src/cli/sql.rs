@@ -3,7 +3,7 @@
 use anyhow::Result;
 use archiver::archive::store::Archive;
 use archiver::history::removed_words;
-use archiver::sql::statements;
+use archiver::sql::{Source, statements};
 
 use super::{EXIT_CODES, Global, Outcome, output, parse_options};
 
@@ -22,23 +22,25 @@ pub(crate) struct Args {
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
-    let (url, options) = match args.archive {
-        Some(url) => (url, parse_options(&args.options)?),
+    let (url, options, configured) = match args.archive {
+        Some(url) => (url, parse_options(&args.options)?, Vec::new()),
         None => {
-            let archive = global.config()?.archive;
-            (archive.url, archive.options)
+            let config = global.config()?;
+            let names = config.sources.into_iter().map(|source| source.name).collect();
+            (config.archive.url, config.archive.options, names)
         }
     };
     let archive = Archive::open_url(&url, &options)?;
+    let mut names: Vec<String> = archive.sources().await?.into_iter().chain(configured).collect();
+    names.sort_unstable();
+    names.dedup();
     let (mut sources, mut missing) = (Vec::new(), Vec::new());
-    for source in archive.sources().await? {
-        if let Some(until) = archive.removed_until(&source).await? {
-            missing.push(format!("{source}: {}", removed_words(until)));
+    for name in names {
+        if let Some(until) = archive.removed_until(&name).await? {
+            missing.push(format!("{name}: {}", removed_words(until)));
         }
-        // A view over no file at all would be refused.
-        if !archive.segments(&source).await?.is_empty() {
-            sources.push(source);
-        }
+        let has_segments = !archive.segments(&name).await?.is_empty();
+        sources.push(Source { name, has_segments });
     }
     output::text(&statements(&url, &options, &sources, &missing)?)?;
     Ok(Outcome::Fine)

@@ -58,8 +58,19 @@ pub struct ArchiveConfig {
     /// Whether the store is to protect what is written by itself (Object Lock, an immutability policy), and to delete what has
     /// expired. Default: no.
     pub object_lock: bool,
+    /// Whether segments are published in a table of their source, too. Default none.
+    pub table_format: TableFormat,
     /// `[archive.options]`: passed to object_store.
     pub options: Vec<(String, Secret)>,
+}
+
+/// In which format the segments of a source are published as a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFormat {
+    /// In none: the files are all.
+    None,
+    /// As a Delta table over the same files.
+    Delta,
 }
 
 /// `[capture]`: the bounds of one batch, and of a lease.

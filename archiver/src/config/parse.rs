@@ -13,7 +13,7 @@ use super::units::{DURATION_FORM, SIZE_FORM, duration, show_duration, show_size,
 use super::watch::{WATCH_FORM, database, watch};
 use super::{
     ArchiveConfig, CaptureConfig, Config, Expected, Grants, OnHistoryLost, OnPluginError, PluginConfig,
-    PluginTest, Secret, Snapshot, SourceConfig, Tolerance, Watch,
+    PluginTest, Secret, Snapshot, SourceConfig, TableFormat, Tolerance, Watch,
 };
 use crate::error::Result;
 
@@ -165,6 +165,8 @@ fn archive(section: Section<'_>) -> Option<ArchiveConfig> {
     let verify_every = verify_every(&section);
     let retention = section.value("retention").and_then(|v| retention(&v, hot_retention));
     let object_lock = section.value("object_lock").and_then(|v| v.boolean()).unwrap_or(false);
+    let table_format = section.value("table_format").and_then(|v| v.one_of(&TABLE_FORMATS));
+    let table_format = table_format.unwrap_or(TableFormat::None);
     let options = section.value("options").and_then(|v| v.section("[archive.options]"));
     let options = options.map(|s| s.entries()).unwrap_or_default();
     let options =
@@ -179,6 +181,7 @@ fn archive(section: Section<'_>) -> Option<ArchiveConfig> {
         verify_every,
         retention,
         object_lock,
+        table_format,
         options,
     })
 }
@@ -458,6 +461,7 @@ fn collection(value: &Value<'_>, known: &Known<'_>) -> Option<(String, String)> 
     }
 }
 
+const TABLE_FORMATS: [(&str, TableFormat); 2] = [("none", TableFormat::None), ("delta", TableFormat::Delta)];
 const SNAPSHOTS: [(&str, Snapshot); 2] = [("initial", Snapshot::Initial), ("never", Snapshot::Never)];
 const ON_HISTORY_LOST: [(&str, OnHistoryLost); 2] =
     [("resync", OnHistoryLost::Resync), ("halt", OnHistoryLost::Halt)];

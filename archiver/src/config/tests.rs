@@ -45,11 +45,25 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_table_format_is_none_or_delta() {
+    let text =
+        |format: &str| with("").replace("[archive]\n", &format!("[archive]\ntable_format = {format}\n"));
+    assert_eq!(read(&text("\"none\"")).unwrap().archive.table_format, TableFormat::None);
+    let problem = "4: [archive] table_format: \"iceberg\" is not allowed; it must be \"none\" or \"delta\"";
+    assert_eq!(problems(&text("\"iceberg\"")), [problem]);
+    let problem = &problems(&text("true"))[0];
+    assert!(problem.starts_with("4: [archive] table_format: is "), "{problem}");
+}
+
+#[test]
 fn a_small_file_gets_the_defaults() {
     let config = read(&with("")).unwrap();
     assert_eq!(config.mongodb_uri.expose(), "mongodb://archiver:s3cret@db/");
     assert_eq!((config.audit_uri, config.audit_database.as_str()), (None, "audit"));
-    assert_eq!(config.archive.segment_max_bytes, 128 << 20);
+    assert_eq!(
+        (config.archive.segment_max_bytes, config.archive.table_format),
+        (128 << 20, TableFormat::None)
+    );
     assert_eq!(config.archive.segment_max_age, None);
     assert_eq!(config.archive.hot_retention, Duration::from_secs(7 * 86_400));
     assert_eq!(config.archive.verify_every, Some(Duration::from_secs(30 * 86_400)));
@@ -89,6 +103,7 @@ fn every_key_is_read() {
         verify_every = "0s"
         retention = "7y"
         object_lock = true
+        table_format = "delta"
         [archive.options]
         region = "eu-${{NAME}}"
         allow_http = true
@@ -127,7 +142,7 @@ fn every_key_is_read() {
     assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9464");
     let (archive, capture) = (config.archive, config.capture);
     assert_eq!((archive.segment_max_bytes, archive.segment_max_age), (65536, Some(Duration::from_secs(90))));
-    assert_eq!(archive.hot_retention, Duration::ZERO);
+    assert_eq!((archive.hot_retention, archive.table_format), (Duration::ZERO, TableFormat::Delta));
     assert_eq!(archive.verify_every, None);
     assert_eq!((archive.retention, archive.object_lock), (Some(Duration::from_secs(7 * 366 * 86_400)), true));
     let options: Vec<_> = archive.options.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();

@@ -6,6 +6,7 @@
 
 mod chain;
 mod contents;
+mod delta;
 mod expired;
 mod finding;
 mod listing;
@@ -22,7 +23,7 @@ use self::chain::Chain;
 pub use self::contents::{Checked, check_segment};
 use self::expired::Known;
 pub use self::finding::{Code, Finding};
-use self::listing::Objects;
+use self::listing::{Listing, Objects};
 pub use self::scope::{Level, Part, Scope, moment};
 pub use self::witness::Noted;
 use crate::archive::manifest::Manifest;
@@ -142,7 +143,7 @@ pub async fn verify(archive: &Archive, log: Option<&AuditLog>, request: &Request
     let source = request.source;
     let hot = witness::read_log(log, source).await?;
     let mut report = Report::new(archive, request.scope);
-    let mut streams = listing::sort_objects(archive, source, &mut report).await?;
+    let Listing { mut streams, tables } = listing::sort_objects(archive, source, &mut report).await?;
     for stream in hot.keys() {
         streams.entry(stream.clone()).or_default();
     }
@@ -161,6 +162,9 @@ pub async fn verify(archive: &Archive, log: Option<&AuditLog>, request: &Request
         if let (Some(log), Some(hot)) = (log, hot.get(&chain.stream)) {
             witness::compare_log(log, chain, hot, &mut report).await?;
         }
+    }
+    for (of, versions) in &tables {
+        delta::check(archive, of, versions, &chains, &mut report).await?;
     }
     witness::check_noted(request.noted, &chains, &mut report)?;
     contents::check(archive, &chains, request, &mut report).await?;
@@ -190,13 +194,13 @@ pub async fn look_through(
     let hot = witness::read_log(Some(log), Some(&stream.source)).await?;
     let scope = Scope::only(Level::Listing);
     let mut report = Report::new(archive, scope);
-    let mut streams = listing::sort_objects(archive, Some(&stream.source), &mut report).await?;
-    let known = Known::read(archive, Some(log), &streams, &mut report).await?;
+    let listing = listing::sort_objects(archive, Some(&stream.source), &mut report).await?;
+    let known = Known::read(archive, Some(log), &listing.streams, &mut report).await?;
     // What belongs to no stream is found by one of them.
     if stream.partition.is_some_and(|partition| partition > 0) {
         report.findings.clear();
     }
-    let objects = streams.remove(stream).unwrap_or_default();
+    let objects = listing.streams.get(stream).cloned().unwrap_or_default();
     let chain = chain::read_chain(archive, stream, objects, &known, &mut report).await?;
     if let Some(hot) = hot.get(stream) {
         witness::compare_log(log, &chain, hot, &mut report).await?;

@@ -12,6 +12,7 @@ use super::members::Seat;
 use crate::archive::roll::{Extent, Open, Roller};
 use crate::backoff::Backoff;
 use crate::error::{Error, Kind};
+use crate::stream_id::StreamId;
 
 /// How often the archive loop looks whether there is something to roll or to trim.
 const ROLL_TICK: Duration = Duration::from_secs(1);
@@ -76,6 +77,7 @@ impl Service {
             };
             seat.tally.rolled_to(roller.end_seq());
             let mut pass = Pass::default();
+            let mut publisher = Publisher::default();
             let mut trimmed = Instant::now();
             loop {
                 let appended = appended_bytes.load(Ordering::Relaxed);
@@ -98,12 +100,41 @@ impl Service {
                 if let Some(kind) = keeper.tick().await {
                     seat.tally.archive_failed(kind);
                 }
+                publisher.publish(roller, &seat.stream).await;
                 tokio::time::sleep(ROLL_TICK).await;
             }
         };
         match work.await {
             Ok(never) => never,
             Err(error) => error,
+        }
+    }
+}
+
+/// Publishes what is rolled in the source's table. Its faults hold up neither rolling nor trimming: the table is derived.
+#[derive(Default)]
+struct Publisher {
+    backoff: Backoff,
+    /// Not before then: it has failed.
+    again: Option<Instant>,
+}
+
+impl Publisher {
+    async fn publish(&mut self, roller: &mut Roller, stream: &StreamId) {
+        if self.again.is_some_and(|again| Instant::now() < again) {
+            return;
+        }
+        let Err(failed) = roller.publish().await else {
+            *self = Publisher::default();
+            return;
+        };
+        let delay = self.backoff.next_delay();
+        self.again = Some(Instant::now() + delay);
+        let (text, hint, retry_in_ms) = (failed.explain(), failed.hint_text(), delay.as_millis() as u64);
+        if failed.kind().needs_a_human() {
+            error!(source = %stream, error = text, hint, "the table of this source needs a human; rolling goes on");
+        } else {
+            warn!(source = %stream, error = text, retry_in_ms, "publishing segments in the table failed; rolling goes on");
         }
     }
 }

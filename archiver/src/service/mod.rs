@@ -177,6 +177,7 @@ pub async fn roll(config: &Config, source: Option<&str>) -> Result<Vec<RolledSeg
                 end_seq: manifest.end_seq,
             });
         }
+        roller.publish().await?;
     }
     Ok(segments)
 }

@@ -173,7 +173,7 @@ fn unequal(keys: Keys) -> Vec<String> {
 
 fn of_archive(now: &ArchiveConfig, new: &ArchiveConfig) -> Keys {
     let ArchiveConfig { url, segment_max_bytes, segment_max_age, hot_retention, .. } = now;
-    let ArchiveConfig { verify_every, retention, object_lock, options, .. } = now;
+    let ArchiveConfig { verify_every, retention, object_lock, table_format, options, .. } = now;
     vec![
         ("[archive] url", *url == new.url),
         ("[archive] segment_max_bytes", *segment_max_bytes == new.segment_max_bytes),
@@ -182,6 +182,7 @@ fn of_archive(now: &ArchiveConfig, new: &ArchiveConfig) -> Keys {
         ("[archive] verify_every", *verify_every == new.verify_every),
         ("[archive] retention", *retention == new.retention),
         ("[archive] object_lock", *object_lock == new.object_lock),
+        ("[archive] table_format", *table_format == new.table_format),
         ("[archive.options]", *options == new.options),
     ]
 }

@@ -282,6 +282,7 @@ impl StreamTask {
         }
         let mut roller = self.service.roller(self.stream()).await?;
         roller.roll(Extent::Everything).await?;
-        roller.trim().await.map(|_| ())
+        roller.trim().await?;
+        roller.publish().await
     }
 }

@@ -18,8 +18,8 @@ const LANES: usize = 5;
 const FIRST: [&str; 2] = ["audit:marked", "checkpoint:created"];
 /// Longer than it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
-/// Small segments, so that there is always one to roll.
-const ROLLING: &str = "segment_max_bytes = \"32KiB\"\nhot_retention = \"365d\"";
+/// Small segments, so that there is always one to roll, and a table of them.
+const ROLLING: &str = "segment_max_bytes = \"32KiB\"\nhot_retention = \"365d\"\ntable_format = \"delta\"";
 const TRIMMING: &str = "segment_max_bytes = \"32KiB\"\nhot_retention = \"0s\"";
 
 /// Reached only where records expire: `retention` has tests of these.

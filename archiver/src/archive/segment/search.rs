@@ -55,6 +55,11 @@ impl Search {
         Ok(Search { file, metadata })
     }
 
+    /// The file's footer.
+    pub(in super::super) fn metadata(&self) -> Arc<ParquetMetaData> {
+        Arc::clone(&self.metadata)
+    }
+
     /// The records of one document, in seq order. A segment without any costs its footer and mostly one bloom filter; of one
     /// with some, the pages are read that hold them.
     pub(in super::super) async fn document(mut self, doc_id: &str) -> ParquetResult<Result<Vec<Vec<u8>>>> {

@@ -53,6 +53,8 @@ codes! {
     RowColumn = "row-column",
     RowOrder = "row-order",
     RowIndex = "row-index",
+    TableCommit = "table-commit",
+    TableSegment = "table-segment",
     ChainShortened = "chain-shortened",
     ChainRewritten = "chain-rewritten",
     TombstoneWrong = "tombstone-wrong",

@@ -4,6 +4,7 @@
 mod forged;
 mod random;
 mod sampled;
+mod table;
 mod tampered;
 
 use std::path::PathBuf;

@@ -21,12 +21,6 @@ use crate::stream_id::StreamId;
 pub const ROW_GROUP_ROWS: usize = 16_384;
 /// BSON bytes in a row group at which it is ended, so that fat documents do not make huge ones.
 pub const ROW_GROUP_BYTES: usize = 32 << 20;
-/// Rows in a page at most, and bytes of the text in a page of documents: what a lookup reads of each column for one hit. DuckDB
-/// reads whole row groups, whatever their pages.
-const PAGE_ROWS: usize = 2_048;
-const PAGE_BYTES: usize = 128 << 10;
-/// After how many rows the writer looks at the size of a page.
-const PAGE_STEP: usize = 64;
 /// The share of absent ids that the bloom filter lets through.
 const BLOOM_FPP: f64 = 0.01;
 const ZSTD_LEVEL: i32 = 3;
@@ -151,8 +145,6 @@ pub fn writer_properties(footer: &Footer<'_>) -> Result<WriterProperties> {
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_data_page_row_count_limit(env("PAGE_ROWS", PAGE_ROWS))
-        .set_write_batch_size(env("PAGE_STEP", PAGE_STEP))
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_bloom_filter_position(BloomFilterPosition::End)
@@ -164,14 +156,9 @@ pub fn writer_properties(footer: &Footer<'_>) -> Result<WriterProperties> {
         builder = builder.set_column_dictionary_enabled(name.into(), true);
     }
     for name in OPAQUE {
-        builder = builder.set_column_data_page_size_limit(name.into(), env("PAGE_BYTES", PAGE_BYTES));
         builder = builder.set_column_statistics_enabled(name.into(), EnabledStatistics::None);
     }
     Ok(with_changed(builder).build())
-}
-
-fn env(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 fn with_changed(builder: WriterPropertiesBuilder) -> WriterPropertiesBuilder {

@@ -70,9 +70,9 @@ pub struct Removal {
     pub tombstones: Vec<String>,
 }
 
-/// Why nothing more expires in a pass.
+/// What became of a segment that is old enough.
 enum Outcome {
-    Expired(Buried),
+    Expired(Box<Buried>),
     Held(i64),
     NotYet,
 }
@@ -205,7 +205,7 @@ impl Retention {
         }
         // Not so after an error: a deletion may still be on its way, and holds wait until the claim is over.
         claim.give_back().await?;
-        Ok(Outcome::Expired(buried))
+        Ok(Outcome::Expired(Box::new(buried)))
     }
 
     /// What has expired from this seq on and is gone, or left to the store; `None` where nothing is.

@@ -311,6 +311,24 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn the_archive_keeps_nothing_shorter_than_mongodb() {
+    let url = "url = \"file:///archive\"";
+    let kept = |time: &str| with("").replace(url, &format!("{url}\nretention = \"{time}\""));
+    assert_eq!(read(&kept("1w")).unwrap().archive.retention, Some(Duration::from_secs(7 * 86_400)));
+    for (time, problem) in [
+        ("6d", "5: [archive] retention: 6d is shorter than hot_retention, 7d"),
+        ("101y", "5: [archive] retention: 101y is out of range; allowed: 1s to 100y"),
+        (
+            "7 years",
+            "5: [archive] retention: \"7 years\" is not allowed; it must be a whole number with ms, s",
+        ),
+    ] {
+        let found = problems(&kept(time));
+        assert!(found.len() == 1 && found[0].starts_with(problem), "{time}: {found:?}");
+    }
+}
+
+#[test]
 fn an_archive_url_is_absolute_and_of_a_known_kind() {
     for url in [
         "archive",

@@ -109,7 +109,8 @@ async fn a_segment_that_is_missing_without_a_tombstone_is_found() {
 
 #[tokio::test]
 async fn a_forged_tombstone_is_found() {
-    let changes: [(&str, fn(&mut Tombstone)); 9] = [
+    type Change = fn(&mut Tombstone);
+    let changes: [(&str, Change); 9] = [
         ("another manifest", |t| t.manifest = "0".repeat(64)),
         ("something else", |t| t.sha256 = "0".repeat(64)),
         ("something else", |t| t.rows += 1),

@@ -1,6 +1,6 @@
 //! Who decides about a value: a guide walks along with the rewriter, name by name.
 
-use bson_walker::Element;
+use bson_walker::{Element, kind};
 
 use crate::value::Action;
 
@@ -42,6 +42,11 @@ pub trait Guide<'v> {
 
     /// The state at a document's top.
     fn root(&mut self) -> Self::State;
+
+    /// Whether a field, which is no document or array, surely stays as it is: most do, and need no state. `false` says nothing.
+    fn spares(&mut self, _from: &Self::State, _name: Name<'_>, _value: &Element<'_>) -> bool {
+        false
+    }
 
     /// One step into a document's field. The value is `None` where only its name is known.
     fn field(
@@ -115,6 +120,12 @@ pub trait Guide<'v> {
     fn refusal(&self) -> Option<String> {
         None
     }
+}
+
+/// Whether a value is no document or array. There may be a document in it, as the scope of code.
+#[inline]
+pub(crate) fn is_leaf(value: &Element<'_>) -> bool {
+    !matches!(value.kind(), kind::DOCUMENT | kind::ARRAY)
 }
 
 /// The place of a value in its document, array indexes left out: `customer.email`.

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use bson_walker::{Doc, Element, Writer, kind};
 
-use crate::guide::{Guide, Name, Step};
+use crate::guide::{Guide, Name, Step, is_leaf};
 use crate::plugin::{Output, Verdict};
-use crate::value::{Action, MASK, append, append_masked, append_string};
+use crate::value::{Action, MASK, append_head, append_masked, append_text};
 
 /// MongoDB nests 100 levels (180 inside the server); what is deeper is refused, not skipped.
 const MAX_DEPTH: usize = 200;
@@ -143,6 +143,15 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         let mut at = start + elements.offset();
         while let Some(element) = elements.next() {
             let element = element.map_err(|e| e.to_string())?;
+            if within == Container::Document
+                && is_leaf(&element)
+                && self.guide.spares(state, Name::from(&element), &element)
+            {
+                at = start + elements.offset();
+                continue;
+            }
+            // A copy, so that those that go by need no place in memory.
+            let element = element;
             let (next, step) = match within {
                 Container::Document => self.guide.field(state, Name::from(&element), Some(&element)),
                 Container::Array => self.guide.index(state, element.name(), Some(&element)),
@@ -152,8 +161,12 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
             };
             match step {
                 Step::Skip => {}
-                Step::Enter
-                    if !matches!(element.kind(), kind::DOCUMENT | kind::ARRAY | kind::CODE_WITH_SCOPE) => {}
+                Step::Enter if is_leaf(&element) && element.kind() != kind::CODE_WITH_SCOPE => {}
+                Step::Enter => self.enter(within, at, &element, &next)?,
+                Step::Act(number) => {
+                    let action = self.guide.action(number);
+                    self.act(at, &element, &action, within.is_array())?;
+                }
                 step => {
                     let decision = resolve(&mut self.guide, step);
                     self.settle(within, at, &element, &next, decision)?;
@@ -215,23 +228,31 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         action: &Action<'v>,
         in_array: bool,
     ) -> Result<(), String> {
-        let name = element.name();
         if action.is_for_each(element.kind()) {
             return self.each(value_at(start, element), element.value(), action);
         }
         if action.spares(element) {
             return Ok(());
         }
-        self.cut(start, start + element.whole().len());
         match action {
-            Action::Hash(tokens) => append_string(name, &[&tokens.token(element)], self.out),
-            Action::Remove if in_array => append(kind::NULL, name, &[], self.out),
-            Action::Remove | Action::Keep => {}
-            Action::Replace(value) => value.append(name, self.out),
-            Action::Mask { keep_last } => match self.guide.masked(element, *keep_last) {
-                Some(text) => append_string(name, &[&text], self.out),
-                None => append_masked(element, name, *keep_last, self.out),
-            },
+            Action::Keep => {}
+            Action::Remove if in_array => self.cut_value(start, element, kind::NULL),
+            Action::Remove => self.cut(start, start + element.whole().len()),
+            Action::Replace(value) => {
+                self.cut_value(start, element, value.kind());
+                value.append(self.out);
+            }
+            Action::Hash(tokens) => {
+                self.cut_value(start, element, kind::STRING);
+                append_text(&[&tokens.token(element)], self.out);
+            }
+            Action::Mask { keep_last } => {
+                self.cut_value(start, element, kind::STRING);
+                match self.guide.masked(element, *keep_last) {
+                    Some(text) => append_text(&[&text], self.out),
+                    None => append_masked(element, *keep_last, self.out),
+                }
+            }
         }
         Ok(())
     }
@@ -301,8 +322,8 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     }
 
     fn hide(&mut self, start: usize, element: &Element<'_>) {
-        self.cut(start, start + element.whole().len());
-        append_string(element.name(), &[MASK], self.out);
+        self.cut_value(start, element, kind::STRING);
+        append_text(&[MASK], self.out);
     }
 
     /// The actor is a value that the host took from the document: where it occurs in anything that was redacted, it is hidden too.
@@ -374,6 +395,18 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
         self.changes.push((start, end));
     }
 
+    /// Leaves an element's value out, and its kind: another one's value is written next. The name is copied along with what
+    /// is before it.
+    fn cut_value(&mut self, start: usize, element: &Element<'_>, kind: u8) {
+        let end = start + element.whole().len();
+        let head = element.whole().len() - element.value().len();
+        self.copy_to(start + head);
+        let kind_at = self.out.len() - head;
+        self.out[kind_at] = kind;
+        self.copied = end;
+        self.changes.push((start, end));
+    }
+
     /// Puts other bytes in the place of an element.
     fn put(&mut self, place: Range<usize>, write: impl FnOnce(&mut Vec<u8>)) {
         self.cut(place.start, place.end);
@@ -383,7 +416,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     /// Puts a new array of that name in the place of an element.
     fn put_array(&mut self, place: Range<usize>, name: &[u8], fill: impl FnOnce(&mut Writer<'_>)) {
         self.put(place, |out| {
-            append(kind::ARRAY, name, &[], out);
+            append_head(kind::ARRAY, name, out);
             let mut writer = Writer::begin(out);
             fill(&mut writer);
             writer.end();

@@ -101,15 +101,26 @@ impl Value<'_> {
         }
     }
 
-    /// Appends it as a field of that name.
-    pub(crate) fn append(&self, name: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn kind(&self) -> u8 {
         match self {
-            Value::String(text) => append_string(name, &[text], out),
-            Value::Int32(v) => append(kind::INT32, name, &v.to_le_bytes(), out),
-            Value::Int64(v) => append(kind::INT64, name, &v.to_le_bytes(), out),
-            Value::Double(v) => append(kind::DOUBLE, name, &v.to_le_bytes(), out),
-            Value::Boolean(v) => append(kind::BOOLEAN, name, &[u8::from(*v)], out),
-            Value::Null => append(kind::NULL, name, &[], out),
+            Value::String(_) => kind::STRING,
+            Value::Int32(_) => kind::INT32,
+            Value::Int64(_) => kind::INT64,
+            Value::Double(_) => kind::DOUBLE,
+            Value::Boolean(_) => kind::BOOLEAN,
+            Value::Null => kind::NULL,
+        }
+    }
+
+    /// Appends it behind a field's kind and name.
+    pub(crate) fn append(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::String(text) => append_text(&[text], out),
+            Value::Int32(v) => out.extend_from_slice(&v.to_le_bytes()),
+            Value::Int64(v) => out.extend_from_slice(&v.to_le_bytes()),
+            Value::Double(v) => out.extend_from_slice(&v.to_le_bytes()),
+            Value::Boolean(v) => out.push(u8::from(*v)),
+            Value::Null => {}
         }
     }
 }
@@ -126,30 +137,30 @@ impl From<String> for Value<'_> {
     }
 }
 
-/// Appends a field; the name comes from a document or is a constant, so it has no zero byte.
-pub(crate) fn append(kind: u8, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+/// Appends a field's kind and name; the name comes from a document or is a constant, so it has no zero byte.
+pub(crate) fn append_head(kind: u8, name: &[u8], out: &mut Vec<u8>) {
     out.push(kind);
     out.extend_from_slice(name);
     out.push(0);
-    out.extend_from_slice(value);
 }
 
-pub(crate) fn append_string(name: &[u8], parts: &[&str], out: &mut Vec<u8>) {
+/// Appends a string's value.
+pub(crate) fn append_text(parts: &[&str], out: &mut Vec<u8>) {
     let len: usize = parts.iter().map(|p| p.len()).sum();
-    append(kind::STRING, name, &(len as i32 + 1).to_le_bytes(), out);
+    out.extend_from_slice(&(len as i32 + 1).to_le_bytes());
     parts.iter().for_each(|p| out.extend_from_slice(p.as_bytes()));
     out.push(0);
 }
 
-/// Appends `element`, which is no array, under `name` as a masked string.
+/// Appends what `element`, which is no array, becomes as a masked string.
 ///
 /// Shown are [`MASK`] and the last `keep_last` characters of the value's text, the latter only if the text has more than
 /// twice as many characters: at least half of every value stays hidden. Text is: a string itself; a
 /// whole number's decimal digits (also of a double without fraction); an ObjectId's hex. Everything else, documents, invalid
 /// UTF-8 and null included, becomes [`MASK`] alone.
-pub(crate) fn append_masked(element: &Element<'_>, name: &[u8], keep_last: usize, out: &mut Vec<u8>) {
+pub(crate) fn append_masked(element: &Element<'_>, keep_last: usize, out: &mut Vec<u8>) {
     if keep_last == 0 {
-        return append_string(name, &[MASK], out);
+        return append_text(&[MASK], out);
     }
     let mut digits = String::new();
     let text = match element.as_str() {
@@ -159,7 +170,7 @@ pub(crate) fn append_masked(element: &Element<'_>, name: &[u8], keep_last: usize
             &digits
         }
     };
-    append_string(name, &[MASK, tail(text, keep_last)], out);
+    append_text(&[MASK, tail(text, keep_last)], out);
 }
 
 /// The masked form of a text.
@@ -167,7 +178,12 @@ pub fn mask(text: &str, keep_last: usize) -> String {
     [MASK, tail(text, keep_last)].concat()
 }
 
-fn tail(text: &str, keep_last: usize) -> &str {
+/// What a masked text shows behind [`MASK`].
+pub fn tail(text: &str, keep_last: usize) -> &str {
+    if text.is_ascii() {
+        let hidden = text.len().saturating_sub(keep_last);
+        return if hidden > keep_last { &text[hidden..] } else { "" };
+    }
     let Some((at, _)) = keep_last.checked_sub(1).and_then(|n| text.char_indices().nth_back(n)) else {
         return "";
     };

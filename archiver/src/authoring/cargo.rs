@@ -140,14 +140,21 @@ impl PluginCrate {
     /// workspace, cargo names from there; were its folder among the flags, every crate's dependencies would be built anew.
     fn flags(&self) -> Result<Vec<String>> {
         let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-        let sysroot = self.rustc(&["--print", "sysroot"])?;
         // Where the standard library's sources are installed, they are named by their place.
-        let mut flags = vec![remap(&Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), "/rust")];
-        let home = std::env::home_dir().map(|home| home.join(".cargo"));
-        let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
-        flags.extend(cargo_home.map(|folder| remap(&folder, "/cargo")));
+        let mut flags = vec![remap(&self.sysroot()?.join("lib/rustlib/src/rust"), "/rust")];
+        flags.extend(cargo_home().map(|folder| remap(&folder, "/cargo")));
         Ok(flags)
     }
+
+    fn sysroot(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(self.rustc(&["--print", "sysroot"])?.trim()))
+    }
+}
+
+/// Where cargo keeps the sources of what it downloads.
+fn cargo_home() -> Option<PathBuf> {
+    let home = std::env::home_dir().map(|home| home.join(".cargo"));
+    std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home)
 }
 
 /// Cargo, in a folder.
@@ -182,16 +189,20 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
-    /// A crate without dependencies; panics in it and in the standard library's generic code name source files.
+    /// A crate with one dependency beside it and one from crates.io, which the archiver has too, so that it is at hand. Panics
+    /// in all of them and in the standard library's generic code name source files.
     fn tiny(folder: &Path, kind: &str) -> PathBuf {
         let manifest = format!(
             "[package]\nname = \"tiny\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"{kind}\"]\n\
-             [dependencies]\nbeside = {{ path = \"beside\" }}\n[workspace]\nexclude = [\"beside\"]\n"
+             [dependencies]\nbeside = {{ path = \"beside\" }}\nbytes = \"1\"\n[workspace]\nexclude = [\"beside\"]\n"
         );
-        let source = "#[unsafe(no_mangle)]\npub extern \"C\" fn f(n: usize) -> usize { beside::f(vec![n; 3]) + [1, 2, 3][n] }\n";
-        let beside = "pub fn f(mut v: Vec<usize>) -> usize { v.insert(9, 1); v.iter().sum::<usize>().checked_mul(3).unwrap() }\n";
+        let source = "#[unsafe(no_mangle)]\npub extern \"C\" fn f(n: usize) -> usize { beside::f(vec![n; 3]) + [1, 2, 3][n] + \
+             bytes::Bytes::copy_from_slice(&vec![7; n]).split_to(n / 3).len() }\n";
+        let beside = "pub fn f(mut v: Vec<usize>) -> usize { v.insert(9, 1); v.iter().sum::<usize>().checked_mul(3).unwrap() + \
+             v.into_iter().map(|n| (n, n)).collect::<std::collections::BTreeMap<_, _>>().pop_first().unwrap().0 }\n";
         for (name, text) in [
             ("Cargo.toml", manifest.as_str()),
+            ("Cargo.lock", include_str!("../../../Cargo.lock")),
             ("src/lib.rs", source),
             ("beside/Cargo.toml", "[package]\nname = \"beside\"\nedition = \"2024\"\n"),
             ("beside/src/lib.rs", beside),
@@ -206,13 +217,22 @@ mod tests {
     #[test]
     fn the_same_sources_give_the_same_file_in_every_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let built = ["a", "another/and/deeper"].map(|name| {
+        let [(plugin, built), (_, again)] = ["a", "another/and/deeper"].map(|name| {
             let plugin = PluginCrate::find(&tiny(&folder.path().join(name), "cdylib")).unwrap();
-            fs::read(plugin.build().unwrap()).unwrap()
+            let built = fs::read(plugin.build().unwrap()).unwrap();
+            (plugin, built)
         });
-        assert!(built[0] == built[1], "the folder is in the file");
-        let holds = |text: &str| built[0].windows(text.len()).any(|part| part == text.as_bytes());
-        assert!(holds("beside/src/lib.rs") && !holds(folder.path().to_str().unwrap()));
+        assert!(built == again, "the folder is in the file");
+        let holds = |text: &str| built.windows(text.len()).any(|part| part == text.as_bytes());
+        // It names sources of each of them, and where none lies on this machine.
+        for named in
+            ["src/lib.rs", "beside/src/lib.rs", "/cargo/registry/src/", "library/alloc/src/collections"]
+        {
+            assert!(holds(named), "{named} is not in the file, so that nothing can be told");
+        }
+        for place in [folder.path(), &cargo_home().unwrap(), &plugin.sysroot().unwrap()] {
+            assert!(!holds(place.to_str().unwrap()), "{} is in the file", place.display());
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn replacement(event: &[u8], doc: Doc<'_>) -> Result<(), FailureCode> {
     validate(doc.as_bytes(), MAX_DEPTH).map_err(|_| FailureCode::InvalidOutput)?;
     let event = Doc::new(event).map_err(|_| FailureCode::InvalidOutput)?;
     // Before the shape, since a missing `op` is the graver finding.
-    if IDENTITY.iter().any(|name| event.get(name).map(|e| e.whole()) != doc.get(name).map(|e| e.whole())) {
+    if identity(event) != identity(doc) {
         return Err(FailureCode::IdentityChanged);
     }
     let mut allowed = FIELDS.iter();
@@ -76,12 +76,25 @@ fn replacement(event: &[u8], doc: Doc<'_>) -> Result<(), FailureCode> {
         // Searching on from the last one refuses duplicates and another order, too.
         let name =
             allowed.find(|name| name.as_bytes() == element.name()).ok_or(FailureCode::InvalidOutput)?;
-        let longest = event.get(name).map_or(0, |e| e.value().len()).max(MAX_DOCUMENT);
-        if !IDENTITY.contains(name) && (!well_formed(name, &element) || element.value().len() > longest) {
+        let len = element.value().len();
+        let too_long =
+            || len > MAX_DOCUMENT && event.get(name).is_none_or(|before| len > before.value().len());
+        if !IDENTITY.contains(name) && (!well_formed(name, &element) || too_long()) {
             return Err(FailureCode::InvalidOutput);
         }
     }
     Ok(())
+}
+
+/// The fields that may not change, each where it comes first.
+fn identity(doc: Doc<'_>) -> [Option<&[u8]>; IDENTITY.len()] {
+    let mut found = [None; IDENTITY.len()];
+    for element in doc.elements().map_while(Result::ok) {
+        if let Some(i) = IDENTITY.iter().position(|name| name.as_bytes() == element.name()) {
+            found[i].get_or_insert(element.whole());
+        }
+    }
+    found
 }
 
 /// Whether a field that is not part of the identity has the shape that readers of records rely on.

@@ -71,20 +71,38 @@ pub(crate) fn find_zero(bytes: &[u8]) -> Option<usize> {
 /// what a walk looks at.
 #[inline]
 fn scan_name(bytes: &[u8]) -> Option<(usize, bool)> {
+    // Most names end here, without a loop: in the sandbox every turn of one is a look at the clock.
+    match bytes.first_chunk().map(scan_word) {
+        Some((Some(end), dotted)) => Some((end, dotted)),
+        _ => scan_long_name(bytes),
+    }
+}
+
+/// The first zero byte of eight, and whether there is a dot before it.
+#[inline]
+fn scan_word(chunk: &[u8; 8]) -> (Option<usize>, bool) {
+    let word = u64::from_le_bytes(*chunk);
+    let ends = zeros(word);
+    let dots = zeros(word ^ (ONES * b'.' as u64));
+    // The bits below the first mark of an end; all of them where there is none.
+    let before = ends.wrapping_sub(1) & !ends;
+    ((ends != 0).then(|| ends.trailing_zeros() as usize / 8), dots & before != 0)
+}
+
+#[inline(never)]
+fn scan_long_name(bytes: &[u8]) -> Option<(usize, bool)> {
     let mut at = 0;
     let mut dotted = false;
-    while let Some(Ok(chunk)) = bytes.get(at..at + 8).map(<[u8; 8]>::try_from) {
-        let word = u64::from_le_bytes(chunk);
-        let ends = zeros(word);
-        let dots = zeros(word ^ (ONES * b'.' as u64));
-        if ends != 0 {
-            let first = ends.trailing_zeros();
-            return Some((at + first as usize / 8, dotted || dots & ((1 << first) - 1) != 0));
+    let (words, rest) = bytes.as_chunks();
+    for word in words {
+        let (end, dot) = scan_word(word);
+        dotted |= dot;
+        if let Some(end) = end {
+            return Some((at + end, dotted));
         }
-        dotted |= dots != 0;
         at += 8;
     }
-    for byte in &bytes[at..] {
+    for byte in rest {
         if *byte == 0 {
             return Some((at, dotted));
         }
@@ -146,7 +164,7 @@ impl<'a> Doc<'a> {
     /// The elements in order. After an error the iteration ends.
     #[inline]
     pub fn elements(&self) -> Elements<'a> {
-        Elements { doc: self.0, at: 4 }
+        Elements { end: self.0.len() - 1, rest: &self.0[4..self.0.len() - 1] }
     }
 
     /// The first element of that name; `None` where there is none or the bytes before it are invalid.
@@ -168,100 +186,135 @@ impl<'a> Doc<'a> {
 /// Iterates over a document's elements; yields one error and ends where the bytes are invalid.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
-    doc: &'a [u8],
-    at: usize,
+    /// Where the document's terminator is.
+    end: usize,
+    /// What is left before it.
+    rest: &'a [u8],
 }
 
 impl Elements<'_> {
     /// Where the next element begins, counted from the document's first byte; after an error or the last element: the document's terminator.
     #[inline]
     pub fn offset(&self) -> usize {
-        self.at
+        self.end - self.rest.len()
     }
 }
 
 impl<'a> Iterator for Elements<'a> {
     type Item = Result<Element<'a>, Error>;
 
-    #[inline]
+    // Always: a call would hand the element over in memory, which takes longer than finding it.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        let end = self.doc.len() - 1;
-        if self.at >= end {
-            return None;
-        }
-        let start = self.at;
-        self.at = end;
-        let kind = self.doc[start];
-        let name_at = start + 1;
-        let body = &self.doc[name_at..end];
+        let at = self.offset();
+        let from = std::mem::take(&mut self.rest);
+        let (kind, body) = from.split_first()?;
         let Some((name_len, dotted)) = scan_name(body) else {
-            return Some(Err(Error { what: "a field name that ends", at: name_at }));
+            return Some(Err(Error { what: "a field name that ends", at: at + 1 }));
         };
-        let value_at = name_at + name_len + 1;
-        let Some(len) = value_len(kind, &self.doc[value_at..end]) else {
-            return Some(Err(Error { what: "a known type and all of its value", at: start }));
+        let (name, after) = (&body[..name_len], &body[name_len + 1..]);
+        let Some(len) = value_len(*kind, after) else {
+            return Some(Err(Error { what: "a known type and all of its value", at }));
         };
-        self.at = value_at + len;
-        Some(Ok(Element { whole: &self.doc[start..self.at], name_len: name_len as u32, dotted }))
+        let (value, rest) = after.split_at(len);
+        self.rest = rest;
+        let whole = &from[..from.len() - rest.len()];
+        Some(Ok(Element { kind: *kind, dotted, name, value, whole }))
     }
 }
 
+/// Stands in [`LENGTHS`] for kinds whose values differ in length, and for what is no kind.
+const VARIES: u8 = u8::MAX;
+
+/// The lengths of values, by kind.
+const LENGTHS: [u8; 256] = {
+    let mut lengths = [VARIES; 256];
+    let mut i = 0;
+    let fixed = [
+        (kind::DOUBLE, 8),
+        (kind::DATE, 8),
+        (kind::TIMESTAMP, 8),
+        (kind::INT64, 8),
+        (kind::UNDEFINED, 0),
+        (kind::NULL, 0),
+        (kind::MIN_KEY, 0),
+        (kind::MAX_KEY, 0),
+        (kind::OBJECT_ID, 12),
+        (kind::INT32, 4),
+        (kind::DECIMAL128, 16),
+    ];
+    while i < fixed.len() {
+        lengths[fixed[i].0 as usize] = fixed[i].1;
+        i += 1;
+    }
+    lengths
+};
+
 /// The length of a value of this kind at the start of `rest`, or `None` where it does not fit. Checks frames,
 /// not what is inside documents.
+#[inline]
 fn value_len(kind: u8, rest: &[u8]) -> Option<usize> {
-    let string = |rest: &[u8]| -> Option<usize> {
-        let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 1)?;
-        (*rest.get(4 + len - 1)? == 0).then_some(4 + len)
-    };
-    let len = match kind {
-        kind::DOUBLE | kind::DATE | kind::TIMESTAMP | kind::INT64 => 8,
-        kind::STRING | kind::CODE | kind::SYMBOL => string(rest)?,
-        kind::DOCUMENT | kind::ARRAY => {
+    let len = match (LENGTHS[usize::from(kind)], kind) {
+        (VARIES, kind::STRING) => string_len(rest)?,
+        (VARIES, kind::DOCUMENT | kind::ARRAY) => {
             let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 5)?;
             (*rest.get(len - 1)? == 0).then_some(len)?
         }
+        (VARIES, _) => rare_len(kind, rest)?,
+        (len, _) => usize::from(len),
+    };
+    (len <= rest.len()).then_some(len)
+}
+
+#[inline]
+fn string_len(rest: &[u8]) -> Option<usize> {
+    let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 1)?;
+    (*rest.get(4 + len - 1)? == 0).then_some(4 + len)
+}
+
+#[inline(never)]
+fn rare_len(kind: u8, rest: &[u8]) -> Option<usize> {
+    Some(match kind {
+        kind::CODE | kind::SYMBOL => string_len(rest)?,
         kind::BINARY => 5 + usize::try_from(le_i32(rest)?).ok()?,
-        kind::UNDEFINED | kind::NULL | kind::MIN_KEY | kind::MAX_KEY => 0,
-        kind::OBJECT_ID => 12,
         kind::BOOLEAN => (*rest.first()? <= 1).then_some(1)?,
         kind::REGEX => {
             let pattern = find_zero(rest)? + 1;
             pattern + find_zero(&rest[pattern..])? + 1
         }
-        kind::DB_POINTER => string(rest)? + 12,
+        kind::DB_POINTER => string_len(rest)? + 12,
         kind::CODE_WITH_SCOPE => {
             let len = usize::try_from(le_i32(rest)?).ok().filter(|n| *n >= 14)?;
             let inner = rest.get(4..len)?;
-            let code = string(inner)?;
+            let code = string_len(inner)?;
             let scope = Doc::new(inner.get(code..)?).ok()?;
             4 + code + scope.as_bytes().len()
         }
-        kind::INT32 => 4,
-        kind::DECIMAL128 => 16,
         _ => return None,
-    };
-    (len <= rest.len()).then_some(len)
+    })
 }
 
 /// One field: a view of its type byte, name and value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element<'a> {
-    whole: &'a [u8],
-    name_len: u32,
+    kind: u8,
     dotted: bool,
+    name: &'a [u8],
+    value: &'a [u8],
+    whole: &'a [u8],
 }
 
 impl<'a> Element<'a> {
     /// The type byte, one of [`kind`].
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.whole[0]
+        self.kind
     }
 
     /// The name's bytes; MongoDB does not promise that they are UTF-8.
     #[inline]
     pub fn name(&self) -> &'a [u8] {
-        &self.whole[1..1 + self.name_len as usize]
+        self.name
     }
 
     /// The name as text, or `None` where it is not UTF-8.
@@ -278,7 +331,7 @@ impl<'a> Element<'a> {
     /// The value's bytes as BSON stores them.
     #[inline]
     pub fn value(&self) -> &'a [u8] {
-        &self.whole[2 + self.name_len as usize..]
+        self.value
     }
 
     /// Type byte, name and value: what copying the field takes.

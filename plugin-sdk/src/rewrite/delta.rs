@@ -8,7 +8,7 @@ use bson_walker::{Doc, Element, Writer, kind};
 use super::path::{Fate, Reading, follow};
 use super::{Container, Decision, Rewriter, resolve, value_at};
 use crate::guide::Guide;
-use crate::value::{Action, MASK, Value, append_string};
+use crate::value::{Action, MASK, Value, append_head, append_text};
 
 /// How this delta's paths are to be read.
 struct Paths<'e> {
@@ -133,8 +133,14 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
     /// A field below something that is replaced changed: the update then sets that to its replacement again.
     fn write_replaced(&mut self, path: &[u8], action: &Action<'v>) {
         match action {
-            Action::Replace(value) => value.append(path, self.out),
-            _ => append_string(path, &[MASK], self.out),
+            Action::Replace(value) => {
+                append_head(value.kind(), path, self.out);
+                value.append(self.out);
+            }
+            _ => {
+                append_head(kind::STRING, path, self.out);
+                append_text(&[MASK], self.out);
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use bson_walker::{Element, kind};
 
-use super::machine::{Bits, By, Machine, State, is_leaf};
-use crate::guide::{Guide, Name, Step};
+use super::machine::{Bits, By, Machine, State};
+use crate::guide::{Guide, Name, Step, is_leaf};
 use crate::value::{Action, Value};
 
 /// What an inspection makes of a value.
@@ -24,6 +24,11 @@ pub enum Found {
 pub trait Inspect {
     /// The marks that need no path.
     fn everywhere(&self) -> u64;
+
+    /// Whether nothing is found in a value, as is quickly seen of most, nor in its name. `false` says nothing.
+    fn spares(&mut self, _marks: u64, _name: &[u8], _value: &Element<'_>) -> bool {
+        false
+    }
 
     /// What becomes of a value that is no document or array, and that no path rule redacts; `None`: it stays.
     fn value(&mut self, marks: u64, value: &Element<'_>) -> Option<Found>;
@@ -55,6 +60,7 @@ impl<'m, S: Bits, I: Inspect> Inspecting<'m, S, I> {
         Inspecting { machine, inspect, edit: String::new(), acting: 0, lost_id: false }
     }
 
+    #[inline(always)]
     fn step(&mut self, from: &Place<S>, by: By<'_>, value: Option<&Element<'_>>) -> (Place<S>, Step) {
         let (state, ended, step) = self.machine.advance(&from.state, by, value);
         let place = Place { state, marks: from.marks | self.machine.marks(ended), is_root: false };
@@ -70,6 +76,7 @@ impl<'m, S: Bits, I: Inspect> Inspecting<'m, S, I> {
         (place, step)
     }
 
+    #[inline(always)]
     fn look(&mut self, place: &Place<S>, step: Step, is_id: bool, value: Option<&Element<'_>>) -> Step {
         match step {
             Step::Hollow | Step::Erase => return step,
@@ -113,6 +120,14 @@ impl<'m, S: Bits, I: Inspect> Guide<'m> for Inspecting<'m, S, I> {
         Place { state: machine.root(), marks: self.inspect.everywhere(), is_root: true }
     }
 
+    #[inline(always)]
+    fn spares(&mut self, from: &Place<S>, name: Name<'_>, value: &Element<'_>) -> bool {
+        self.machine.passes(&from.state, name)
+            && value.kind() != kind::CODE_WITH_SCOPE
+            && (from.marks == 0 || self.inspect.spares(from.marks, name.bytes, value))
+    }
+
+    #[inline(always)]
     fn field(&mut self, from: &Place<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (Place<S>, Step) {
         self.step(from, By::Field(name), value)
     }

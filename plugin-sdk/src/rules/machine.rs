@@ -3,7 +3,7 @@
 use bson_walker::{Element, kind};
 
 use super::{Default, Pattern};
-use crate::guide::{Guide, Name, Step};
+use crate::guide::{Guide, Name, Step, is_leaf};
 use crate::value::Action;
 
 /// A set of positions.
@@ -195,11 +195,11 @@ impl<S: Bits> Machine<S> {
     }
 
     /// The positions that this name satisfies.
-    #[inline]
+    #[inline(always)]
     fn lookup(&self, name: &[u8]) -> S {
         let mut entry = self.buckets[bucket(name)];
         while let Some((candidate, positions, next)) = self.names.get(usize::from(entry).wrapping_sub(1)) {
-            if candidate.as_bytes() == name {
+            if is_same(candidate.as_bytes(), name) {
                 return positions.or(self.any_name);
             }
             entry = *next;
@@ -207,9 +207,19 @@ impl<S: Bits> Machine<S> {
         self.any_name
     }
 
+    /// Whether no rule says anything about a leaf of this name, as is quickly seen of most.
+    #[inline(always)]
+    pub(super) fn passes(&self, from: &State<S>, name: Name<'_>) -> bool {
+        from.kept
+            && !name.has_dot
+            && self.buckets[bucket(name.bytes)] == 0
+            && !from.at.and(self.any_name).any()
+    }
+
     /// Moves over one name without dots: where the rules stand then, and those that end here. A number may be an index,
     /// which no rule needs to name.
-    #[inline]
+    // Always, like all that every field goes through: results handed over in memory took longer than the work itself.
+    #[inline(always)]
     fn name(&self, at: S, name: &[u8]) -> (S, S) {
         let hit = at.and(self.lookup(name));
         let next = hit.without(self.last).next().or(at.and(self.far));
@@ -218,6 +228,7 @@ impl<S: Bits> Machine<S> {
     }
 
     /// Moves over a path of names; rules that end on the way cover what is below, too.
+    #[inline(never)]
     fn names(&self, mut at: S, path: &[u8]) -> (S, S) {
         let mut ended = S::NONE;
         for name in path.split(|b| *b == b'.') {
@@ -229,13 +240,14 @@ impl<S: Bits> Machine<S> {
     }
 
     /// Moves over a field's name, which may contain dots: as a path, and as one name that only `*` can stand for.
+    #[inline(never)]
     fn dotted(&self, at: S, name: &[u8]) -> (S, S) {
         let (next, ended) = self.names(at, name);
         let hit = at.and(self.any_name);
         (next.or(hit.without(self.last).next()).or(at.and(self.far)), ended.or(hit.and(self.last)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn decide(&self, from: &State<S>, (at, ended): (S, S), value: Option<&Element<'_>>) -> (State<S>, Step) {
         if let Some(position) = ended.and(self.redact).first() {
             return (State { at, kept: from.kept }, Step::Act(u32::from(self.rule_at[position])));
@@ -254,7 +266,7 @@ impl<S: Bits> Machine<S> {
     }
 
     /// One step of a path, whatever it is a step of: where the rules stand then, those that end here, and what they say.
-    #[inline]
+    #[inline(always)]
     pub(super) fn advance(
         &self,
         from: &State<S>,
@@ -275,6 +287,7 @@ impl<S: Bits> Machine<S> {
     }
 
     /// Any names may stand before, between and after those of a rule.
+    #[inline(never)]
     fn detail(&self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, S, Step) {
         let mut at = from.at;
         let mut ended = S::NONE;
@@ -290,6 +303,7 @@ impl<S: Bits> Machine<S> {
     }
 
     /// Lets a `*` stand for several names in a row.
+    #[inline(never)]
     pub(super) fn straddle(&self, plain: &State<S>, path: &[u8]) -> (State<S>, S, Step) {
         let mut at = self.start;
         let mut ended = S::NONE;
@@ -334,10 +348,6 @@ pub(super) enum By<'n> {
     Detail(Name<'n>),
 }
 
-pub(super) fn is_leaf(value: &Element<'_>) -> bool {
-    !matches!(value.kind(), kind::DOCUMENT | kind::ARRAY)
-}
-
 #[inline]
 fn bucket(name: &[u8]) -> usize {
     match name {
@@ -345,6 +355,21 @@ fn bucket(name: &[u8]) -> usize {
         [only] => usize::from(*only),
         [] => 0,
     }
+}
+
+/// Whether two names are the same, a word at a time: what compares them by default in the sandbox goes byte by byte.
+#[inline]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if let (Some(last), Some(theirs)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
+        return last == theirs && (a.len() == 8 || a.as_chunks::<8>().0 == b.as_chunks::<8>().0);
+    }
+    if let (Some(last), Some(theirs)) = (a.last_chunk::<4>(), b.last_chunk::<4>()) {
+        return last == theirs && a.first_chunk::<4>() == b.first_chunk::<4>();
+    }
+    a.first() == b.first() && a.last() == b.last() && a.get(1) == b.get(1)
 }
 
 #[inline]
@@ -359,6 +384,12 @@ impl<'m, S: Bits> Guide<'m> for &'m Machine<S> {
         State { at: self.start, kept: self.default == Default::Keep }
     }
 
+    #[inline(always)]
+    fn spares(&mut self, from: &State<S>, name: Name<'_>, value: &Element<'_>) -> bool {
+        self.passes(from, name) && value.kind() != kind::CODE_WITH_SCOPE
+    }
+
+    #[inline(always)]
     fn field(&mut self, from: &State<S>, name: Name<'_>, value: Option<&Element<'_>>) -> (State<S>, Step) {
         let (state, _, step) = self.advance(from, By::Field(name), value);
         (state, step)

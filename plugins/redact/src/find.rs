@@ -11,9 +11,9 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use plugin_sdk::bson_walker::Element;
+use plugin_sdk::bson_walker::{Element, kind};
 use plugin_sdk::rules::{Found, Inspect};
-use plugin_sdk::value::{MASK, mask};
+use plugin_sdk::value::{MASK, tail};
 
 pub(crate) use regex::Regexes;
 use scan::Profile;
@@ -52,6 +52,8 @@ pub(crate) struct Finds {
     emails: u64,
     ibans: u64,
     matched: u64,
+    /// How many digits a text has at least in which a regex matches.
+    digits: u32,
     /// No rule finds anything in a shorter text.
     min_len: usize,
     /// The least number whose digits any rule could find something in.
@@ -70,6 +72,7 @@ impl Finds {
     pub(crate) fn new(rules: Vec<(Kind, Edit)>, regexes: Option<Regexes>) -> Self {
         let mut finds = Finds { regexes, min_len: usize::MAX, ..Finds::default() };
         let shortest_match = finds.regexes.as_ref().map_or(0, Regexes::shortest);
+        finds.digits = finds.regexes.as_ref().map_or(0, Regexes::digits);
         for (i, (kind, _)) in rules.iter().enumerate() {
             let (bits, shortest) = match kind {
                 Kind::Card => (&mut finds.cards, card::MIN_DIGITS as usize),
@@ -87,36 +90,66 @@ impl Finds {
         Finds { rules, ..finds }
     }
 
+    /// Those of these marks whose rules may find something in a text of this profile: most texts have too few digits, and no `@`.
+    #[inline]
+    fn promising(&self, marks: u64, len: usize, profile: Profile) -> u64 {
+        let of = |kind: u64, promising: bool| if promising { kind } else { 0 };
+        let iban = profile.digits > 1 && len >= iban::MIN_LEN;
+        marks
+            & (of(self.cards, profile.digits >= card::MIN_DIGITS)
+                | of(self.emails, profile.at)
+                | of(self.ibans, iban)
+                | of(self.matched, profile.digits >= self.digits))
+    }
+
+    /// Whether a text is seen to be clean without a closer look.
+    #[inline(always)]
+    fn is_plain(&self, marks: u64, text: &[u8]) -> bool {
+        text.len() < self.min_len || {
+            let profile = Profile::of(text);
+            !profile.backslash && self.promising(marks, text.len(), profile) == 0
+        }
+    }
+
     /// All that the rules of these marks find in a text, in no order.
+    #[inline]
     fn spans(&self, marks: u64, text: &[u8]) -> Vec<Span> {
         let profile = Profile::of(text);
+        let promising = self.promising(marks, text.len(), profile);
         let mut spans = Vec::new();
-        self.search(marks, text, profile, &mut spans);
-        if profile.backslash
-            && let Some(plain) = text::without_escapes(text)
-        {
-            let mut inside = Vec::new();
-            self.search(marks, &plain, Profile::of(&plain), &mut inside);
-            // What only shows once the escapes of a JSON text are read has no place in the text as it is: all of it goes.
-            if inside.len() > spans.len() {
-                spans.extend(inside.into_iter().map(|s| Span { place: 0..text.len(), ..s }));
-            }
+        if promising != 0 {
+            self.search(promising, text, &mut spans);
+        }
+        if profile.backslash {
+            self.search_escaped(marks, text, &mut spans);
         }
         spans
     }
 
-    fn search(&self, marks: u64, text: &[u8], profile: Profile, spans: &mut Vec<Span>) {
+    /// What only shows once the escapes of a JSON text are read has no place in the text as it is: all of it goes.
+    #[inline(never)]
+    fn search_escaped(&self, marks: u64, text: &[u8], spans: &mut Vec<Span>) {
+        let Some(plain) = text::without_escapes(text) else { return };
+        let mut inside = Vec::new();
+        self.search(self.promising(marks, plain.len(), Profile::of(&plain)), &plain, &mut inside);
+        if inside.len() > spans.len() {
+            spans.extend(inside.into_iter().map(|s| Span { place: 0..text.len(), ..s }));
+        }
+    }
+
+    #[inline(never)]
+    fn search(&self, marks: u64, text: &[u8], spans: &mut Vec<Span>) {
         let (cards, emails, ibans) = (marks & self.cards, marks & self.emails, marks & self.ibans);
         let mut push = |marks: u64, place: Range<usize>| {
             spans.extend(bits(marks).map(|rule| Span { place: place.clone(), rule }));
         };
-        if cards != 0 && profile.digits >= card::MIN_DIGITS {
+        if cards != 0 {
             card::find(text, &mut |place| push(cards, place));
         }
-        if emails != 0 && profile.at {
+        if emails != 0 {
             email::find(text, &mut |place| push(emails, place));
         }
-        if ibans != 0 && profile.digits > 1 && text.len() >= iban::MIN_LEN {
+        if ibans != 0 {
             iban::find(text, &mut |place| push(ibans, place));
         }
         let matched = marks & self.matched;
@@ -140,7 +173,8 @@ impl Finds {
             out.push_str(&text[at..span.place.start]);
             match (&self.rules[span.rule].1, span.is_whole) {
                 (Edit::Mask { keep_last }, true) => {
-                    out.push_str(&mask(&text[span.place.clone()], *keep_last))
+                    out.push_str(MASK);
+                    out.push_str(tail(&text[span.place.clone()], *keep_last));
                 }
                 (Edit::Replace(value), _) => {
                     replaced = true;
@@ -220,6 +254,17 @@ impl Inspect for Search<'_> {
         self.everywhere
     }
 
+    #[inline(always)]
+    fn spares(&mut self, marks: u64, name: &[u8], value: &Element<'_>) -> bool {
+        let plain = match value.kind() {
+            kind::STRING => value.string_bytes().is_some_and(|text| self.finds.is_plain(marks, text)),
+            kind::INT32 => value.as_i32().is_some_and(|n| u64::from(n.unsigned_abs()) < self.finds.least),
+            kind::OBJECT_ID | kind::DATE | kind::BOOLEAN | kind::NULL | kind::BINARY => true,
+            _ => false,
+        };
+        plain && self.finds.is_plain(marks, name)
+    }
+
     fn value(&mut self, marks: u64, value: &Element<'_>) -> Option<Found> {
         let finds = self.finds;
         let text = Text::of(value, finds.least).filter(|text| text.bytes().len() >= finds.min_len)?;
@@ -245,13 +290,13 @@ impl Inspect for Search<'_> {
             Edit::Mask { keep_last } => {
                 let matched = String::from_utf8_lossy(&text.as_bytes()[span.place.clone()]);
                 match matched {
-                    Cow::Borrowed(matched) => span.place.end - shown(matched, keep_last),
+                    Cow::Borrowed(matched) => span.place.end - tail(matched, keep_last).len(),
                     Cow::Owned(_) => span.place.end,
                 }
             }
         });
         let hidden = hidden.max().unwrap_or(text.len());
-        let mut from = hidden.max(text.len() - shown(text, keep_last));
+        let mut from = hidden.max(text.len() - tail(text, keep_last).len());
         while !text.is_char_boundary(from) {
             from += 1;
         }
@@ -263,14 +308,10 @@ impl Inspect for Search<'_> {
         if text.len() < finds.min_len {
             return false;
         }
-        if marks & finds.matched == 0 {
+        // Names are remembered only for regexes that tell nothing before they are searched for.
+        if marks & finds.matched == 0 || finds.digits > 0 {
             return !finds.spans(marks, text).is_empty();
         }
         !finds.clean.borrow_mut().is_clean(marks, text, || finds.spans(marks, text).is_empty())
     }
-}
-
-/// How many bytes of a text stay when it is masked.
-fn shown(text: &str, keep_last: usize) -> usize {
-    mask(text, keep_last).len() - MASK.len()
 }

@@ -13,6 +13,8 @@ use crate::find::{Finds, Kind, MAX_FINDS, Regexes, Search};
 #[derive(Debug)]
 pub(crate) struct Policy {
     config: Config,
+    /// For events that no group is for.
+    common: Rc<Compiled>,
     /// By the numbers of the groups in them.
     compiled: RefCell<Vec<(Vec<usize>, Rc<Compiled>)>>,
 }
@@ -30,7 +32,8 @@ impl Policy {
     /// Compiles each group with the common rules, so that whatever is wrong shows here.
     pub(crate) fn new(text: &str) -> Result<Policy, String> {
         let config = Config::read(text)?;
-        let mut compiled = vec![(vec![], Rc::new(config.compile(&[])?))];
+        let common = Rc::new(config.compile(&[])?);
+        let mut compiled = Vec::with_capacity(config.groups.len());
         for group in 0..config.groups.len() {
             compiled.push((vec![group], Rc::new(config.compile(&[group])?)));
         }
@@ -38,7 +41,7 @@ impl Policy {
             // Events of several groups: all rules together must fit, too.
             config.compile(&(0..config.groups.len()).collect::<Vec<_>>())?;
         }
-        Ok(Policy { config, compiled: RefCell::new(compiled) })
+        Ok(Policy { config, common, compiled: RefCell::new(compiled) })
     }
 
     pub(crate) fn apply(&self, event: Event<'_>, out: &mut Output<'_>) -> Result<Verdict, String> {
@@ -61,6 +64,9 @@ impl Policy {
             .filter(|(_, (names, _))| names.iter().any(|name| name.covers(event)))
             .map(|(i, _)| i)
             .collect();
+        if groups.is_empty() {
+            return Ok(self.common.clone());
+        }
         let mut compiled = self.compiled.borrow_mut();
         if let Some((_, found)) = compiled.iter().find(|(of, _)| *of == groups) {
             return Ok(found.clone());

@@ -241,6 +241,17 @@ fn the_scope_of_code_is_a_document_too() {
 }
 
 #[test]
+fn names_are_compared_to_their_last_letter() {
+    for name in (1..=20).map(|len| &"abcdefghijklmnopqrst"[..len]) {
+        let others = (0..name.len()).map(|at| [&name[..at], "_", &name[at + 1..]].concat());
+        let others: Document = others.chain([format!("{name}x")]).map(|other| (other, 1.into())).collect();
+        let mut all = others.clone();
+        all.insert(name, 1);
+        assert_eq!(after(&remove(name), all), others);
+    }
+}
+
+#[test]
 fn repeated_names_are_all_redacted() {
     let after = Writer::build(|w| (0..3).for_each(|_| w.str("pan", "4111")));
     let event = Writer::build(|w| w.doc("after", &after));

@@ -161,6 +161,9 @@ fn every_kind_of_value_that_holds_text_is_searched() {
     ] {
         assert_eq!(one(&mask(), value), Some(expected));
     }
+    let below = plugin(r#"{"find":"email","path":"**.to","action":"mask"}"#);
+    let scope = |to: &str| JavaScriptCodeWithScope { code: "f()".into(), scope: doc! {"to": to} };
+    assert_eq!(one(&below, scope("a@b.cd")), Some(scope("***").into()));
     let bytes = Writer::build(|event| {
         let mut after = event.begin_doc(b"after");
         after.raw(2, b"latin1", b"\x09\0\0\0\xE9 a@b.cd\0");
@@ -233,6 +236,9 @@ fn json_inside_strings_is_searched_through_its_escapes() {
     ] {
         assert_eq!(text(&mask(), escaped), "***", "{escaped}");
     }
+    // Also where nothing but the escapes could give it away.
+    let emails = plugin(r#"{"find":"email","action":"mask"}"#);
+    assert_eq!(text(&emails, r"bob\u0040x.com"), "***");
     assert_eq!(text(&mask(), r#"{"n":"\u0041bc \n \\"}"#), r#"{"n":"\u0041bc \n \\"}"#);
 }
 

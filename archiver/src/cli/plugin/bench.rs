@@ -104,5 +104,9 @@ fn table(measured: &Measured) -> Result<()> {
     let mut rows = vec![row("this plugin, in the sandbox", sandbox)];
     rows.extend(native.as_ref().map(|native| row("this plugin, natively", native)));
     rows.push(row("an empty plugin, in the sandbox", empty));
-    output::table(&["NS PER EVENT", "MIN", "MEDIAN", "THIS PLUGIN IS … TIMES THAT"], rows)
+    output::table(&["NS PER EVENT", "MIN", "MEDIAN", "THIS PLUGIN IS … TIMES THAT"], rows)?;
+    if cfg!(debug_assertions) {
+        output::text("\nThis archiver is a debug build, and slow in the sandbox: measure with a release build.\n")?;
+    }
+    Ok(())
 }

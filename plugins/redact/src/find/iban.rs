@@ -18,17 +18,19 @@ pub(super) fn find(text: &[u8], found: &mut impl FnMut(Range<usize>)) {
     while let Some(digits) =
         text.get(at..).and_then(|t| t.iter().position(u8::is_ascii_digit)).map(|n| at + n)
     {
-        at = match text[digits - 2..] {
+        let number = match text[digits - 2..] {
             [a, b, _, b'0'..=b'9', ..] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
-                match end(text, digits - 2) {
-                    Some(end) => {
-                        found(digits - 2..end);
-                        end.max(2)
-                    }
-                    None => digits + 1,
-                }
+                end(text, digits - 2)
             }
-            _ => digits + 1,
+            _ => None,
+        };
+        at = match number {
+            Some(end) => {
+                found(digits - 2..end);
+                end.max(2)
+            }
+            // Before the next digit of a row stands no letter.
+            None => digits + text[digits..].iter().take_while(|b| b.is_ascii_digit()).count(),
         };
     }
 }

@@ -30,15 +30,18 @@ impl Profile {
     pub(super) fn of(text: &[u8]) -> Profile {
         let mut profile = Profile::default();
         let (mut at, mut backslash) = (0, 0);
-        let (words, rest) = text.as_chunks::<8>();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        for chunk in words.iter().chain([&last]) {
-            let word = u64::from_le_bytes(*chunk);
+        let mut look = |word: u64| {
             profile.digits += digits(word).count_ones();
             at |= has(word, b'@') | has(word, b'%');
             backslash |= has(word, b'\\');
-        }
+        };
+        let (words, rest) = text.as_chunks();
+        words.iter().for_each(|word| look(u64::from_le_bytes(*word)));
+        // What is left, with zeros in the place of what was seen, or of nothing.
+        look(match text.last_chunk() {
+            Some(word) => u64::from_le_bytes(*word).checked_shr(64 - 8 * rest.len() as u32).unwrap_or(0),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        });
         profile.at = at != 0;
         profile.backslash = backslash != 0;
         profile

@@ -227,9 +227,8 @@ fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// An HTTP client like the store's own: with the same options, proxies and certificates.
-pub(super) fn client(options: &ClientOptions) -> Result<HttpClient> {
-    let client = ReqwestConnector::default().connect(options);
-    client.map_err(|e| Error::invalid("the archive's options do not fit together").because(e))
+pub(super) fn client(options: &ClientOptions) -> object_store::Result<HttpClient> {
+    ReqwestConnector::default().connect(options)
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ fn cloud(
             let builder = configured!(builder, AmazonS3ConfigKey, url, own, options);
             let (builder, access) = credentials::s3(builder, own.profile.as_deref(), set)?;
             let allow_http = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
-            let http = lock::client(&client_options(options, allow_http))?;
+            let http = lock::client(&client_options(options, allow_http)).map_err(unusable)?;
             let store = Arc::new(builder.build().map_err(unusable)?);
             (Arc::clone(&store) as Arc<dyn ObjectStore>, access, lock::Settings::S3(store, http))
         }
@@ -228,11 +228,12 @@ fn azure(
     let container = value(AzureConfigKey::ContainerName).or(named);
     let endpoint = value(AzureConfigKey::Endpoint)
         .or(account.as_ref().map(|account| format!("https://{account}.blob.core.windows.net")));
-    let store = Arc::new(builder.build().map_err(|error| unusable_options(&error, options))?);
+    let unusable = |error: object_store::Error| unusable_options(&error, options);
+    let store = Arc::new(builder.build().map_err(unusable)?);
     let settings = match (account, endpoint, container) {
         (Some(account), Some(endpoint), Some(container)) => lock::Settings::Azure {
             store: Arc::clone(&store),
-            http: lock::client(&http)?,
+            http: lock::client(&http).map_err(unusable)?,
             account,
             container: format!("{}/{container}", endpoint.trim_end_matches('/')),
         },

@@ -285,3 +285,33 @@ async fn a_table_that_can_not_be_gone_on_with_holds_nothing_up_and_is_made_anew(
     fixture.run_once().await;
     Place::folder(&fixture).assert_same();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_expires_leaves_the_table_before_it_is_gone() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let options = "segment_max_age = \"1s\"\nhot_retention = \"0s\"\nretention = \"3s\"\n".to_owned() + DELTA;
+    fixture.configure(&(archive(&options) + SOURCE));
+    let running = fixture.start();
+    let mut workload = Workload::new(server.client(), fixture.collection("orders"), seed());
+    let tombstones = || {
+        let is_one = |file: &std::path::PathBuf| file.to_string_lossy().ends_with(".tombstone.json");
+        fixture.archive_files().into_iter().filter(is_one).count()
+    };
+    let start = std::time::Instant::now();
+    while tombstones() < 2 || segments(&fixture) == 0 {
+        workload.run(10).await;
+        assert!(start.elapsed() < LIMIT, "nothing expires");
+    }
+    running.terminate().await.expect_code(0);
+    let place = Place::folder(&fixture);
+    place.assert_same();
+    let (_, files, _) = place.delta_rs(0);
+    assert_eq!(files as usize, segments(&fixture));
+    // Made anew, it begins behind what has expired.
+    std::fs::remove_dir_all(fixture.archive().join("source=orders/_delta_log")).unwrap();
+    fixture.configure(&(archive(&("hot_retention = \"0s\"\n".to_owned() + DELTA)) + SOURCE));
+    fixture.run_once().await;
+    place.assert_same();
+    fixture.ok(&["verify"]).await;
+}

@@ -72,7 +72,8 @@ async fn an_answer_that_tells_nothing_of_the_object_is_not_believed() {
     let fixture = Fixture::new(&server);
     let bucket = Bucket::locked(30).await;
     let proxy = HttpProxy::start(bucket.address(), seed()).await;
-    configure(&fixture, &bucket.through(&proxy.url()), &bucket.credentials());
+    let archive = bucket.through(&proxy.url()).section("") + "retries = 2\n";
+    fixture.configure(&(archive + &Fixture::source("orders", &["orders"])));
     Workload::new(server.client(), fixture.collection("orders"), seed()).run(20).await;
     // Somebody else is creating it, says S3, and nothing is there: object_store calls that "already exists".
     proxy.set(Weather::Always(

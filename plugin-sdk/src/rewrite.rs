@@ -151,6 +151,7 @@ impl<'e, 'v, G: Guide<'v>> Rewriter<'e, '_, 'v, G> {
                 continue;
             }
             // A copy, so that those that go by need no place in memory.
+            #[allow(clippy::redundant_locals)]
             let element = element;
             let (next, step) = match within {
                 Container::Document => self.guide.field(state, Name::from(&element), Some(&element)),

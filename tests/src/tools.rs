@@ -47,8 +47,7 @@ pub fn python() -> PathBuf {
 pub fn run_python(program: &str, arguments: &[&str]) -> String {
     // Threads in which pyarrow reads a Delta table may outlive the interpreter, and then abort a program that is done.
     let ended = format!("{program}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
-    let output =
-        Command::new(python()).args(["-c", &ended]).args(arguments).output().expect("python starts");
+    let output = Command::new(python()).args(["-c", &ended]).args(arguments).output().expect("python starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "Python fails:\n{program}\n{errors}");
     String::from_utf8(output.stdout).expect("Python prints UTF-8")

@@ -106,7 +106,9 @@ fn table(measured: &Measured) -> Result<()> {
     rows.push(row("an empty plugin, in the sandbox", empty));
     output::table(&["NS PER EVENT", "MIN", "MEDIAN", "THIS PLUGIN IS … TIMES THAT"], rows)?;
     if cfg!(debug_assertions) {
-        output::text("\nThis archiver is a debug build, and slow in the sandbox: measure with a release build.\n")?;
+        output::text(
+            "\nThis archiver is a debug build, and slow in the sandbox: measure with a release build.\n",
+        )?;
     }
     Ok(())
 }

@@ -308,13 +308,13 @@ async fn what_expires_leaves_the_table_before_it_is_gone() {
     // It may have been stopped before it published the last; what it has published is there to be read.
     let sql = "SELECT count(*) AS n FROM (FROM {delta} EXCEPT ALL FROM {glob})";
     assert_eq!(place.query(sql)[0]["n"], 0);
-    fixture.configure(&(archive(&("hot_retention = \"0s\"\n".to_owned() + DELTA)) + SOURCE));
-    fixture.run_once().await;
-    place.assert_same();
-    assert_eq!(place.delta_rs(0).1 as usize, segments(&fixture));
-    // Made anew, it begins behind what has expired.
-    std::fs::remove_dir_all(fixture.archive().join("source=orders/_delta_log")).unwrap();
-    fixture.run_once().await;
-    place.assert_same();
-    fixture.ok(&["verify"]).await;
+    // The next run mends what a stop between any two steps has left. Made anew, a table begins behind what has expired.
+    for _ in 0..2 {
+        workload.run(10).await;
+        fixture.run_once().await;
+        place.assert_same();
+        assert_eq!(place.delta_rs(0).1 as usize, segments(&fixture));
+        fixture.ok(&["verify"]).await;
+        std::fs::remove_dir_all(fixture.archive().join("source=orders/_delta_log")).unwrap();
+    }
 }

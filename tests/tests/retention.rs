@@ -314,9 +314,12 @@ async fn a_missing_segment_without_a_tombstone_is_still_a_finding() {
     assert!(verified.stdout.contains(FIRST), "{}", verified.stdout);
 }
 
-/// A source in a bucket with a segment that is old enough, and what `check` says of the bucket.
+/// A source in a bucket with a segment that is old enough, and what `check` says of the bucket. It is a Delta table, too.
 async fn old_bucket(fixture: &Fixture, bucket: &Bucket, keys: &str) -> String {
-    let config = |keys: &str| fixture.configure(&(bucket.section(keys) + SOURCE));
+    let config = |keys: &str| {
+        let keys = format!("{keys}\ntable_format = \"delta\"");
+        fixture.configure(&(bucket.section(&keys) + SOURCE));
+    };
     config(KEEPING);
     fixture.collection("orders").insert_one(doc! {"_id": 1}).await.unwrap();
     fixture.run_once().await;
@@ -360,6 +363,9 @@ async fn where_the_store_keeps_versions_or_locks_nothing_is_deleted_and_a_tombst
         assert!(ours.clone().all(|(_, n)| *n == 1), "{versions:?}");
         let verified = fixture.ok(&["verify"]).await;
         assert!(verified.contains("left to the store's own rules"), "{verified}");
+        let leaves = |key: &String| String::from_utf8_lossy(&bucket.read(key)).contains("\"remove\"");
+        let log = versions.keys().filter(|key| key.contains("_delta_log/"));
+        assert_eq!(log.filter(|key| leaves(key)).count(), 1, "it leaves the table once: {versions:?}");
         let history = fixture.archiver.run(&["history", "--source", "orders", "--id", "1"]).await;
         history.expect_code(NOT_FOUND);
     }

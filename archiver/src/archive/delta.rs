@@ -15,7 +15,7 @@ mod tests;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-pub use self::actions::{Add, Commit};
+pub use self::actions::{Add, Commit, Position};
 use super::manifest::Manifest;
 use super::merkle::sha256;
 use super::paths::{self, Key};
@@ -35,8 +35,7 @@ pub struct Delta {
     stream: StreamId,
     /// The version behind the newest one that has been seen.
     next_version: i64,
-    /// One after the last seq of this stream that is in the table, or was; 1 where none is.
-    published: i64,
+    position: Position,
 }
 
 impl Delta {
@@ -51,17 +50,17 @@ impl Delta {
             return Err(Error::corrupt(what).hint(ANEW));
         }
         let table = table_id(log, &stream.source);
-        let mut delta =
-            Delta { archive: archive.clone(), stream: stream.clone(), next_version: 0, published: 1 };
+        let position = Position::BEGIN;
+        let mut delta = Delta { archive: archive.clone(), stream: stream.clone(), next_version: 0, position };
         if versions.is_empty() {
-            delta.create(actions::table(&table, &stream.source)?, 1).await?;
+            delta.create(actions::table(&table, &stream.source)?, position).await?;
         }
         if read(archive, &stream.source, 0).await?.table != Some(table) {
             let what = format!("the Delta table in the archive is another's source={}", stream.source);
             return Err(Error::invalid(what).hint(ANEW));
         }
         delta.next_version = delta.next_version.max(versions.len() as i64);
-        delta.published = delta.last_published().await?;
+        delta.position = delta.last_position().await?;
         Ok(delta)
     }
 
@@ -82,66 +81,73 @@ impl Delta {
     }
 
     /// What the newest commit of the stream says.
-    async fn last_published(&self) -> Result<i64> {
+    async fn last_position(&self) -> Result<Position> {
         let newest_first = futures_util::stream::iter((1..self.next_version).rev());
         let read_one = |version| async move { read(&self.archive, &self.stream.source, version).await };
         let mut commits = newest_first.map(read_one).buffered(PARALLEL);
         while let Some(commit) = commits.try_next().await? {
-            if let Some(published) = commit.published(&self.stream) {
-                return Ok(published);
+            if let Some(position) = commit.position(&self.stream) {
+                return Ok(position);
             }
         }
-        Ok(1)
+        Ok(Position::BEGIN)
     }
 
     /// Puts those of the stream's segments into the table that have not been there yet. The manifests are in the order of their
-    /// chain, and leave none out from where the table ends, but those whose segments are deleted.
+    /// chain, and leave none out from where the table ends, but those that have expired.
     pub async fn publish(&mut self, manifests: &[Manifest]) -> Result<()> {
         loop {
-            let missing = manifests.iter().filter(|m| m.first_seq >= self.published);
+            let missing = manifests.iter().filter(|m| m.first_seq >= self.position.published);
             let missing: Vec<Manifest> = missing.take(MAX_SEGMENTS).cloned().collect();
-            let Some(end_seq) = missing.last().map(|newest| newest.end_seq) else { return Ok(()) };
+            let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return Ok(()) };
+            let (first_seq, end_seq) = (first.first_seq, last.end_seq);
             let described = futures_util::stream::iter(missing).map(|manifest| async {
                 let statistics = statistics::of(&*self.archive.footer(&manifest).await?);
                 Ok::<_, Error>((manifest, statistics))
             });
             let described: Vec<_> = described.buffered(PARALLEL).try_collect().await?;
-            let commit = actions::add(&self.stream, &described)?;
-            let before = self.published;
+            let before = self.position.published;
             // Each turn passes a commit that somebody else has created meanwhile.
-            while !self.create(commit.clone(), end_seq).await? && self.published == before {}
+            while self.position.published == before {
+                let mut next = Position { published: end_seq, ..self.position };
+                if next.expired >= before {
+                    next.expired = first_seq;
+                }
+                self.create(actions::add(&self.stream, next, &described)?, next).await?;
+            }
             fail_point!("delta:published");
         }
     }
 
-    /// Takes segments out of the table, before their objects are deleted: whoever reads the table from then on does not ask for
-    /// them. Those that have never been in it are passed over, and must not be published later. Harmless when repeated.
-    pub async fn remove(&mut self, manifests: &[Manifest]) -> Result<()> {
-        let published: Vec<&Manifest> = manifests.iter().filter(|m| m.end_seq <= self.published).collect();
-        for some in published.chunks(MAX_SEGMENTS) {
-            let commit = actions::remove(&self.stream, self.published, some)?;
-            while !self.create(commit.clone(), self.published).await? {}
-        }
-        Ok(())
+    /// Whether the table may list the stream's segment that begins with this seq.
+    pub fn may_list(&self, first_seq: i64) -> bool {
+        (self.position.expired..self.position.published).contains(&first_seq)
     }
 
-    /// Creates the next version; `false` where somebody else has done so, which may have published for this stream too.
-    async fn create(&mut self, commit: Bytes, published: i64) -> Result<bool> {
-        let version = self.next_version;
-        let key = paths::delta_commit_key(&self.stream.source, version);
-        let ours = match self.archive.create(&key, commit).await? {
-            Stored::Same => {
-                self.published = published;
-                true
-            }
+    /// Takes segments that have expired out of the table, oldest first, before their objects are deleted: whoever reads the table
+    /// from then on does not ask for them. Those that are not in it are passed over, and must not be published later.
+    pub async fn remove(&mut self, manifests: &[Manifest]) -> Result<()> {
+        // Each turn creates a commit, or passes one that somebody else has created meanwhile.
+        loop {
+            let listed = manifests.iter().filter(|m| self.may_list(m.first_seq));
+            let listed: Vec<&Manifest> = listed.take(MAX_SEGMENTS).collect();
+            let Some(expired) = listed.last().map(|newest| newest.end_seq) else { return Ok(()) };
+            let next = Position { expired, ..self.position };
+            self.create(actions::remove(&self.stream, next, &listed)?, next).await?;
+        }
+    }
+
+    /// Creates the next version, or passes somebody else's, which may be of this stream too: then that one's position counts.
+    async fn create(&mut self, commit: Bytes, next: Position) -> Result<()> {
+        let key = paths::delta_commit_key(&self.stream.source, self.next_version);
+        self.position = match self.archive.create(&key, commit).await? {
+            Stored::Same => next,
             Stored::Other(theirs) => {
-                let theirs = Commit::parse(&key, &theirs)?;
-                self.published = theirs.published(&self.stream).unwrap_or(self.published);
-                false
+                Commit::parse(&key, &theirs)?.position(&self.stream).unwrap_or(self.position)
             }
         };
-        self.next_version = version + 1;
-        Ok(ours)
+        self.next_version += 1;
+        Ok(())
     }
 }
 

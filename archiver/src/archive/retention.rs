@@ -1,7 +1,7 @@
 //! Lets what is older than `[archive] retention` expire: whole segments of a stream, oldest first, each with a tombstone that is
 //! written before the segment is deleted, and none under a legal hold.
 //!
-//! The order is: claim, out of the source's table, tombstone, deletion, claim given back. A crash behind the tombstone leaves a segment that is deleted by
+//! The order is: claim, tombstone, out of the source's table, deletion, claim given back. A crash behind the tombstone leaves a segment that is deleted by
 //! the next pass; there is no order in which a segment is deleted and has no tombstone. The manifests stay, so the chain does.
 
 use std::collections::BTreeSet;
@@ -101,11 +101,17 @@ impl Retention {
         let hot = self.log.first_seq(&self.stream).await?;
         // By this machine's clock and by the watched deployment's: one that is wrong deletes nothing.
         let now = seconds_now().min(u64::from(checkpoint.position.cluster_time.time));
-        let (mut removed_before, mut table) = (None, None);
+        let log = self.log.identity().await?;
+        let mut table = Delta::open_existing(&self.archive, &self.stream, &log).await?;
+        let (mut removed_before, mut left) = (None, Vec::new());
         for listed in self.archive.chain_of(&self.stream).await? {
             let is_gone = deletes == Deletes::Store || !present.contains(&listed.first_seq);
             if listed.expired && is_gone {
                 removed_before = Some(listed.first_seq);
+                if table.as_ref().is_some_and(|table| table.may_list(listed.first_seq)) {
+                    // A crash came between its tombstone and this.
+                    left.push(self.archive.sealed_at(&listed).await?.manifest);
+                }
                 continue;
             }
             let sealed = self.archive.sealed_at(&listed).await?;
@@ -117,9 +123,8 @@ impl Retention {
                 expired.more = true;
                 break;
             }
-            if expired.segments == 0 {
-                let log = &sealed.manifest.log;
-                table = Delta::open_existing(&self.archive, &self.stream, log).await?;
+            if let Some(table) = &mut table {
+                table.remove(&std::mem::take(&mut left)).await?;
             }
             match self.expire_one(&sealed, removed_before, table.as_mut(), retention, deletes).await? {
                 Outcome::NotYet => break,
@@ -135,6 +140,9 @@ impl Retention {
                     removed_before = Some(sealed.manifest.first_seq);
                 }
             }
+        }
+        if let Some(table) = &mut table {
+            table.remove(&left).await?;
         }
         Ok(expired)
     }
@@ -193,12 +201,12 @@ impl Retention {
                 kept: &kept,
             },
         );
-        // Whoever reads the table asks for what it lists: a segment leaves it before it can be gone.
+        let buried = within(&claim, self.archive.bury(&tombstone, sealed)).await?;
+        fail_point!("expire:buried");
+        // Whoever reads the table asks for what it lists: a segment leaves it before it is gone.
         if let Some(table) = table {
             within(&claim, table.remove(std::slice::from_ref(manifest))).await?;
         }
-        let buried = within(&claim, self.archive.bury(&tombstone, sealed)).await?;
-        fail_point!("expire:buried");
         if deletes == Deletes::Archiver {
             within(&claim, self.archive.delete_segment(manifest)).await?;
             fail_point!("expire:deleted");

@@ -15,8 +15,23 @@ use crate::stream_id::StreamId;
 
 /// The partition column, which is in the folder's name and not in the file.
 const DATE: &str = "date";
-/// Stands before a stream in the id of its application transactions.
-const APPLICATION: &str = "archiver/";
+/// Stands before a stream in the ids of its application transactions.
+const PUBLISHED: &str = "archiver/";
+const EXPIRED: &str = "archiver-expired/";
+
+/// How far a stream is in a table. Every commit of the stream says both, so the newest one says all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// One after the last seq that is in the table, or was.
+    pub published: i64,
+    /// No segment that begins before this seq is in the table any more.
+    pub expired: i64,
+}
+
+impl Position {
+    /// Nothing has been published.
+    pub const BEGIN: Position = Position { published: 1, expired: 1 };
+}
 
 /// What a commit says, as far as Archiver asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,8 +42,8 @@ pub struct Commit {
     pub adds: Vec<Add>,
     /// The segments that it takes out, by their paths relative to the source's folder.
     pub removes: Vec<String>,
-    /// How far streams are published: one after the last seq, by stream.
-    published: BTreeMap<String, i64>,
+    /// How far streams are, by the ids of application transactions.
+    transactions: BTreeMap<String, i64>,
 }
 
 /// A segment that a commit puts into the table.
@@ -78,24 +93,24 @@ impl Commit {
             }
             "remove" => self.removes.push(text("path")?),
             "txn" => {
-                if let Some(stream) = text("appId")?.strip_prefix(APPLICATION) {
-                    self.published.insert(stream.to_owned(), action.get("version")?.as_i64()?);
-                }
+                self.transactions.insert(text("appId")?, action.get("version")?.as_i64()?);
             }
             _ => {}
         }
         Some(())
     }
 
-    /// How far it says that the stream is published: one after the last seq. `None` where it is not the stream's commit.
-    pub fn published(&self, stream: &StreamId) -> Option<i64> {
-        self.published.get(&stream.to_string()).copied()
+    /// How far the stream is; `None` where it is not the stream's commit.
+    pub fn position(&self, stream: &StreamId) -> Option<Position> {
+        let says = |application: &str| self.transactions.get(&format!("{application}{stream}")).copied();
+        let expired = says(EXPIRED).unwrap_or(Position::BEGIN.expired);
+        Some(Position { published: says(PUBLISHED)?, expired })
     }
 
     /// Whether it is the commit of any stream of this source.
     pub fn is_of(&self, source: &str) -> bool {
-        let of = |stream: &String| StreamId::parse(stream).is_some_and(|stream| stream.source == source);
-        self.published.keys().any(of)
+        let streams = self.transactions.keys().filter_map(|id| StreamId::parse(id.strip_prefix(PUBLISHED)?));
+        streams.into_iter().any(|stream| stream.source == source)
     }
 }
 
@@ -117,9 +132,9 @@ pub(super) fn table(id: &str, source: &str) -> Result<Bytes> {
     ]))
 }
 
-/// The commit that puts these segments of a stream into the table, each with its statistics. Depends on nothing else: whoever
-/// makes it, its bytes are the same.
-pub(super) fn add(stream: &StreamId, segments: &[(Manifest, Value)]) -> Result<Bytes> {
+/// The commit that puts these segments of a stream into the table, each with its statistics. Whoever makes it, its bytes are the
+/// same.
+pub(super) fn add(stream: &StreamId, position: Position, segments: &[(Manifest, Value)]) -> Result<Bytes> {
     let (mut adds, mut newest) = (Vec::new(), None);
     for (manifest, stats) in segments {
         adds.push(json!({"add": {
@@ -140,12 +155,14 @@ pub(super) fn add(stream: &StreamId, segments: &[(Manifest, Value)]) -> Result<B
         "isBlindAppend": true,
         "engineInfo": engine(),
     });
-    let first = [json!({"commitInfo": info}), transaction(stream, newest.end_seq, created_millis(newest))];
-    Ok(lines(first.into_iter().chain(adds)))
+    let mut commit = vec![json!({"commitInfo": info})];
+    commit.extend(transactions(stream, position, created_millis(newest)));
+    commit.extend(adds);
+    Ok(lines(commit))
 }
 
-/// The commit that takes these segments out of the table, where the stream is published up to `published`.
-pub(super) fn remove(stream: &StreamId, published: i64, segments: &[&Manifest]) -> Result<Bytes> {
+/// The commit that takes these segments of a stream out of the table.
+pub(super) fn remove(stream: &StreamId, position: Position, segments: &[&Manifest]) -> Result<Bytes> {
     let now = jiff::Timestamp::now().as_millisecond();
     let info = json!({
         "timestamp": now,
@@ -154,7 +171,8 @@ pub(super) fn remove(stream: &StreamId, published: i64, segments: &[&Manifest]) 
         "isBlindAppend": false,
         "engineInfo": engine(),
     });
-    let mut actions = vec![json!({"commitInfo": info}), transaction(stream, published, now)];
+    let mut actions = vec![json!({"commitInfo": info})];
+    actions.extend(transactions(stream, position, now));
     for manifest in segments {
         actions.push(json!({"remove": {
             "path": path(manifest),
@@ -168,8 +186,13 @@ pub(super) fn remove(stream: &StreamId, published: i64, segments: &[&Manifest]) 
     Ok(lines(actions))
 }
 
-fn transaction(stream: &StreamId, published: i64, millis: i64) -> Value {
-    json!({"txn": {"appId": format!("{APPLICATION}{stream}"), "version": published, "lastUpdated": millis}})
+fn transactions(stream: &StreamId, position: Position, millis: i64) -> Vec<Value> {
+    let one = |application: &str, version: i64| json!({"txn": {"appId": format!("{application}{stream}"), "version": version, "lastUpdated": millis}});
+    let mut transactions = vec![one(PUBLISHED, position.published)];
+    if position.expired > Position::BEGIN.expired {
+        transactions.push(one(EXPIRED, position.expired));
+    }
+    transactions
 }
 
 fn lines(actions: impl IntoIterator<Item = Value>) -> Bytes {

@@ -119,7 +119,7 @@ async fn a_backlog_is_one_commit() {
     let commits = commits(&archive).await;
     assert_eq!(commits.len(), 2);
     assert_eq!(commits[1].adds, manifests.iter().map(Add::of).collect::<Vec<_>>());
-    assert_eq!(commits[1].published(&whole()), Some(36));
+    assert_eq!(commits[1].position(&whole()), Some(Position { published: 36, expired: 1 }));
     assert!(commits[0].table.is_some() && commits[1].is_of("shop") && !commits[1].is_of("sho"));
 }
 
@@ -175,12 +175,44 @@ async fn removed_segments_leave_the_table_and_do_not_come_back() {
     publish(&archive, &whole(), &manifests).await.unwrap();
     assert_eq!(table(&archive).await, paths_of(&manifests[2..]));
     // Again after a crash, and one that was never published.
-    let mut delta = Delta::open(&archive, &whole(), "log").await.unwrap();
-    delta.remove(&manifests[..2]).await.unwrap();
     let before = commits(&archive).await.len();
+    let mut delta = Delta::open(&archive, &whole(), "log").await.unwrap();
+    assert!(!delta.may_list(6) && delta.may_list(11));
+    delta.remove(&manifests[..2]).await.unwrap();
     let later = Manifest { first_seq: 21, end_seq: 26, ..manifests[3].clone() };
     delta.remove(&[later]).await.unwrap();
     assert_eq!((table(&archive).await, commits(&archive).await.len()), (paths_of(&manifests[2..]), before));
+}
+
+/// Whoever removes may know less than whoever publishes meanwhile, and the other way round: what they say must not go back.
+#[tokio::test]
+async fn segments_are_published_and_removed_at_once() {
+    let (_, archive) = archive([]);
+    let manifests = seal(&archive, &whole(), 5).await;
+    publish(&archive, &whole(), &manifests[..2]).await.unwrap();
+    let mut removing = Delta::open(&archive, &whole(), "log").await.unwrap();
+    let mut publishing = Delta::open(&archive, &whole(), "log").await.unwrap();
+    publish(&archive, &whole(), &manifests[..3]).await.unwrap();
+    removing.remove(&manifests[..1]).await.unwrap();
+    publishing.publish(&manifests[..4]).await.unwrap();
+    removing.remove(&manifests[..2]).await.unwrap();
+    publish(&archive, &whole(), &manifests).await.unwrap();
+    assert_eq!(table(&archive).await, paths_of(&manifests[2..]));
+    let newest = commits(&archive).await.pop().unwrap();
+    assert_eq!(newest.position(&whole()), Some(Position { published: 26, expired: 11 }));
+}
+
+/// What had expired before there was a table is not taken out of it.
+#[tokio::test]
+async fn a_table_that_begins_behind_what_has_expired_knows_so() {
+    let (_, archive) = archive([]);
+    let manifests = seal(&archive, &whole(), 4).await;
+    let mut delta = Delta::open(&archive, &whole(), "log").await.unwrap();
+    delta.publish(&manifests[2..]).await.unwrap();
+    assert!(!delta.may_list(1) && !delta.may_list(6) && delta.may_list(11));
+    delta.remove(&manifests[..3]).await.unwrap();
+    assert_eq!(table(&archive).await, paths_of(&manifests[3..]));
+    assert_eq!(commits(&archive).await.pop().unwrap().removes, [Add::of(&manifests[2]).path]);
 }
 
 #[tokio::test]

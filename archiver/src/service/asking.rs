@@ -20,6 +20,7 @@ use crate::capture::retry::{Retry, Tried};
 use crate::capture::{Capture, check_partitions};
 use crate::config::{Config, SourceConfig};
 use crate::error::{Error, Result};
+use crate::fault::Fault;
 use crate::stream_id::StreamId;
 
 /// How often an answer is looked for.
@@ -105,6 +106,11 @@ pub async fn reload(config: &Config) -> Result<BTreeMap<String, Reloaded>> {
     }
 }
 
+fn silent(stream: &StreamId) -> Error {
+    Error::unavailable(format!("whoever holds the lease does not answer source={stream}"))
+        .hint("`archiver status` shows who it is; a `run --once` does not listen: wait for its end")
+}
+
 impl Service {
     /// Asks whoever holds the stream's lease, or holds it and does the work.
     async fn have_tried(
@@ -133,6 +139,7 @@ impl Service {
     ) -> Result<Tried> {
         let mut own: Option<JoinHandle<Result<()>>> = None;
         let (mut last, mut heard, mut renewed) = (None, Instant::now(), None::<Instant>);
+        let mut interrupted = None;
         loop {
             if own.as_ref().is_some_and(JoinHandle::is_finished)
                 && let Some(ended) = own.take()
@@ -140,16 +147,20 @@ impl Service {
                 let ended = ended.await.map_err(|e| Error::internal("trying again panicked").because(e))?;
                 match ended {
                     Ok(()) => {}
-                    Err(e) if e.kind().needs_a_human() || heard.elapsed() > PATIENCE => return Err(e),
+                    // A missing privilege, too: no wait grants it.
+                    Err(e) if e.kind().needs_a_human() || e.fault() == Some(Fault::NeedsHuman) => {
+                        return Err(e);
+                    }
                     // What was released is; whoever has the lease next, perhaps this process, goes on with the rest.
                     Err(e) => {
-                        warn!(source = %stream, error = e.explain(), "trying again was interrupted, and goes on")
+                        warn!(source = %stream, error = e.explain(), "trying again was interrupted, and goes on");
+                        interrupted = Some(e);
                     }
                 }
             }
             let answer: Option<Answer<Tried>> = self.leases.answered(request).await?;
             if answer != last {
-                heard = Instant::now();
+                (heard, interrupted) = (Instant::now(), None);
             }
             if let Some(Answer { so_far, done, failed }) = &answer {
                 progress(stream, so_far);
@@ -172,12 +183,7 @@ impl Service {
                 }
             }
             if own.is_none() && heard.elapsed() > PATIENCE {
-                return Err(Error::unavailable(format!(
-                    "whoever holds the lease does not answer source={stream}"
-                ))
-                .hint(
-                    "`archiver status` shows who it is; a `run --once` does not listen: wait for its end",
-                ));
+                return Err(interrupted.unwrap_or_else(|| silent(stream)));
             }
             tokio::time::sleep(POLL).await;
         }

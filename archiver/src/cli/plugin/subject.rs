@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use archiver::authoring::cargo::PluginCrate;
 use archiver::authoring::samples::{self, Sample};
 use archiver::config::{Secret, plugin_config};
-use archiver::plugin::workbench::Workbench;
+use archiver::plugin::workbench::{Workbench, inspect};
 use archiver::{Error, Result};
 
 /// A plugin's file, and the crate it was built from, where that is known.
@@ -55,7 +55,8 @@ impl Subject {
     /// The plugin, loaded and configured.
     pub(super) fn load(&self, config: &PluginConfig) -> Result<Workbench> {
         let loaded = Workbench::load(&self.file, config.json.clone(), config.secrets.clone());
-        loaded.map_err(|error| match config.given {
+        // The configuration is not what a file lacks that is no plugin.
+        loaded.map_err(|error| match config.given || inspect(&self.file).is_err() {
             true => error,
             false => Error::new(error.kind(), "the plugin was tried without a configuration")
                 .hint("give it with --plugin-config FILE, or put a config.toml into the crate's folder")

@@ -11,62 +11,120 @@ use archiver::archive::segment::SegmentBuilder;
 use archiver::archive::store::Archive;
 use archiver::history::History;
 use archiver::history::id::DocumentId;
+use archiver::history::recover::by_id;
 use archiver::stream_id::StreamId;
+use archiver_tests::cloud::{Bucket, Kind};
 use archiver_tests::duckdb;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 
+use crate::process::peak_memory;
 use crate::roll;
 use crate::spread::Spread;
 
-/// Builds an archive of so many segments with so many records each, and looks so many documents up in it.
+/// Builds an archive of so many segments with so many records each, and looks so many documents up in it: in a local folder, then
+/// in a copy of it on an S3 server.
 pub(crate) async fn run(segments: usize, records: usize, rounds: usize) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let store = Counting::new(LocalFileSystem::new_with_prefix(folder.path())?);
-    let archive = Archive::new(Arc::new(store.clone()), "", "here")?;
+    let local = Place {
+        name: "local",
+        store: Counting::new(Arc::new(LocalFileSystem::new_with_prefix(folder.path())?)),
+        prefix: "",
+        duckdb: String::new(),
+        glob: format!("{}/source=*/date=*/*.parquet", folder.path().display()),
+    };
+    let archive = local.archive()?;
     let ids = fill(&archive, segments, records).await?;
     let size: u64 = archive.objects(None).await?.iter().map(|(_, size)| size).sum();
     println!(
-        "{segments} segments of {records} records, {} documents, {:.0} MB",
+        "{segments} segments of {records} records, {} documents, {:.0} MB; building took {:.0} MB of memory",
         ids.len(),
-        size as f64 / 1e6
+        size as f64 / 1e6,
+        peak_memory(std::process::id())?,
     );
-    let absent =
-        (0..rounds).map(|n| format!("{:08x}ffffffff{n:08x}", 1_795_000_000 + n * 977)).collect::<Vec<_>>();
-    let present = ids.iter().step_by((ids.len() / rounds).max(1)).take(rounds).cloned().collect::<Vec<_>>();
-    let glob = format!("{}/source=*/date=*/*.parquet", folder.path().display());
-    for (name, ids) in [("present", present), ("absent", absent)] {
-        let (mut bytes, mut requests, mut times, mut found) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let history = History::new(None, archive.clone());
-        for id in &ids {
-            store.reset();
-            let started = Instant::now();
-            found.push(history.document("bench", &DocumentId::parse(id)?).await?.len());
-            times.push(started.elapsed().as_secs_f64() * 1e3);
-            let (read, asked) = store.counted();
-            bytes.push(read as f64 / size as f64 * 100.0);
-            requests.push(asked as f64);
+    let absent: Vec<_> =
+        (0..rounds).map(|n| format!("{:08x}ffffffff{n:08x}", 1_795_000_000 + n * 977)).collect();
+    let present: Vec<_> = ids.iter().step_by((ids.len() / rounds).max(1)).take(rounds).cloned().collect();
+    let bucket = Bucket::new(Kind::S3).await;
+    let s3 = Place {
+        name: "S3",
+        store: Counting::new(bucket.store()?),
+        prefix: "audit",
+        duckdb: bucket.duckdb(),
+        glob: bucket.glob("*"),
+    };
+    copy(&local, &s3).await?;
+    for place in [local, s3] {
+        for (name, ids) in [("present", &present), ("absent", &absent)] {
+            println!("{}, {name}: {}", place.name, measure(&place, ids, size).await?);
         }
-        let duckdb = ids.iter().map(|id| by_duckdb(&glob, id)).collect::<Result<Vec<_>>>()?;
-        ensure!(duckdb.iter().map(|(n, _)| *n).eq(found.iter().copied()), "DuckDB finds others");
-        println!(
-            "{name}: {:.1} records; read {:.3} % of the archive in {:.0} requests and {:.1} ms; DuckDB {:.1} ms",
-            found.iter().sum::<usize>() as f64 / found.len() as f64,
-            Spread::of(bytes),
-            Spread::of(requests),
-            Spread::of(times),
-            Spread::of(duckdb.into_iter().map(|(_, time)| time)),
-        );
     }
     Ok(())
+}
+
+/// Where an archive lies.
+struct Place {
+    name: &'static str,
+    store: Counting,
+    prefix: &'static str,
+    /// What DuckDB is told first.
+    duckdb: String,
+    glob: String,
+}
+
+impl Place {
+    fn archive(&self) -> Result<Archive> {
+        Ok(Archive::new(Arc::new(self.store.clone()), self.prefix, "here")?)
+    }
+}
+
+async fn copy(from: &Place, to: &Place) -> Result<()> {
+    let files: Vec<_> = from.store.inner.list(None).try_collect().await?;
+    for file in files {
+        let bytes = from.store.inner.get(&file.location).await?.bytes().await?;
+        let name = Path::from(format!("{}/{}", to.prefix, file.location));
+        to.store.inner.put(&name, bytes.into()).await?;
+    }
+    Ok(())
+}
+
+async fn measure(place: &Place, ids: &[String], size: u64) -> Result<String> {
+    let history = History::new(None, place.archive()?);
+    let (mut bytes, mut requests, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut found, mut recovered) = (Vec::new(), Vec::new());
+    for id in ids {
+        let id = DocumentId::parse(id)?;
+        place.store.reset();
+        let started = Instant::now();
+        found.push(history.document("bench", &id).await?.len());
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+        let (read, asked) = place.store.counted();
+        bytes.push(read as f64 / size as f64 * 100.0);
+        requests.push(asked as f64);
+        let started = Instant::now();
+        // One that was never there is not found, after the same search.
+        let _ = by_id(&history, "bench", &id, Some(i64::from(u32::MAX)), None).await;
+        recovered.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    let duckdb = ids.iter().map(|id| by_duckdb(place, id)).collect::<Result<Vec<_>>>()?;
+    ensure!(duckdb.iter().map(|(n, _)| *n).eq(found.iter().copied()), "DuckDB finds others");
+    Ok(format!(
+        "{:.1} records; read {:.3} % of the archive in {:.0} requests and {:.1} ms; DuckDB {:.1} ms; recovered in {:.1} ms",
+        found.iter().sum::<usize>() as f64 / found.len() as f64,
+        Spread::of(bytes),
+        Spread::of(requests),
+        Spread::of(times),
+        Spread::of(duckdb.into_iter().map(|(_, time)| time)),
+        Spread::of(recovered),
+    ))
 }
 
 /// Gives the ids of the documents in it.
@@ -94,11 +152,12 @@ async fn fill(archive: &Archive, segments: usize, records: usize) -> Result<Vec<
 }
 
 /// How many rows, and milliseconds, all of it in one process with nothing cached but files.
-fn by_duckdb(glob: &str, id: &str) -> Result<(usize, f64)> {
+fn by_duckdb(place: &Place, id: &str) -> Result<(usize, f64)> {
+    let Place { duckdb, glob, .. } = place;
     let sql = format!(
-        "CREATE TABLE t AS SELECT epoch_us(get_current_timestamp()) AS at; \
+        "{duckdb} CREATE TABLE started AS SELECT epoch_us(get_current_timestamp()) AS us; \
          CREATE TABLE found AS SELECT * FROM read_parquet('{glob}') WHERE doc_id = '{id}' ORDER BY seq; \
-         SELECT (SELECT count(*) FROM found) AS n, (epoch_us(get_current_timestamp()) - (SELECT at FROM t)) / 1e3 AS ms"
+         SELECT (SELECT count(*) FROM found) AS n, (epoch_us(get_current_timestamp()) - (SELECT us FROM started)) / 1e3 AS ms"
     );
     let row = duckdb::query(&sql).remove(0);
     Ok((row["n"].as_u64().unwrap_or_default() as usize, row["ms"].as_f64().unwrap_or_default()))
@@ -107,14 +166,14 @@ fn by_duckdb(glob: &str, id: &str) -> Result<(usize, f64)> {
 /// A store that counts what is read of it.
 #[derive(Debug, Clone)]
 struct Counting {
-    inner: Arc<LocalFileSystem>,
+    inner: Arc<dyn ObjectStore>,
     bytes: Arc<AtomicU64>,
     requests: Arc<AtomicU64>,
 }
 
 impl Counting {
-    fn new(inner: LocalFileSystem) -> Counting {
-        Counting { inner: Arc::new(inner), bytes: Arc::default(), requests: Arc::default() }
+    fn new(inner: Arc<dyn ObjectStore>) -> Counting {
+        Counting { inner, bytes: Arc::default(), requests: Arc::default() }
     }
 
     fn reset(&self) {

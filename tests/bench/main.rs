@@ -53,10 +53,11 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
   speed against zstd -3 of the same bytes, size against gzip -6 and zstd -19 of them. One core; needs both programs.
 
   lookup builds an archive of N segments (default 20) of N records (default 100000) and looks N documents up that are in it, and
-  N that are not: how much of the archive is read, in how many requests and milliseconds, beside DuckDB.
+  N that are not: how much of the archive is read, in how many requests and milliseconds, beside DuckDB; in a local folder and
+  in a copy of it on an S3 server. It needs what tests/tools gets.
 
   Measures the binaries beside this one: run it from a release build, after
-  cargo build --release -p archiver && cargo build --release --target wasm32-unknown-unknown -p redact";
+  cargo build --release -p archiver && cargo build --release --target wasm32-unknown-unknown -p redact -p misbehave";
 
 fn main() -> ExitCode {
     match start() {

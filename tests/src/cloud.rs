@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
 use serde_json::{Value, json};
 
 use crate::tools;
@@ -223,6 +225,20 @@ impl Bucket {
             Kind::S3 => "region = \"us-east-1\"\naccess_key_id = \"test\"\nsecret_access_key = \"secret-of-the-test\"\n".to_owned(),
             Kind::Azure => format!("account_name = \"{AZURE_ACCOUNT}\"\naccount_key = \"{AZURE_KEY}\"\n"),
         }
+    }
+
+    /// The bucket itself, for what looks at single requests.
+    pub fn store(&self) -> Result<Arc<dyn ObjectStore>> {
+        anyhow::ensure!(self.kind == Kind::S3, "only S3 buckets are looked at like this");
+        let store = AmazonS3Builder::new()
+            .with_bucket_name(&self.name)
+            .with_endpoint(&self.through)
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_access_key_id("test")
+            .with_secret_access_key("secret-of-the-test")
+            .build()?;
+        Ok(Arc::new(store))
     }
 
     /// Statements that let DuckDB read the bucket: its extension, by path since nothing is fetched, and a secret.

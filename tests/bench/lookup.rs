@@ -22,11 +22,10 @@ use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 
-use crate::process::peak_memory;
 use crate::roll;
 use crate::spread::Spread;
 
@@ -45,10 +44,9 @@ pub(crate) async fn run(segments: usize, records: usize, rounds: usize) -> Resul
     let ids = fill(&archive, segments, records).await?;
     let size: u64 = archive.objects(None).await?.iter().map(|(_, size)| size).sum();
     println!(
-        "{segments} segments of {records} records, {} documents, {:.0} MB; building took {:.0} MB of memory",
+        "{segments} segments of {records} records, {} documents, {:.0} MB",
         ids.len(),
-        size as f64 / 1e6,
-        peak_memory(std::process::id())?,
+        size as f64 / 1e6
     );
     let absent: Vec<_> =
         (0..rounds).map(|n| format!("{:08x}ffffffff{n:08x}", 1_795_000_000 + n * 977)).collect();

@@ -230,6 +230,8 @@ impl Bucket {
     /// The bucket itself, for what looks at single requests.
     pub fn store(&self) -> Result<Arc<dyn ObjectStore>> {
         anyhow::ensure!(self.kind == Kind::S3, "only S3 buckets are looked at like this");
+        // The client wants TLS set up even where nothing is encrypted.
+        archiver::archive::store::install_tls();
         let store = AmazonS3Builder::new()
             .with_bucket_name(&self.name)
             .with_endpoint(&self.through)

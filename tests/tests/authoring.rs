@@ -94,10 +94,10 @@ async fn what_a_plugin_fails_on_is_shown_with_its_own_words() {
 #[tokio::test]
 async fn a_plugin_that_needs_a_configuration_is_told_from_one_that_is_not_there() {
     let redact = tools::plugin("redact");
-    run(&["bench", text(&redact)]).await.expect_code(PLUGIN).expect_message(&[
-        "tried without a configuration",
-        "--plugin-config FILE",
-    ]);
+    run(&["bench", text(&redact)])
+        .await
+        .expect_code(PLUGIN)
+        .expect_message(&["tried without a configuration", "--plugin-config FILE"]);
     let missing = redact.with_file_name("missing.wasm");
     let outcome = run(&["bench", text(&missing)]).await;
     assert!(outcome.stderr.contains("missing.wasm"), "{}", outcome.stderr);

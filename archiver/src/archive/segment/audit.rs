@@ -3,8 +3,11 @@
 //! Whoever queries the archive believes the columns, the order of the rows, the statistics and the bloom filters without rebuilding
 //! a record. Does not know what the file should hold: that is for whoever has its manifest.
 
+mod pages;
+
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -19,6 +22,7 @@ use super::encode::{self, Keep};
 use super::read::{Footer, begin, guarded, unreadable};
 use super::{decode, decode::Decoded};
 use crate::error::Result;
+use pages::Page;
 
 /// What in a row, or about it, is not what its record gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +33,7 @@ pub enum Flaw {
     Order,
     /// The bloom filter of its row group leaves its document out: a lookup would not find it.
     Bloom,
-    /// The statistics of its row group leave the value in this column out: a filter would not find it.
+    /// The statistics of its row group or page leave the value in this column out: a filter would not find it.
     Statistics(String),
 }
 
@@ -68,36 +72,72 @@ pub struct Audit {
     failed: bool,
 }
 
-/// What a file says of one of its row groups, and what is left of it.
+/// What a file says of one of its row groups, and how many of its rows have been read.
 #[derive(Debug)]
 struct Group {
     rows: usize,
+    read: usize,
     bloom: Option<Sbbf>,
-    statistics: Vec<Option<Statistics>>,
+    columns: Vec<Said>,
 }
 
-/// Opens a segment file for an audit. CPU-bound; holds a few records at a time. Fails as corrupt where the file does not read, or
-/// has not as many rows as its footer names seqs.
+/// What is said of one column of a row group.
+#[derive(Debug)]
+struct Said {
+    statistics: Option<Statistics>,
+    pages: Vec<Page>,
+}
+
+/// Opens a segment file for an audit. CPU-bound; holds a few records at a time. Fails as corrupt where the file does not read, where
+/// it has not as many rows as its footer names seqs, and where its page index names other pages than there are.
 pub fn audit(file: Bytes) -> Result<Audit> {
     guarded(|| {
-        let (builder, footer) = begin(file)?;
-        let groups = groups(&builder)?;
+        let (builder, footer) = begin(file.clone())?;
+        let groups = groups(file, &builder)?;
         let reader = builder.build().map_err(unreadable)?;
         Ok(Audit { footer, reader, groups, last: None, batch: Vec::new().into_iter(), failed: false })
     })
 }
 
-fn groups(builder: &ParquetRecordBatchReaderBuilder<Bytes>) -> Result<VecDeque<Group>> {
+fn groups(file: Bytes, builder: &ParquetRecordBatchReaderBuilder<Bytes>) -> Result<VecDeque<Group>> {
     schema::check(builder.schema())?;
+    let metadata = pages::with_index(&file, builder.metadata())?;
+    let file = Arc::new(file);
     let doc_id = schema::position(DOC_ID).unwrap_or_default();
-    let groups = builder.metadata().row_groups().iter().enumerate().map(|(n, group)| {
+    let groups = metadata.row_groups().iter().enumerate().map(|(n, group)| {
+        let columns = group.columns().iter().enumerate().map(|(column, chunk)| {
+            let pages = pages::pages(&file, &metadata, n, column)?;
+            Ok(Said { statistics: chunk.statistics().cloned(), pages })
+        });
         Ok(Group {
             rows: usize::try_from(group.num_rows()).unwrap_or_default(),
+            read: 0,
             bloom: builder.get_row_group_column_bloom_filter(n, doc_id).map_err(unreadable)?,
-            statistics: group.columns().iter().map(|column| column.statistics().cloned()).collect(),
+            columns: columns.collect::<Result<_>>()?,
         })
     });
     groups.collect()
+}
+
+impl Said {
+    /// The rows among these, of which the first is that one of its row group, whose value is left out.
+    fn outside(&self, column: &ArrayRef, first: usize) -> Vec<usize> {
+        let mut found = self.statistics.as_ref().map_or(Vec::new(), |statistics| outside(statistics, column));
+        let (mut from, end) = (first, first + column.len());
+        if !found.is_empty() {
+            return found;
+        }
+        for page in self.pages.iter().skip_while(|page| page.end <= first) {
+            let to = page.end.min(end);
+            if from >= to {
+                break;
+            }
+            let rows = page.outside(&column.slice(from - first, to - from));
+            found.extend(rows.into_iter().map(|row| row + from - first));
+            from = to;
+        }
+        found
+    }
 }
 
 impl Audit {
@@ -130,12 +170,10 @@ impl Audit {
         let mut from = 0;
         while from < batch.num_rows() {
             let Some(group) = self.groups.front_mut() else { return };
-            let rows = group.rows.min(batch.num_rows() - from);
-            for (n, column) in batch.columns().iter().enumerate() {
-                let name = || batch.schema().field(n).name().clone();
-                let bounds = group.statistics.get(n).and_then(Option::as_ref);
-                for row in bounds.map_or(Vec::new(), |bounds| outside(bounds, &column.slice(from, rows))) {
-                    flaws[from + row].push(Flaw::Statistics(name()));
+            let rows = (group.rows - group.read).min(batch.num_rows() - from);
+            for ((n, column), said) in batch.columns().iter().enumerate().zip(&group.columns) {
+                for row in said.outside(&column.slice(from, rows), group.read) {
+                    flaws[from + row].push(Flaw::Statistics(batch.schema().field(n).name().clone()));
                 }
             }
             let ids = batch.column_by_name(DOC_ID).and_then(|ids| ids.as_any().downcast_ref::<StringArray>());
@@ -144,8 +182,8 @@ impl Audit {
                 (from..from + rows).filter(lost).for_each(|n| flaws[n].push(Flaw::Bloom));
             }
             from += rows;
-            group.rows -= rows;
-            if group.rows == 0 {
+            group.read += rows;
+            if group.read == group.rows {
                 self.groups.pop_front();
             }
         }

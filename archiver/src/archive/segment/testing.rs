@@ -12,12 +12,29 @@ use arrow::datatypes::{DataType, Field};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use super::super::schema;
 use super::read::begin;
 
 /// The file with other rows, written as segments are; statistics and bloom filters are those of the other rows.
 pub(crate) fn rewritten(file: &Bytes, change: impl FnOnce(&mut Vec<ArrayRef>)) -> Bytes {
+    written(file, change, WriterPropertiesBuilder::build)
+}
+
+/// The file with so many rows in each page.
+pub(crate) fn in_pages_of(rows: usize, file: &Bytes) -> Bytes {
+    let properties = |builder: WriterPropertiesBuilder| {
+        builder.set_data_page_row_count_limit(rows).set_write_batch_size(rows).build()
+    };
+    written(file, |_| (), properties)
+}
+
+fn written(
+    file: &Bytes,
+    change: impl FnOnce(&mut Vec<ArrayRef>),
+    properties: impl FnOnce(WriterPropertiesBuilder) -> WriterProperties,
+) -> Bytes {
     let (builder, footer) = begin(file.clone()).unwrap();
     let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
     let all = concat_batches(&batches[0].schema(), &batches).unwrap();
@@ -30,7 +47,7 @@ pub(crate) fn rewritten(file: &Bytes, change: impl FnOnce(&mut Vec<ArrayRef>)) -
         merkle_root: footer.merkle_root.clone(),
     };
     let options = ArrowWriterOptions::new()
-        .with_properties(schema::writer_properties(&footer).unwrap())
+        .with_properties(properties(schema::writer_properties(&footer).unwrap().into_builder()))
         .with_skip_arrow_metadata(true)
         .with_schema_root("record".to_owned());
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema::columns(), options).unwrap();

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use proptest::prelude::*;
 
 use super::super::super::extjson::random::Random;
 use super::super::encode::Keep;
-use super::super::testing::{change_value, rewritten, take_rows};
+use super::super::testing::{change_value, in_pages_of, rewritten, take_rows};
 use super::super::tests::{build, encode_as, in_partition, random_record, sample};
 use super::*;
 
@@ -120,6 +121,92 @@ fn statistics_that_leave_values_out_are_a_flaw() {
         forged[at..at + 8].copy_from_slice(&299_i64.to_le_bytes());
     }
     assert_eq!(flaws(forged.into()), [Flaw::Statistics("seq".to_owned())]);
+}
+
+/// Two bits of every byte of the page index are changed, one after the other: where it says anything else then, that is seen.
+#[test]
+fn a_page_index_that_says_anything_else_is_a_flaw_or_an_error() {
+    let (segment, records) = sample(1, 30);
+    let file = in_pages_of(12, &segment.file);
+    assert!(is_sound(file.clone(), &records));
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).unwrap();
+    let chunks = metadata.metadata().row_group(0).columns().to_vec();
+    let (mut tried, mut unseen) = (0, Vec::new());
+    for chunk in &chunks {
+        let bounds = chunk.column_index_offset().zip(chunk.column_index_length());
+        let places = chunk.offset_index_offset().zip(chunk.offset_index_length());
+        for (kind, range) in [("bounds", bounds), ("places", places)] {
+            let Some((start, length)) = range else { continue };
+            for at in start as usize..start as usize + length as usize {
+                for bit in [at % 8, 7 - at % 8] {
+                    let mut forged = file.to_vec();
+                    forged[at] ^= 1 << bit;
+                    tried += 1;
+                    let forged = Bytes::from(forged);
+                    // How many rows are in each page of a list, which no header says, is not compared.
+                    let list = kind == "places" && chunk.column_descr().max_rep_level() > 0;
+                    if !list && !says_the_same(&file, &forged) && is_sound(forged, &records) {
+                        unseen.push(format!("{kind} of {} at {at} bit {bit}", chunk.column_path()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(tried > 1_000, "{tried}");
+    assert!(unseen.is_empty(), "{unseen:#?}");
+}
+
+/// Whether an audit finds nothing.
+fn is_sound(file: Bytes, records: &[Vec<u8>]) -> bool {
+    let Ok(audit) = audit(file) else { return false };
+    let rows: Result<Vec<Audited>> = audit.collect();
+    rows.is_ok_and(|rows| rows.len() == records.len() && rows.iter().all(|row| row.flaws.is_empty()))
+}
+
+/// Whether whoever searches reads the same pages in both, or more: wider bounds cost a page, and hide nothing.
+fn says_the_same(file: &Bytes, forged: &Bytes) -> bool {
+    let index = |file: &Bytes| {
+        let metadata = ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).ok()?;
+        pages::with_index(file, metadata.metadata()).ok()
+    };
+    let (Some(before), Some(after)) = (index(file), index(forged)) else { return false };
+    let (before, after) = (before.page_index_for_row_group(0), after.page_index_for_row_group(0));
+    (0..schema::columns().fields().len()).all(|column| {
+        before.page_locations(column) == after.page_locations(column)
+            && match (before.column_index(column), after.column_index(column)) {
+                (Some(before), Some(after)) => is_within(before, after),
+                (_, after) => after.is_none(),
+            }
+    })
+}
+
+fn is_within(before: &ColumnIndexMetaData, after: &ColumnIndexMetaData) -> bool {
+    fn wider<T: PartialOrd>(before: [Option<T>; 2], after: [Option<T>; 2]) -> bool {
+        let [(low, high), (lower, higher)] = [before, after].map(|[min, max]| (min, max));
+        lower.zip(low).is_none_or(|(new, old)| new <= old)
+            && higher.zip(high).is_none_or(|(new, old)| new >= old)
+    }
+    let pages = 0..before.num_pages() as usize;
+    before.num_pages() == after.num_pages()
+        && pages.into_iter().all(|n| {
+            let nulls = |index: &ColumnIndexMetaData| index.null_count(n).is_none_or(|count| count > 0);
+            let same = before.is_null_page(n) == after.is_null_page(n);
+            (nulls(before) == nulls(after) || nulls(after))
+                && (same || before.is_null_page(n))
+                && match (before, after) {
+                    _ if before.is_null_page(n) => true,
+                    (ColumnIndexMetaData::INT32(a), ColumnIndexMetaData::INT32(b)) => {
+                        wider([a.min_value(n), a.max_value(n)], [b.min_value(n), b.max_value(n)])
+                    }
+                    (ColumnIndexMetaData::INT64(a), ColumnIndexMetaData::INT64(b)) => {
+                        wider([a.min_value(n), a.max_value(n)], [b.min_value(n), b.max_value(n)])
+                    }
+                    (ColumnIndexMetaData::BYTE_ARRAY(a), ColumnIndexMetaData::BYTE_ARRAY(b)) => {
+                        wider([a.min_value(n), a.max_value(n)], [b.min_value(n), b.max_value(n)])
+                    }
+                    _ => false,
+                }
+        })
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub mod fault;
 pub mod history;
 pub mod hold;
 pub mod metrics;
+pub mod notice;
 pub mod plugin;
 pub mod progress;
 pub mod quarantine;

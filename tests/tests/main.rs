@@ -1,6 +1,7 @@
 //! The end-to-end tests: the real binary on a real MongoDB, looked at from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod accountable;
 mod actors;
 mod append;
 mod authoring;
@@ -28,6 +29,8 @@ mod positions;
 mod quarantine;
 mod querying;
 mod recover;
+mod recover_into;
+mod recover_many;
 mod redaction;
 mod redaction_law;
 mod reload;

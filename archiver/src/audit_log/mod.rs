@@ -5,6 +5,7 @@
 //! checkpoint carries. Does not know what records mean, nor how they are rolled.
 
 mod holds;
+mod notices;
 mod overflow;
 mod plans;
 mod quarantine;
@@ -29,6 +30,7 @@ use crate::fail_point::fail_point;
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
 pub use holds::{Claim, Expiring, Holds, NewHold};
+pub use notices::account_of;
 pub use quarantine::{Withheld, WithheldId};
 pub use verified::{FoundWrong, Verified};
 
@@ -57,6 +59,8 @@ pub struct Append {
     pub withheld: Vec<Withheld>,
     /// The seqs of `quarantine` records whose events are released.
     pub released: Vec<i64>,
+    /// The notices whose records are among them.
+    pub noticed: Vec<Bson>,
 }
 
 impl From<Vec<Vec<u8>>> for Append {
@@ -95,9 +99,15 @@ impl AuditLog {
             .await
             .map_err(|e| mongo_error("marking the audit database", e))?;
         fail_point!("audit:marked");
-        for name in
-            [source, CHECKPOINTS, LEASES, overflow::COLLECTION, quarantine::COLLECTION, holds::COLLECTION]
-        {
+        for name in [
+            source,
+            CHECKPOINTS,
+            LEASES,
+            overflow::COLLECTION,
+            quarantine::COLLECTION,
+            holds::COLLECTION,
+            notices::COLLECTION,
+        ] {
             const NAMESPACE_EXISTS: i32 = 48;
             match self.database.create_collection(name).await {
                 Err(e) if code(&e) != Some(NAMESPACE_EXISTS) => {
@@ -263,9 +273,10 @@ impl AuditLog {
             return Err(fenced(stream, checkpoint.epoch));
         }
         fail_point!("append:checkpoint_replaced");
-        let Append { records, withheld, released } = append;
+        let Append { records, withheld, released, noticed } = append;
         self.withhold(session, &withheld).await?;
         self.release(session, stream, &released).await?;
+        self.take_notices(session, &stream.source, &noticed).await?;
         if records.is_empty() {
             return Ok(());
         }

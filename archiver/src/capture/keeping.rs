@@ -1,5 +1,5 @@
-//! Records of what is kept and what is not: legal holds, and history that has expired. Each is recorded once: how far they are is
-//! in the checkpoint, which becomes durable with the records.
+//! Records of what is kept and what is not: legal holds, and history that has expired; and of what people do with it. Each is recorded
+//! once: how far they are is in the checkpoint, which becomes durable with the records, and notices leave their queue with them.
 
 use bson::{DateTime, Document, Timestamp, doc};
 use bson_walker::{Doc, Writer};
@@ -7,22 +7,25 @@ use bson_walker::{Doc, Writer};
 use super::writer::{BatchWriter, own_record};
 use crate::archive::retention::Removal;
 use crate::archive::tombstone::DeletedBy;
-use crate::audit_log::Holds;
+use crate::audit_log::{Append, Holds};
 use crate::error::{Error, Result};
 use crate::hold::Event;
+use crate::notice::Notice;
 use crate::stream_id::StreamId;
 
 /// What there is to record, as far as it is known.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Keeping {
     /// All legal holds.
     pub holds: Holds,
     /// What has expired and was not recorded when this was looked up.
     pub removal: Option<Removal>,
+    /// The first of the notices that had no records.
+    pub notices: Vec<Notice>,
 }
 
 impl BatchWriter<'_> {
-    /// Appends records of holds and removals that have none yet.
+    /// Appends records of holds, removals and notices that have none yet.
     pub(super) async fn record_keeping(&mut self) -> Result<()> {
         let keeping = self.keeping.borrow_and_update().clone();
         let mut next = self.durable.clone();
@@ -36,13 +39,22 @@ impl BatchWriter<'_> {
             bodies.push(body(time, &removal_detail(&removal))?);
             next.expired_end = removal.end_seq;
         }
+        // Those that were looked up may have their records by now.
+        let notices = match keeping.notices.is_empty() {
+            true => Vec::new(),
+            false => self.capture.log.notices(&next.stream).await?,
+        };
+        for notice in &notices {
+            bodies.push(notice.body(time)?);
+        }
         if bodies.is_empty() {
             // Holds of other sources: noted with the next batch.
             self.durable.holds_recorded = next.holds_recorded;
             return Ok(());
         }
         let records = bodies.iter().map(|body| own_record(body, &mut next)).collect::<Result<Vec<_>>>()?;
-        self.store(records, next).await
+        let noticed = notices.into_iter().map(|notice| notice.id).collect();
+        self.store(Append { records, noticed, ..Append::default() }, next).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use archiver::archive::extjson;
 use archiver::history::History;
+use archiver::history::access::Access;
 use archiver::history::gaps::{Finding, Found, GapRecord};
 use archiver::history::id::DocumentId;
 use archiver::history::states::{State, States, quarantined};
@@ -51,6 +52,8 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     let namespace = args.namespace.as_deref().map(Namespace::parse).transpose()?;
     let id = DocumentId::parse(&args.id)?;
     let history = open(global).await?;
+    let access = Access { command: "history", ids: std::slice::from_ref(&id), ..Access::default() };
+    history.note_access(&global.config()?, &args.source, access).await?;
     let timeline = history.timeline(&args.source, &id, namespace.as_ref()).await?;
     if let Some(until) = timeline.removed_until {
         say(&format!("note: {}; the document may have been there before", removed_words(until)))?;

@@ -1,40 +1,57 @@
 //! `archiver recover`: gives documents back as they were.
 
-use std::collections::BTreeSet;
-use std::io::Write;
+mod give;
+
+use std::io::{BufRead, BufReader, Read, Write};
 
 use anyhow::Result;
-use archiver::archive::extjson;
+use archiver::Error;
 use archiver::config::Config;
+use archiver::history::access::Access;
 use archiver::history::id::DocumentId;
-use archiver::history::policies::Policies;
-use archiver::history::recover::{Recovered, Summary, by_id, deleted_since};
-use archiver::history::restore::{Action, Target};
+use archiver::history::recover::{Conditions, Recovered, Summary, as_of, by_ids, deleted_since};
 use archiver::history::{History, Namespace, removed_words};
-use archiver::record::RecordId;
-use archiver::{Error, Kind};
+use bson::{DateTime, Document, doc};
 use bson_walker::Doc;
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
+use jiff::Timestamp;
 
-use super::{EXIT_CODES, Global, Outcome, output, parse_time};
+use super::{EXIT_CODES, Global, Outcome, parse_time};
+use give::Give;
 
 /// Gives documents back as they were at a time, by default just before they were deleted
 ///
 /// A document that was inserted again comes back as it was before its last deletion. Prints the documents; with
-/// --to-namespace shows what would be written there instead, and with --apply writes it.
+/// --to-namespace shows what would be written there instead, and with --apply writes it. Interrupted, it is finished by running it
+/// again: what is there already is left as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
+#[command(group = ArgGroup::new("selection").args(["id", "ids_from", "deleted_since", "conditions", "all"]).multiple(true).required(true))]
 pub(crate) struct Args {
     /// The source
     #[arg(long, value_name = "NAME")]
     pub(super) source: String,
     /// The document's _id: plain text for a string or ObjectId, else Extended JSON; may be given several times
-    #[arg(long, required_unless_present = "deleted_since", conflicts_with = "deleted_since")]
+    #[arg(long, conflicts_with_all = ["deleted_since", "conditions", "all"])]
     pub(super) id: Vec<String>,
+    /// Ids from a file, one a line, written as for --id; - is stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["deleted_since", "conditions", "all"])]
+    pub(super) ids_from: Option<String>,
     /// Every document deleted since this time (RFC 3339) that is not there again: by itself, with its collection or
     /// database, or because another collection took the collection's name
-    #[arg(long, value_name = "TIME", conflicts_with = "at")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["at", "all"])]
     pub(super) deleted_since: Option<String>,
+    /// Every document that met this condition, and all others that are given: with --at then, else just before it was deleted and did
+    /// not come back
+    ///
+    /// FIELD=VALUE, with !=, <, <=, > or >= instead of =; the field is dotted, the value plain text or Extended JSON, as for --id. It
+    /// means what it means in a query of MongoDB: an array meets it with any of its elements, what is not there is null, numbers are
+    /// equal whatever their type, and < and > compare within one type (numbers, strings, dates, timestamps, ObjectIds, booleans).
+    #[arg(id = "conditions", long = "where", value_name = "CONDITION")]
+    pub(super) conditions: Vec<String>,
+    /// Every document there was; needs --at
+    #[arg(long, requires = "at")]
+    pub(super) all: bool,
     /// As the documents were at this time (RFC 3339), after the changes that history --to TIME lists: those whose second,
     /// the unit of MongoDB's clock, began before it [default: just before their deletion; needed for documents that were
     /// never deleted]
@@ -52,6 +69,13 @@ pub(crate) struct Args {
     /// Let --apply replace live documents
     #[arg(long, requires = "apply")]
     pub(super) overwrite: bool,
+    /// Write documents that were recorded through plugins, too: what redaction took away is not in them
+    #[arg(long, requires = "to_namespace")]
+    pub(super) allow_redacted: bool,
+    /// Why, in one line: stands in the record that --apply leaves in the source's history. Without --apply a recovery leaves a record
+    /// where a reason is given
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
     /// How the documents are printed
     #[arg(long, value_enum, default_value_t = DocumentFormat::Ndjson)]
     pub(super) format: DocumentFormat,
@@ -66,63 +90,186 @@ pub(crate) enum DocumentFormat {
     Bson,
 }
 
+/// Which documents, and as of when.
+struct Selection {
+    ids: Vec<DocumentId>,
+    since: Option<Timestamp>,
+    conditions: Conditions,
+    at: Option<Timestamp>,
+    namespace: Option<Namespace>,
+}
+
+/// How a recovery ended that went to its end.
+#[derive(Default)]
+struct Ended {
+    /// What the selection as a whole was told.
+    summary: Summary,
+    /// What was wrong with documents that were asked for by their ids.
+    failures: Vec<Error>,
+}
+
+impl Selection {
+    fn of(args: &Args) -> Result<Selection> {
+        let time =
+            |name: &str, text: &Option<String>| text.as_deref().map(|t| parse_time(name, t)).transpose();
+        let mut ids = args.id.iter().map(|id| DocumentId::parse(id)).collect::<archiver::Result<Vec<_>>>()?;
+        if let Some(file) = &args.ids_from {
+            ids.extend(ids_from(file)?);
+        }
+        Ok(Selection {
+            ids,
+            since: time("--deleted-since", &args.deleted_since)?,
+            conditions: Conditions::parse(&args.conditions)?,
+            at: time("--at", &args.at)?,
+            namespace: args.namespace.as_deref().map(Namespace::parse).transpose()?,
+        })
+    }
+
+    /// For the record of it: nothing that documents may hold.
+    fn what(&self, args: &Args) -> Document {
+        let date = |time: Timestamp| DateTime::from_millis(time.as_millisecond());
+        let mut what = doc! {};
+        what.extend(self.since.map(|since| ("deletedSince".to_owned(), date(since).into())));
+        if !self.conditions.is_empty() {
+            what.insert("where", self.conditions.without_values().collect::<Vec<_>>());
+        }
+        if args.all {
+            what.insert("all", true);
+        }
+        what.extend(self.at.map(|at| ("asOf".to_owned(), date(at).into())));
+        what.extend(self.namespace.as_ref().map(|name| ("namespace".to_owned(), name.to_string().into())));
+        for (name, is) in [("overwrite", args.overwrite), ("allowRedacted", args.allow_redacted)] {
+            what.extend(is.then(|| (name.to_owned(), true.into())));
+        }
+        what
+    }
+
+    /// Gives the documents to `give`.
+    async fn recover(&self, history: &History, source: &str, give: &mut Give) -> archiver::Result<Ended> {
+        // A change's time is the beginning of its second; what began before T counts.
+        let at = self.at.map(|at| at.as_second() + i64::from(at.subsec_nanosecond() > 0));
+        let namespace = self.namespace.as_ref();
+        if !self.ids.is_empty() {
+            let mut failures = Vec::new();
+            let give_one = async |recovered: Recovered| give.one(recovered).await;
+            let fail = |error: Error| failures.push(error);
+            let policies = by_ids(history, source, &self.ids, at, namespace, give_one, fail).await?;
+            return Ok(Ended { summary: Summary { policies, ..Summary::default() }, failures });
+        }
+        let summary = match at {
+            Some(at) => {
+                let give_one = async |recovered: Recovered| give.one(recovered).await;
+                as_of(history, source, at, namespace, &self.conditions, give_one).await?
+            }
+            None => {
+                let since = self.since.map_or(0, |since| since.as_second());
+                let give_one = async |recovered: Recovered| {
+                    let met = Doc::new(&recovered.document).is_ok_and(|doc| self.conditions.match_doc(doc));
+                    if met { give.one(recovered).await } else { Ok(()) }
+                };
+                deleted_since(history, source, since, namespace, give_one).await?
+            }
+        };
+        Ok(Ended { summary, failures: Vec::new() })
+    }
+}
+
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
-    let since = args.deleted_since.as_deref().map(|t| parse_time("--deleted-since", t)).transpose()?;
-    let at = args.at.as_deref().map(|t| parse_time("--at", t)).transpose()?;
-    let namespace = args.namespace.as_deref().map(Namespace::parse).transpose()?;
-    let ids = args.id.iter().map(|id| DocumentId::parse(id)).collect::<archiver::Result<Vec<_>>>()?;
+    let selection = Selection::of(&args)?;
     let config = global.config()?;
     let mut give = Give::open(&args, &config).await?;
     let history = super::history::open(global).await?;
-    match since {
-        Some(since) => {
-            let give_one = async |recovered: Recovered| give.one(&recovered).await;
-            let summary =
-                deleted_since(&history, &args.source, since.as_second(), namespace.as_ref(), give_one)
-                    .await?;
-            give.finish(&summary.policies)?;
-            lost(&summary)
+    let source = &args.source;
+    // Both before anything is read, not to speak of given.
+    note(&history, &config, &args, &selection, &give).await?;
+    let recovery = match args.apply || args.reason.is_some() {
+        true => {
+            let access = access(&args, &selection, &give).await?;
+            Some(history.begin_recovery(source, access, args.reason.as_deref()).await?)
         }
-        None => {
-            // A change's time is the beginning of its second; what began before T counts.
-            let at = at.map(|at| at.as_second() + i64::from(at.subsec_nanosecond() > 0));
-            by_ids(&history, &args.source, &ids, at, namespace.as_ref(), &mut give).await
+        false => None,
+    };
+    let ended = selection.recover(&history, source, &mut give).await;
+    let flushed = give.flush_all().await;
+    let ended = ended.and_then(|ended| flushed.map(|()| ended));
+    if let Some(recovery) = recovery {
+        let lost = ended.as_ref().map_or(0, |ended| ended.summary.lost.len() + ended.failures.len());
+        let failed = ended.as_ref().err().map(|error| error.kind().name());
+        let noted = recovery.end(give.counts(lost as u64), failed).await;
+        if ended.is_ok() {
+            noted?;
         }
+    }
+    finish(&give, ended?, &selection)
+}
+
+async fn access<'a>(args: &Args, selection: &'a Selection, give: &Give) -> Result<Access<'a>> {
+    let mut what = selection.what(args);
+    what.extend(give.target().await?);
+    Ok(Access { command: "recover", ids: &selection.ids, what })
+}
+
+/// Notes that somebody reads, where that is wanted.
+async fn note(
+    history: &History,
+    config: &Config,
+    args: &Args,
+    selection: &Selection,
+    give: &Give,
+) -> Result<()> {
+    if config.record_access {
+        let access = access(args, selection, give).await?;
+        history.note_access(config, &args.source, access).await?;
+    }
+    Ok(())
+}
+
+fn ids_from(file: &str) -> Result<Vec<DocumentId>> {
+    let failed = |e: std::io::Error| Error::invalid(format!("--ids-from can't be read: {file}")).because(e);
+    let reader: Box<dyn Read> = match file {
+        "-" => Box::new(std::io::stdin()),
+        path => Box::new(std::fs::File::open(path).map_err(failed)?),
+    };
+    let mut ids = Vec::new();
+    for (n, line) in BufReader::new(reader).lines().enumerate() {
+        let line = line.map_err(failed)?;
+        if line.is_empty() {
+            continue;
+        }
+        let id = DocumentId::parse(&line);
+        ids.push(id.map_err(|e| Error::invalid(format!("--ids-from: line {} is no id", n + 1)).because(e))?);
+    }
+    match ids.is_empty() {
+        true => Err(Error::invalid(format!("--ids-from holds no id: {file}")).into()),
+        false => Ok(ids),
     }
 }
 
-/// Gives every document back that can be; then fails with the first that can't.
-async fn by_ids(
-    history: &History,
-    source: &str,
-    ids: &[DocumentId],
-    at: Option<i64>,
-    namespace: Option<&Namespace>,
-    give: &mut Give,
-) -> Result<Outcome> {
-    let mut known = Policies::default();
-    let mut failures = Vec::new();
-    for id in ids {
-        match by_id(history, source, id, at, namespace).await {
-            Ok((recovered, policies)) => {
-                give.one(&recovered).await?;
-                known = policies;
-            }
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => failures.push(error),
-            Err(error) => return Err(error.into()),
+/// Says what could not be given back, and fails where that is something.
+fn finish(give: &Give, ended: Ended, selection: &Selection) -> Result<Outcome> {
+    let Ended { summary, failures } = ended;
+    let finished = give.finish(&summary.policies);
+    if !selection.ids.is_empty() {
+        finished?;
+        let mut failures = failures.into_iter();
+        let Some(first) = failures.next() else { return Ok(Outcome::Fine) };
+        for other in failures {
+            say(&format!("error: {other}"))?;
         }
+        return Err(first.into());
     }
-    give.finish(&known)?;
-    let mut failures = failures.into_iter();
-    let Some(first) = failures.next() else { return Ok(Outcome::Fine) };
-    for other in failures {
-        say(&format!("error: {other}"))?;
+    lost(&summary, give.given(), selection)?;
+    finished?;
+    match summary.lost.len() {
+        0 => Ok(Outcome::Fine),
+        n => Err(Error::not_found(format!("history can't give {n} documents back"))
+            .hint("each is named above, with why; archiver history shows what is kept of it")
+            .into()),
     }
-    Err(first.into())
 }
 
 /// Says what of a period could not be given back.
-fn lost(summary: &Summary) -> Result<Outcome> {
+fn lost(summary: &Summary, given: u64, selection: &Selection) -> Result<()> {
     for (from, to) in &summary.renamed {
         say(&format!(
             "note: {from} was renamed to {to}: its documents are not deleted, they went on under that name"
@@ -137,105 +284,10 @@ fn lost(summary: &Summary) -> Result<Outcome> {
     for lost in &summary.lost {
         say(&format!("not recovered: {:?} of {}: {}", lost.id, lost.namespace, lost.why))?;
     }
-    say(&format!("{} recovered, {} not", summary.recovered, summary.lost.len()))?;
-    match summary.lost.len() {
-        0 => Ok(Outcome::Fine),
-        n => Err(Error::not_found(format!("history can't give {n} deleted documents back")).into()),
+    if !summary.lost.is_empty() && !selection.conditions.is_empty() {
+        say("note: whether these met the conditions can't be told either")?;
     }
-}
-
-/// Where recovered documents go.
-struct Give {
-    format: DocumentFormat,
-    target: Option<Target>,
-    policies: BTreeSet<RecordId>,
-    conflicts: u64,
-}
-
-impl Give {
-    async fn open(args: &Args, config: &Config) -> Result<Give> {
-        let target = match &args.to_namespace {
-            Some(text) => {
-                let namespace = Namespace::parse(text)?;
-                if namespace.db == config.audit_database {
-                    return Err(Error::invalid("--to-namespace is in the audit database")
-                        .hint("choose a namespace of the application")
-                        .into());
-                }
-                Some(Target::open(config, &namespace, args.apply, args.overwrite).await?)
-            }
-            None => None,
-        };
-        Ok(Give { format: args.format, target, policies: BTreeSet::new(), conflicts: 0 })
-    }
-
-    async fn one(&mut self, recovered: &Recovered) -> archiver::Result<()> {
-        self.policies.extend(&recovered.policies);
-        let Some(target) = &self.target else {
-            return match self.format {
-                DocumentFormat::Bson => bytes(&recovered.document),
-                DocumentFormat::Ndjson => ndjson(&recovered.document),
-            }
-            .map_err(unwritten);
-        };
-        let action = target.put(&recovered.document).await?;
-        if action == Action::Conflict {
-            self.conflicts += 1;
-        }
-        output::text(&format!("{action}\t{}\n", recovered.id.replace(['\n', '\t'], " "))).map_err(unwritten)
-    }
-
-    /// Says what the documents are not: unredacted; and what was not written.
-    fn finish(&self, known: &Policies) -> Result<()> {
-        for policy in &self.policies {
-            match known.plugins(*policy) {
-                Some([]) => {}
-                Some(plugins) => say(&format!(
-                    "note: recorded through plugins, so what they removed or replaced is not in the documents: {}",
-                    plugins.join(", ")
-                ))?,
-                None => say(&format!("note: recorded under a policy that is not known seq={policy}"))?,
-            }
-        }
-        match (self.conflicts, &self.target) {
-            (n, Some(target)) if n > 0 && target.writes() => {
-                Err(Error::invalid(format!("{n} live documents differ, and were left as they are"))
-                    .hint("--overwrite replaces them")
-                    .into())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The library's own error, or that stdout takes nothing more: with the cause as it is, by which a reader that went away is known.
-fn unwritten(error: anyhow::Error) -> Error {
-    let failed = || Error::unavailable("writing to stdout failed");
-    match error.downcast::<Error>() {
-        Ok(error) => error,
-        Err(other) => match other.downcast::<std::io::Error>() {
-            Ok(error) => failed().because(error),
-            Err(other) => failed().because(other),
-        },
-    }
-}
-
-fn ndjson(document: &[u8]) -> Result<()> {
-    let mut line = String::new();
-    let doc =
-        Doc::new(document).map_err(|e| Error::corrupt("a recovered document is not valid").because(e))?;
-    // The blob only holds what canonical text can't: names like "$oid" as plain fields, NaN payloads.
-    if extjson::to_canonical(doc, &mut line).is_some() {
-        say("note: Extended JSON does not hold all of the next document; --format bson does")?;
-    }
-    line.push('\n');
-    output::text(&line)
-}
-
-fn bytes(document: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(document)?;
-    Ok(out.flush()?)
+    say(&format!("{given} recovered, {} not", summary.lost.len()))
 }
 
 fn say(line: &str) -> Result<()> {

@@ -26,6 +26,8 @@ pub struct Config {
     pub audit_uri: Option<Secret>,
     /// `[audit] database`, default `audit`.
     pub audit_database: String,
+    /// `[audit] record_access`: whether commands that show documents leave records of it.
+    pub record_access: bool,
     /// `[archive]`.
     pub archive: ArchiveConfig,
     /// `[capture]`.

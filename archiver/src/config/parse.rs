@@ -81,6 +81,7 @@ fn top<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, path: &Path) -> Option<Co
         mongodb_uri: mongodb_uri?,
         audit_uri: audit.uri,
         audit_database,
+        record_access: audit.record_access,
         archive: archive?,
         capture,
         metrics,
@@ -139,6 +140,7 @@ fn uri(value: Value<'_>) -> Option<Secret> {
 struct Audit {
     uri: Option<Secret>,
     database: Option<String>,
+    record_access: bool,
 }
 
 fn audit(section: Section<'_>) -> Audit {
@@ -153,8 +155,9 @@ fn audit(section: Section<'_>) -> Audit {
             }
         }
     });
+    let record_access = section.value("record_access").and_then(|v| v.boolean()).unwrap_or(false);
     section.finish();
-    Audit { uri, database }
+    Audit { uri, database, record_access }
 }
 
 fn archive(section: Section<'_>) -> Option<ArchiveConfig> {

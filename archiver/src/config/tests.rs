@@ -60,6 +60,7 @@ fn a_small_file_gets_the_defaults() {
     let config = read(&with("")).unwrap();
     assert_eq!(config.mongodb_uri.expose(), "mongodb://archiver:s3cret@db/");
     assert_eq!((config.audit_uri, config.audit_database.as_str()), (None, "audit"));
+    assert!(!config.record_access);
     assert_eq!(
         (config.archive.segment_max_bytes, config.archive.table_format),
         (128 << 20, TableFormat::None)
@@ -89,6 +90,7 @@ fn every_key_is_read() {
         [audit]
         uri = "mongodb://b"
         database = "trail"
+        record_access = true
         [capture]
         batch_max_events = 500
         batch_max_bytes = "1MiB"
@@ -138,7 +140,7 @@ fn every_key_is_read() {
     );
     let config = read(&text).unwrap();
     assert_eq!(config.audit_uri.unwrap().expose(), "mongodb://b");
-    assert_eq!(config.audit_database, "trail");
+    assert!(config.audit_database == "trail" && config.record_access);
     assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9464");
     let (archive, capture) = (config.archive, config.capture);
     assert_eq!((archive.segment_max_bytes, archive.segment_max_age), (65536, Some(Duration::from_secs(90))));

@@ -3,6 +3,7 @@
 //! Reads only. Where both tiers are read, the log comes first and the archive's manifests after it: a record that is
 //! rolled and trimmed in between is then seen twice, never not at all.
 
+pub mod access;
 pub mod document;
 mod expected;
 pub mod gaps;
@@ -250,5 +251,7 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
 mod expired_tests;
 #[cfg(test)]
 mod gap_tests;
+#[cfg(test)]
+mod many_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The plugin chains that records were made under: what of MongoDB's contents they may lack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson_walker::Doc;
 
@@ -47,6 +47,12 @@ impl Policies {
     pub fn are_alike(&self, one: RecordId, other: RecordId) -> bool {
         let chain = |policy| self.0.get(&policy).map(|policy| &policy.chain);
         one == other || chain(one).is_some() && chain(one) == chain(other)
+    }
+
+    /// Whether plugins may have changed what was recorded under these: one of them has plugins, or is not known. Records do not tell
+    /// whether a plugin did.
+    pub fn may_be_changed(&self, policies: &BTreeSet<RecordId>) -> bool {
+        policies.iter().any(|policy| self.plugins(*policy).is_none_or(|plugins| !plugins.is_empty()))
     }
 
     /// Whether a record's contents are MongoDB's own. Where the policy is not known, they need not be.

@@ -1,6 +1,10 @@
 //! Gives documents back as they were: from the image that came with their deletion, else from baseline and deltas.
 //! Decides nothing about where they go.
 
+mod conditions;
+mod gather;
+mod many;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bson::Timestamp;
@@ -18,6 +22,9 @@ use super::{History, Namespace, policies, removed_words};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Result};
 use crate::record::{Record, RecordId};
+
+pub use conditions::Conditions;
+pub use many::{as_of, by_ids};
 
 /// Bytes of documents that are held in memory while they are rebuilt; history is read once more for what is beyond.
 const REBUILD_BYTES: usize = if cfg!(test) { 1024 } else { 256 * 1024 * 1024 };
@@ -38,6 +45,8 @@ pub struct Recovered {
     pub seq: i64,
     /// The policies that it was recorded under: what plugins took away is not in it.
     pub policies: BTreeSet<RecordId>,
+    /// Whether one of these has plugins, which may have changed it.
+    pub through_plugins: bool,
 }
 
 /// A document that history can't give back.
@@ -77,7 +86,14 @@ pub async fn by_id(
     at: Option<i64>,
     namespace: Option<&Namespace>,
 ) -> Result<(Recovered, Policies)> {
-    let Timeline { entries, states, removed_until } = history.timeline(source, id, namespace).await?;
+    let timeline = history.timeline(source, id, namespace).await?;
+    let recovered = of_timeline(&timeline, id, at)?;
+    Ok((recovered, timeline.states.policies().clone()))
+}
+
+/// Gives the document of a timeline back, which must have an entry.
+fn of_timeline(timeline: &Timeline, id: &DocumentId, at: Option<i64>) -> Result<Recovered> {
+    let Timeline { entries, states, removed_until, .. } = timeline;
     let mut identities: Vec<&Identity> = entries.iter().map(|e| &e.identity).collect();
     identities.sort_by_key(|i| (&i.namespace, &i.id));
     identities.dedup();
@@ -99,7 +115,7 @@ pub async fn by_id(
             (Known::unknown(Reason::Removed(removed.unwrap_or(at))), 0)
         }
         Some(at) => at_time(&own, at)?,
-        None => before_deletion(&own, &states, identity, id)?,
+        None => before_deletion(&own, states, identity, id)?,
     };
     let document = match known.state {
         State::Present(document) => document,
@@ -114,21 +130,16 @@ pub async fn by_id(
                 "history can't tell what the document {:?} was: {reason}",
                 id.given()
             ))
-            .hint(match (reason, removed_until) {
+            .hint(match (reason, *removed_until) {
                 (Reason::Gap(_) | Reason::InsideGap(_), _) => "archiver history shows the gap; with --at a time before it gives the document as it was then".to_owned(),
                 (Reason::BeforeBaseline, Some(until)) => format!("{}: it was there before", removed_words(until)),
                 _ => "archiver history shows what is kept of it; with --at another time may be given".to_owned(),
             }));
         }
     };
-    let recovered = Recovered {
-        namespace: identity.namespace.clone(),
-        id: id_text(identity),
-        document,
-        seq,
-        policies: known.policies,
-    };
-    Ok((recovered, states.policies().clone()))
+    let (namespace, id) = (identity.namespace.clone(), id_text(identity));
+    let through_plugins = states.policies().may_be_changed(&known.policies);
+    Ok(Recovered { namespace, id, document, seq, policies: known.policies, through_plugins })
 }
 
 /// The document just before its last deletion, whether it was inserted again or not.
@@ -234,12 +245,14 @@ pub async fn deleted_since(
         }
         wanted.remove(&identity);
         summary.recovered += 1;
+        let policies = BTreeSet::from([policy_of(&record)]);
         give(Recovered {
             id: id_text(&identity),
             namespace: identity.namespace,
             document: Bytes::copy_from_slice(image.as_bytes()),
             seq: record.seq()?,
-            policies: BTreeSet::from([policy_of(&record)]),
+            through_plugins: summary.policies.may_be_changed(&policies),
+            policies,
         })
         .await
     };
@@ -423,8 +436,9 @@ async fn hand_over(
     let why = match known.state {
         State::Present(document) => {
             summary.recovered += 1;
-            return give(Recovered { namespace, id, document, seq: last.at.2.seq, policies: known.policies })
-                .await;
+            let (seq, policies) = (last.at.2.seq, known.policies);
+            let through_plugins = summary.policies.may_be_changed(&policies);
+            return give(Recovered { namespace, id, document, seq, policies, through_plugins }).await;
         }
         State::Unknown(reason) => reason.to_string(),
         State::Absent => "its deletion is recorded, and its existence is not".to_owned(),

@@ -1,15 +1,22 @@
-//! Puts recovered documents into a collection: says first what would happen, and overwrites nothing unless told to.
+//! Puts recovered documents into a collection: says first what would happen, and overwrites nothing unless told to. What is there
+//! already, byte for byte, is left as it is: so a recovery that was interrupted is finished by running it again.
 
+use std::collections::HashMap;
 use std::fmt;
 
-use bson::{RawDocumentBuf, doc};
+use bson::{Bson, RawDocumentBuf, doc};
 use bson_walker::{Doc, Writer};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
 use mongodb::Collection;
+use mongodb::error::ErrorKind;
 
 use super::Namespace;
+use crate::audit_log::account_of;
 use crate::config::Config;
 use crate::deployment::{code, connect, mongo_error};
 use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
 
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -34,6 +41,8 @@ pub enum Action {
     Conflict,
     /// It took the place of another one with this id.
     Replaced,
+    /// It was recorded through plugins, and is not put anywhere.
+    Redacted,
 }
 
 impl fmt::Display for Action {
@@ -44,6 +53,7 @@ impl fmt::Display for Action {
             Action::Identical => "identical",
             Action::Conflict => "conflict",
             Action::Replaced => "replaced",
+            Action::Redacted => "redacted",
         })
     }
 }
@@ -74,6 +84,108 @@ impl Target {
         self.apply
     }
 
+    /// Where it is.
+    pub fn namespace(&self) -> String {
+        self.collection.namespace().to_string()
+    }
+
+    /// Whoever is logged in there, as `user@database`; `None` without access control.
+    pub async fn account(&self) -> Result<Option<String>> {
+        let status =
+            self.collection.client().database("admin").run_command(doc! {"connectionStatus": 1}).await;
+        status.map(|status| account_of(&status)).map_err(|e| mongo_error("asking who is logged in", e))
+    }
+
+    /// Puts documents, in this order, and reads back what was written: what became, or would become, of each.
+    pub async fn put_all(&self, documents: &[Bytes]) -> Result<Vec<Action>> {
+        let mut actions = self.compare(documents).await?;
+        if !self.apply {
+            return Ok(actions.into_iter().map(|action| action.unwrap_or(Action::WillInsert)).collect());
+        }
+        let mut missing: Vec<usize> = (0..documents.len()).filter(|n| actions[*n].is_none()).collect();
+        while !missing.is_empty() {
+            let (inserted, met) = self.insert(documents, &missing).await?;
+            for n in missing.drain(..inserted) {
+                actions[n] = Some(Action::Inserted);
+            }
+            if met && !missing.is_empty() {
+                // Somebody was faster with this one, or an index is in its way.
+                let n = missing.remove(0);
+                actions[n] = Some(self.put(&documents[n]).await?);
+            }
+        }
+        fail_point!("restore:inserted");
+        for n in (0..documents.len()).filter(|_| self.overwrite) {
+            if actions[n] == Some(Action::Conflict) {
+                actions[n] = Some(self.put(&documents[n]).await?);
+            }
+        }
+        let inserted: Vec<Bytes> = (0..documents.len())
+            .filter(|n| actions[*n] == Some(Action::Inserted))
+            .map(|n| documents[n].clone())
+            .collect();
+        let there = self.compare(&inserted).await?;
+        if there.iter().any(|action| *action != Some(Action::Identical)) {
+            return Err(changed());
+        }
+        fail_point!("restore:batch");
+        Ok(actions.into_iter().flatten().collect())
+    }
+
+    /// Which documents are there, the same or others; `None`: not there.
+    async fn compare(&self, documents: &[Bytes]) -> Result<Vec<Option<Action>>> {
+        let mut places: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+        let mut ids = Vec::with_capacity(documents.len());
+        for (n, document) in documents.iter().enumerate() {
+            ids.push(filter(document)?.get_document("_id").ok().and_then(|id| id.get("$eq")).cloned());
+            places.entry(id_of(document)).or_default().push(n);
+        }
+        let ids: Vec<Bson> = ids.into_iter().flatten().collect();
+        let mut actions = vec![None; documents.len()];
+        if ids.is_empty() {
+            return Ok(actions);
+        }
+        let failed = |e| mongo_error("looking for the live documents", e);
+        let mut live = self.collection.find(doc! {"_id": {"$in": ids}}).await.map_err(failed)?;
+        let mut others = false;
+        while let Some(live) = live.try_next().await.map_err(failed)? {
+            let found = places.get(&id_of(live.as_bytes()));
+            others |= found.is_none();
+            for n in found.into_iter().flatten() {
+                let same = live.as_bytes() == &documents[*n][..];
+                actions[*n] = Some(if same { Action::Identical } else { Action::Conflict });
+            }
+        }
+        // The same `_id` in other bytes, such as 5 and 5.0, or under the collection's collation.
+        for n in (0..documents.len()).filter(|_| others) {
+            if actions[n].is_none() && self.live(&documents[n]).await?.is_some() {
+                actions[n] = Some(Action::Conflict);
+            }
+        }
+        Ok(actions)
+    }
+
+    /// Inserts documents in order up to the first one whose `_id`, or value in another unique index, is there. How many, and whether
+    /// there was such a one.
+    async fn insert(&self, documents: &[Bytes], which: &[usize]) -> Result<(usize, bool)> {
+        let invalid = |e| Error::corrupt("a recovered document is not valid BSON").because(e);
+        let raw = which.iter().map(|n| RawDocumentBuf::from_bytes(documents[*n].to_vec()));
+        let raw: Vec<RawDocumentBuf> = raw.collect::<std::result::Result<_, _>>().map_err(invalid)?;
+        match self.collection.insert_many(raw).ordered(true).await {
+            Ok(_) => Ok((which.len(), false)),
+            Err(e) => match e.kind.as_ref() {
+                ErrorKind::InsertMany(many) => {
+                    let first = many.write_errors.as_deref().and_then(<[_]>::first);
+                    match first.filter(|error| error.code == DUPLICATE_KEY) {
+                        Some(first) => Ok((first.index, true)),
+                        None => Err(mongo_error("inserting recovered documents", e)),
+                    }
+                }
+                _ => Err(mongo_error("inserting recovered documents", e)),
+            },
+        }
+    }
+
     /// Puts one document, as its bytes are, and reads it back.
     pub async fn put(&self, document: &[u8]) -> Result<Action> {
         let invalid = |e| Error::corrupt("a recovered document is not valid BSON").because(e);
@@ -84,7 +196,8 @@ impl Target {
                 Ok(_) => Action::Inserted,
                 Err(e) if code(&e) == Some(DUPLICATE_KEY) => {
                     return match self.live(document).await? {
-                        // Somebody was faster.
+                        // Somebody was faster, perhaps with the same.
+                        Some(live) if live.as_bytes() == document => Ok(Action::Identical),
                         Some(_) => Ok(Action::Conflict),
                         None => Err(self.refused_by_an_index()),
                     };
@@ -102,9 +215,7 @@ impl Target {
         // MongoDB changes a few documents as it stores them: a top-level Timestamp(0, 0) becomes the present time.
         match self.live(document).await? {
             Some(live) if live.as_bytes() == document => Ok(action),
-            _ => Err(Error::corrupt("MongoDB has not stored a recovered document as it was given").hint(
-                "another writer changed it meanwhile, or it holds an empty Timestamp, which MongoDB fills in",
-            )),
+            _ => Err(changed()),
         }
     }
 
@@ -112,6 +223,17 @@ impl Target {
         let found = self.collection.find_one(filter(document)?).await;
         found.map_err(|e| mongo_error("looking for the live document", e))
     }
+}
+
+fn changed() -> Error {
+    Error::corrupt("MongoDB has not stored a recovered document as it was given")
+        .hint("another writer changed it meanwhile, or it holds an empty Timestamp, which MongoDB fills in")
+}
+
+/// A document's `_id`: its type byte and value; empty where it has none.
+fn id_of(document: &[u8]) -> Vec<u8> {
+    let id = Doc::new(document).ok().and_then(|doc| doc.get("_id"));
+    id.map(|id| [&[id.kind()], id.value()].concat()).unwrap_or_default()
 }
 
 fn filter(document: &[u8]) -> Result<bson::Document> {

@@ -244,7 +244,7 @@ struct Head {
 }
 
 /// Operations whose records stand where they were written: what they tell of was read, or happened, at another time.
-const UNTIMED: [&str; 4] = ["snapshot", "policy", "quarantine", "recovery"];
+const UNTIMED: [&str; 5] = ["snapshot", "policy", "quarantine", "recovery", "access"];
 
 /// Whether a record stands among those of its stream where its time says. One that a comparison found does: it was read behind
 /// everything that had happened by then.

@@ -8,7 +8,7 @@ use super::gaps::Found;
 use super::id::DocumentId;
 use super::released::Released;
 use super::states::{Change, Identity, Known, State, States, target};
-use super::{History, Namespace, in_order, policies, removed_words};
+use super::{History, Namespace, Salts, in_order, policies, removed_words};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Record, RecordId};
@@ -44,6 +44,8 @@ pub struct Timeline {
     pub entries: Vec<Entry>,
     /// The states after the last one.
     pub states: States,
+    /// All documents with the id, wherever they are.
+    pub(super) identities: Vec<Identity>,
     /// Until when history has been removed by retention.
     pub removed_until: Option<Timestamp>,
 }
@@ -80,7 +82,20 @@ impl History {
         wide: &[Vec<u8>],
     ) -> Result<Timeline> {
         let own = self.document(source, id).await?;
-        let mut states = States::new(policies(wide)?, self.salts(source).await?);
+        let timeline = Timeline::of(id, own, wide, self.salts(source).await?)?;
+        let identities = timeline.identities.clone();
+        let timeline = timeline.within(namespace);
+        if timeline.entries.is_empty() {
+            return Err(unknown_document(source, id, namespace, &identities));
+        }
+        Ok(timeline)
+    }
+}
+
+impl Timeline {
+    /// The history of the documents with this id, of which these are all records, among the source's wide ones. It may have no entry.
+    pub(super) fn of(id: &DocumentId, own: Vec<Vec<u8>>, wide: &[Vec<u8>], salts: Salts) -> Result<Timeline> {
+        let mut states = States::new(policies(wide)?, salts);
         let released = Released::among(wide)?;
         let expected = Expected::of(id, &own)?;
         let mut identities: Vec<Identity> = Vec::new();
@@ -121,13 +136,15 @@ impl History {
                 None => wide_entries(&bytes, &mut identities, &mut states, &mut entries)?,
             }
         }
+        Ok(Timeline { entries, states, identities, removed_until: None })
+    }
+
+    /// Only what happened in a namespace; `None`: everything.
+    pub(super) fn within(mut self, namespace: Option<&Namespace>) -> Timeline {
         if let Some(wanted) = namespace {
-            entries.retain(|entry| entry.identity.namespace == *wanted);
+            self.entries.retain(|entry| entry.identity.namespace == *wanted);
         }
-        if entries.is_empty() {
-            return Err(unknown_document(source, id, namespace, &identities));
-        }
-        Ok(Timeline { entries, states, removed_until: None })
+        self
     }
 }
 
@@ -186,7 +203,13 @@ fn is_behind(record: &Record<'_>, doubt: RecordId) -> Result<bool> {
     Ok(id.partition == doubt.partition && id.seq >= doubt.seq)
 }
 
-fn unknown_document(source: &str, id: &DocumentId, wanted: Option<&Namespace>, found: &[Identity]) -> Error {
+/// That nothing is kept of documents with an id; `found`: those in other namespaces.
+pub(super) fn unknown_document(
+    source: &str,
+    id: &DocumentId,
+    wanted: Option<&Namespace>,
+    found: &[Identity],
+) -> Error {
     let error =
         Error::not_found(format!("source {source} has no record of a document with the id {:?}", id.given()));
     match wanted {

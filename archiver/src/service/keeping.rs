@@ -1,5 +1,5 @@
 //! What is kept and what is not, for one stream: lets records expire, copies legal holds into the archive, and tells the capture
-//! what to record of both.
+//! what to record of both, and of what people did with what is kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::capture::keeping::Keeping;
 use crate::error::{Error, Kind, Result};
 use crate::stream_id::StreamId;
 
-/// How often legal holds are looked at.
+/// How often legal holds and notices are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How much later holds are looked at where they could not be copied.
 const COPY_AGAIN: Duration = Duration::from_secs(60);
@@ -75,7 +75,8 @@ impl Keeper {
                 Err(error) => drop(self.said(error)),
             }
         }
-        let keeping = Keeping { holds, removal: self.removal.clone() };
+        let notices = self.service.log.notices(&self.stream).await?;
+        let keeping = Keeping { holds, removal: self.removal.clone(), notices };
         self.to_capture.send_if_modified(|known| {
             let other = *known != keeping;
             *known = keeping;

@@ -13,7 +13,6 @@ mod stream;
 mod verifying;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -39,6 +38,7 @@ use crate::config::{Config, PluginConfig, SourceConfig};
 use crate::deployment::{Client, connect, operation_time, server_version};
 use crate::error::{Error, Result};
 use crate::metrics::server::Server;
+use crate::notice::host_name;
 use crate::plugin::PluginChain;
 use crate::stream_id::StreamId;
 
@@ -274,11 +274,4 @@ impl Service {
         )
         .await
     }
-}
-
-fn host_name() -> String {
-    let named = std::env::var("HOSTNAME")
-        .ok()
-        .or_else(|| std::fs::read_to_string(PathBuf::from("/etc/hostname")).ok());
-    named.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
 }

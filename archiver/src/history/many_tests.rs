@@ -1,0 +1,188 @@
+//! Many documents at once are what each of them is alone, whatever happened to them and wherever their records lie.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use bson::{Document, Timestamp, doc};
+
+use super::History;
+use super::id::DocumentId;
+use super::recover::{Conditions, Recovered, as_of, by_id, by_ids};
+use super::testing::{DAY, Shop};
+use crate::archive::extjson::random::Random;
+
+const IDS: i32 = 60;
+
+/// Some hundred changes of every kind: with images and without, in two collections, with drops, renames, and gaps.
+fn eventful(random: &mut Random) -> Shop {
+    let mut shop = Shop::with_plugins(&[]);
+    for n in 0..600 {
+        let id = random.below(IDS as usize) as i32;
+        let coll = if random.below(4) == 0 { "others" } else { "orders" };
+        let head = |op: &str| doc! {"op": op, "ns": {"db": "shop", "coll": coll}, "key": {"_id": id}};
+        let whole = doc! {"_id": id, "n": n, "text": "x".repeat(random.below(80))};
+        let image = random.below(2) == 0;
+        match random.below(40) {
+            0..12 => shop.push(head("insert"), doc! {"after": whole}),
+            12..24 => {
+                let delta = doc! {"delta": {"updatedFields": {"n": n}, "removedFields": []}};
+                let before = doc! {"before": {"_id": id, "n": n - 1}};
+                shop.push(
+                    head("update"),
+                    if image {
+                        before
+                    } else {
+                        doc! {}
+                    }
+                    .into_iter()
+                    .chain(delta)
+                    .collect(),
+                )
+            }
+            24..28 => shop.push(head("replace"), doc! {"after": whole}),
+            28..34 => shop.push(
+                head("delete"),
+                if image {
+                    doc! {"before": whole}
+                } else {
+                    doc! {}
+                },
+            ),
+            34..36 => shop.push(head("snapshot"), doc! {"after": whole}),
+            36 => shop.push(doc! {"op": "drop", "ns": {"db": "shop", "coll": coll}}, doc! {}),
+            37 => {
+                let to = doc! {"to": {"db": "shop", "coll": "renamed"}, "fromWatched": true};
+                shop.push(doc! {"op": "rename", "ns": {"db": "shop", "coll": coll}}, doc! {"detail": to})
+            }
+            38 => {
+                let time = |back| Timestamp { time: shop.second - back, increment: 1 };
+                let detail = doc! {"reason": "test", "after": time(2), "until": time(1)};
+                let gap = shop.push(doc! {"op": "gap"}, doc! {"detail": detail});
+                shop.push(head("insert"), doc! {"after": whole});
+                shop.push(doc! {"op": "gap"}, doc! {"detail": {"closes": gap}})
+            }
+            _ => shop.push(
+                doc! {"op": "quarantine", "ns": {"db": "shop", "coll": coll}},
+                doc! {"detail": {"op": "update", "plugin": "p", "error": "trap"}},
+            ),
+        };
+    }
+    shop
+}
+
+type Told = BTreeMap<(String, String), Option<Vec<u8>>>;
+
+fn tell(told: &mut Told, recovered: Recovered) {
+    let at = (recovered.namespace.to_string(), recovered.id);
+    assert_eq!(told.insert(at, Some(recovered.document.to_vec())), None, "given twice");
+}
+
+/// What each document was, one by one; `None`: history can't tell.
+async fn one_by_one(history: &History, at: i64) -> Told {
+    let mut told = Told::new();
+    for id in 0..IDS {
+        let given = DocumentId::parse(&id.to_string()).unwrap();
+        let places = history.timeline("shop", &given, None).await.map(|timeline| {
+            timeline.entries.iter().map(|entry| entry.identity.namespace.clone()).collect::<Vec<_>>()
+        });
+        for namespace in places.unwrap_or_default() {
+            let key = (namespace.to_string(), id.to_string());
+            match by_id(history, "shop", &given, Some(at), Some(&namespace)).await {
+                Ok((recovered, _)) => drop(told.insert(key, Some(recovered.document.to_vec()))),
+                Err(error) if error.to_string().contains("can't tell") => drop(told.insert(key, None)),
+                Err(error) => assert!(error.to_string().contains("did not exist"), "{error}"),
+            }
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn all_documents_of_a_time_are_what_each_is_alone() {
+    for seed in 0..12 {
+        let mut random = Random::new(seed, false);
+        let shop = eventful(&mut random);
+        let (archive, _folder) = shop.archive(&[100, 350]).await;
+        let history = History::new(None, archive);
+        let mut known = 0;
+        for _ in 0..4 {
+            let at = i64::from(DAY) + random.below(shop.records.len() + 4) as i64;
+            let mut told = Told::new();
+            let give = async |recovered: Recovered| {
+                tell(&mut told, recovered);
+                Ok(())
+            };
+            let summary = as_of(&history, "shop", at, None, &Conditions::default(), give).await.unwrap();
+            assert_eq!(summary.recovered as usize, told.len());
+            known += told.len();
+            for lost in summary.lost {
+                assert_eq!(told.insert((lost.namespace.to_string(), lost.id), None), None);
+            }
+            assert_eq!(told, one_by_one(&history, at).await, "seed {seed} at {at}");
+        }
+        assert!(known > 20, "nearly everything is unknown");
+    }
+}
+
+#[tokio::test]
+async fn many_ids_are_what_each_is_alone() {
+    for seed in 0..12 {
+        let mut random = Random::new(seed + 100, false);
+        let shop = eventful(&mut random);
+        let (archive, _folder) = shop.archive(&[100, 350]).await;
+        let history = History::new(None, archive);
+        // Also such as never were, and one in two spellings.
+        let texts: Vec<String> = (0..IDS + 5).map(|n| n.to_string()).chain(["7.0".to_owned()]).collect();
+        let ids: Vec<DocumentId> = texts.iter().map(|text| DocumentId::parse(text).unwrap()).collect();
+        let orders = super::Namespace::parse("shop.orders").unwrap();
+        for at in [None, Some(i64::from(DAY) + random.below(600) as i64)] {
+            let (mut given, mut failed) = (Vec::new(), Vec::new());
+            let give = async |recovered: Recovered| {
+                given.push((recovered.id, recovered.document.to_vec(), recovered.seq));
+                Ok(())
+            };
+            let fail = |error: crate::error::Error| failed.push(error.to_string());
+            by_ids(&history, "shop", &ids, at, Some(&orders), give, fail).await.unwrap();
+            let (mut alone, mut failed_alone) = (Vec::new(), Vec::new());
+            for id in &ids {
+                match by_id(&history, "shop", id, at, Some(&orders)).await {
+                    Ok((r, _)) => alone.push((r.id, r.document.to_vec(), r.seq)),
+                    Err(error) => failed_alone.push(error.to_string()),
+                }
+            }
+            assert!(!given.is_empty() && !failed.is_empty());
+            for list in [&mut given, &mut alone] {
+                list.sort();
+            }
+            for list in [&mut failed, &mut failed_alone] {
+                list.sort();
+            }
+            assert_eq!(given, alone, "seed {seed} at {at:?}");
+            assert_eq!(failed, failed_alone, "seed {seed} at {at:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_condition_selects_among_the_documents_of_a_time() {
+    let mut shop = Shop::with_plugins(&[]);
+    for id in 0..200 {
+        shop.change("insert", id, doc! {"after": {"_id": id, "even": id % 2 == 0, "text": "y".repeat(100)}});
+    }
+    let then = i64::from(shop.second);
+    shop.change("update", 4, doc! {"delta": {"updatedFields": {"even": false}, "removedFields": []}});
+    shop.change("delete", 6, doc! {});
+    let (archive, _folder) = shop.archive(&[50]).await;
+    let history = History::new(None, archive);
+    let conditions = Conditions::parse(&["even=true".to_owned()]).unwrap();
+    for (at, expected) in [(then, 100), (then + 1, 99), (then + 2, 98)] {
+        let mut found: Vec<Document> = Vec::new();
+        let give = async |recovered: Recovered| {
+            found.push(bson::deserialize_from_slice(&recovered.document).unwrap());
+            Ok(())
+        };
+        as_of(&history, "shop", at, None, &conditions, give).await.unwrap();
+        assert_eq!(found.len(), expected);
+        assert!(found.iter().all(|document| document.get_bool("even").unwrap()));
+    }
+}

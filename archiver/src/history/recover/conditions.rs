@@ -1,0 +1,259 @@
+//! Simple conditions on documents, as a person gives them, with the meaning that MongoDB's queries have.
+
+use std::cmp::Ordering;
+
+use bson_walker::{Doc, Element, kind};
+
+use crate::error::{Error, Result};
+use crate::history::id::{DocumentId, number};
+
+/// Conditions that a document must meet, all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Conditions(Vec<Condition>);
+
+/// One condition: `status=open`, `lines.price>=10`.
+#[derive(Debug, Clone)]
+struct Condition {
+    path: String,
+    operator: Operator,
+    /// What the text can mean.
+    value: DocumentId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// Longer ones first: `>=` begins like `>`.
+const OPERATORS: [(&str, Operator); 6] = [
+    ("!=", Operator::NotEqual),
+    ("<=", Operator::LessOrEqual),
+    (">=", Operator::GreaterOrEqual),
+    ("=", Operator::Equal),
+    ("<", Operator::Less),
+    (">", Operator::Greater),
+];
+
+impl Conditions {
+    /// Reads `field=value` and the like; the value is plain text or Extended JSON, as an id is.
+    pub fn parse(texts: &[String]) -> Result<Conditions> {
+        texts.iter().map(|text| Condition::parse(text)).collect::<Result<_>>().map(Conditions)
+    }
+
+    /// Whether there is none, so that every document meets them.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a document meets them all.
+    pub fn match_doc(&self, doc: Doc<'_>) -> bool {
+        self.0.iter().all(|condition| condition.match_doc(doc))
+    }
+
+    /// Each one's field and operator, without the value, which may be what a document holds.
+    pub fn without_values(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|condition| {
+            let sign = OPERATORS.iter().find(|(_, operator)| *operator == condition.operator);
+            format!("{} {}", condition.path, sign.map_or("", |(sign, _)| sign))
+        })
+    }
+}
+
+impl Condition {
+    fn parse(text: &str) -> Result<Condition> {
+        let found =
+            OPERATORS.iter().filter_map(|(sign, operator)| Some((text.find(sign)?, *sign, *operator)));
+        // The first in the text; of two that begin there, the longer one.
+        let first = found.min_by_key(|(at, sign, _)| (*at, usize::MAX - sign.len()));
+        let Some((at, sign, operator)) = first.filter(|(at, ..)| *at > 0) else {
+            return Err(Error::invalid("--where is no condition")
+                .hint("for example --where status=open, --where 'lines.price>=10' or --where 'customer!={\"$oid\": \"…\"}'"));
+        };
+        let value = DocumentId::parse(&text[at + sign.len()..]).map_err(|e| {
+            Error::invalid("the value in --where is neither plain text nor Extended JSON").because(e)
+        })?;
+        Ok(Condition { path: text[..at].to_owned(), operator, value })
+    }
+
+    fn match_doc(&self, doc: Doc<'_>) -> bool {
+        let parts: Vec<&str> = self.path.split('.').collect();
+        let any = |test: &dyn Fn(&Element<'_>, &Element<'_>) -> bool| {
+            self.value.values().any(|value| any_at(doc, &parts, &|found| test(found, &value)))
+        };
+        let equal = || {
+            // As in MongoDB: what is not there is null.
+            let null = self.value.values().any(|value| value.kind() == kind::NULL);
+            any(&equals) || null && !any_at(doc, &parts, &|_| true)
+        };
+        let compares = |wanted: &[Ordering]| {
+            any(&|found, value| compare(found, value).is_some_and(|order| wanted.contains(&order)))
+        };
+        match self.operator {
+            Operator::Equal => equal(),
+            Operator::NotEqual => !equal(),
+            Operator::Less => compares(&[Ordering::Less]),
+            Operator::LessOrEqual => compares(&[Ordering::Less, Ordering::Equal]),
+            Operator::Greater => compares(&[Ordering::Greater]),
+            Operator::GreaterOrEqual => compares(&[Ordering::Greater, Ordering::Equal]),
+        }
+    }
+}
+
+/// Whether any value at a path passes: arrays on the way are gone through, and a number also names an element; at the end an array
+/// passes as a whole or with one of its elements.
+fn any_at(doc: Doc<'_>, path: &[&str], test: &dyn Fn(&Element<'_>) -> bool) -> bool {
+    let Some((first, rest)) = path.split_first() else { return false };
+    let Some(found) = doc.get(first) else { return false };
+    if rest.is_empty() {
+        return test(&found) || found.kind() == kind::ARRAY && elements(&found).any(|element| test(&element));
+    }
+    let Some(inner) = found.as_doc() else { return false };
+    any_at(inner, rest, test)
+        || found.kind() == kind::ARRAY
+            && elements(&found)
+                .filter(|element| element.kind() == kind::DOCUMENT)
+                .any(|element| element.as_doc().is_some_and(|doc| any_at(doc, rest, test)))
+}
+
+fn elements<'a>(of: &Element<'a>) -> impl Iterator<Item = Element<'a>> {
+    of.as_doc().unwrap_or(Doc::EMPTY).elements().map_while(|element| element.ok())
+}
+
+/// Whether two values are the same: numbers by value, also inside documents and arrays.
+fn equals(a: &Element<'_>, b: &Element<'_>) -> bool {
+    if a.kind() == b.kind() && a.value() == b.value() {
+        return true;
+    }
+    if let (Some(a), Some(b)) = (number(a), number(b)) {
+        return a == b;
+    }
+    if a.kind() != b.kind() || !matches!(a.kind(), kind::DOCUMENT | kind::ARRAY) {
+        return false;
+    }
+    let (mut left, mut right) = (elements(a), elements(b));
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a.name() == b.name() && equals(&a, &b) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// How two values of one kind compare; `None` for those of different kinds, and for kinds that are not compared here.
+fn compare(a: &Element<'_>, b: &Element<'_>) -> Option<Ordering> {
+    let whole = |e: &Element<'_>| e.as_i64().or_else(|| e.as_i32().map(i64::from));
+    if let (Some(a), Some(b)) = (whole(a), whole(b)) {
+        return Some(a.cmp(&b));
+    }
+    if let (Some(a), Some(b)) = (number(a), number(b)) {
+        return a.partial_cmp(&b);
+    }
+    if a.kind() != b.kind() {
+        return None;
+    }
+    match a.kind() {
+        kind::STRING => Some(a.string_bytes()?.cmp(b.string_bytes()?)),
+        kind::DATE => Some(date(a)?.cmp(&date(b)?)),
+        kind::TIMESTAMP => Some(a.as_timestamp()?.cmp(&b.as_timestamp()?)),
+        kind::OBJECT_ID | kind::BOOLEAN => Some(a.value().cmp(b.value())),
+        _ => None,
+    }
+}
+
+fn date(of: &Element<'_>) -> Option<i64> {
+    Some(i64::from_le_bytes(of.value().try_into().ok()?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bson::{Bson, DateTime, doc};
+
+    use super::*;
+
+    fn matches(conditions: &[&str], document: bson::Document) -> bool {
+        let texts: Vec<String> = conditions.iter().map(ToString::to_string).collect();
+        let bytes = bson::serialize_to_vec(&document).unwrap();
+        Conditions::parse(&texts).unwrap().match_doc(Doc::new(&bytes).unwrap())
+    }
+
+    #[test]
+    fn equality_means_what_mongodb_means() {
+        let document = doc! {
+            "status": "open", "n": 5_i64, "big": 9_007_199_254_740_993_i64, "none": Bson::Null, "flag": true,
+            "customer": {"name": "Ann=1", "tags": ["a", "b"]},
+            "lines": [{"sku": "x", "price": 9.5}, {"sku": "y", "price": 12}],
+        };
+        for met in [
+            "status=open",
+            "n=5",
+            "n=5.0",
+            "none=null",
+            "missing=null",
+            "flag=true",
+            "customer.name=Ann=1",
+            "customer.tags=b",
+            r#"customer.tags=["a","b"]"#,
+            "customer.tags.1=b",
+            "lines.sku=y",
+            "lines.1.sku=y",
+            "lines.price=12.0",
+            r#"lines={"sku":"y","price":{"$numberLong":"12"}}"#,
+            "status!=closed",
+            "missing!=1",
+            r#"big={"$numberLong":"9007199254740993"}"#,
+        ] {
+            assert!(matches(&[met], document.clone()), "{met}");
+        }
+        for not_met in [
+            "status=Open",
+            "status=null",
+            "n=6",
+            r#"n="5""#,
+            "lines.0.sku=y",
+            "lines.sku=z",
+            "status!=open",
+            "customer.tags!=a",
+            "customer=null",
+            "missing=1",
+            r#"lines={"price":12,"sku":"y"}"#,
+            r#"big={"$numberLong":"9007199254740992"}"#,
+        ] {
+            assert!(!matches(&[not_met], document.clone()), "{not_met}");
+        }
+        assert!(matches(&["status=open", "n=5"], document.clone()));
+        assert!(!matches(&["status=open", "n=6"], document), "all of them, not any");
+    }
+
+    #[test]
+    fn order_is_within_one_kind_of_value() {
+        let date = DateTime::from_millis(-5);
+        let document = doc! {"n": 10, "s": "m", "d": date, "list": [1, 20]};
+        for met in
+            ["n>9", "n>=10.0", "n<1e3", "s>a", "s<=m", "list>15", r#"d<{"$date":"1970-01-01T00:00:00Z"}"#]
+        {
+            assert!(matches(&[met], document.clone()), "{met}");
+        }
+        for not_met in ["n>10", "n<a", "s>5", "list>20", "missing<5", r#"d>{"$date":"1970-01-01T00:00:00Z"}"#]
+        {
+            assert!(!matches(&[not_met], document.clone()), "{not_met}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_condition_is_refused_without_its_value() {
+        for bad in ["status", "=open", "", "a={oops"] {
+            let error = Conditions::parse(&[bad.to_owned()]).unwrap_err();
+            assert!(!error.explain().contains("oops"), "{error}");
+        }
+        let conditions = Conditions::parse(&["a.b>=secret".to_owned()]).unwrap();
+        assert_eq!(conditions.without_values().collect::<Vec<_>>(), ["a.b >="]);
+    }
+}

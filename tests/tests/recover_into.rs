@@ -1,0 +1,138 @@
+//! Recovered documents on their way back into a live collection: the plan, what is never overwritten, what is refused, and that an
+//! interrupted recovery is finished by running it again.
+
+use std::time::Duration;
+
+use archiver_tests::{Fixture, Server, wait_until};
+use bson::{Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::Collection;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const INVALID: i32 = 10;
+
+/// A source with deleted documents 0..count.
+async fn deleted(server: &Server, count: i32, source: &str) -> Fixture {
+    let fixture = Fixture::new(server);
+    fixture.configure(&source.replace("{source}", &Fixture::source("orders", &["orders"])));
+    let orders = fixture.create_with_images("orders").await;
+    let documents = (0..count).map(|n| doc! {"_id": n, "n": n, "card": "4111"});
+    orders.insert_many(documents).await.unwrap();
+    fixture.run_once().await;
+    orders.delete_many(doc! {}).await.unwrap();
+    fixture.run_once().await;
+    fixture
+}
+
+const SINCE: [&str; 5] = ["recover", "--source", "orders", "--deleted-since", "2020-01-01T00:00:00Z"];
+
+async fn all(collection: &Collection<Document>) -> Vec<Document> {
+    let found = collection.find(doc! {}).sort(doc! {"_id": 1}).await.unwrap();
+    found.try_collect().await.unwrap()
+}
+
+fn lines(text: &str, action: &str) -> Vec<String> {
+    let of = |line: &&str| line.split('\t').next() == Some(action);
+    let mut ids: Vec<String> =
+        text.lines().filter(of).map(|line| line.split('\t').nth(1).unwrap().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn a_plan_says_what_would_happen_to_each_document_and_then_that_happens() {
+    let server = Server::shared().await;
+    let fixture = deleted(&server, 6, "{source}").await;
+    let restored = fixture.collection("restored");
+    let same = doc! {"_id": 1, "n": 1, "card": "4111"};
+    let others = [doc! {"_id": 2, "alive": true}, doc! {"_id": 3.0, "n": 3, "card": "4111"}];
+    restored.insert_one(&same).await.unwrap();
+    restored.insert_many(&others).await.unwrap();
+    let to = format!("{}.restored", fixture.db.name());
+    let command = [&SINCE[..], &["--to-namespace", &to]].concat();
+    let plan = fixture.archiver.run(&command).await.expect_code(0);
+    assert_eq!(lines(&plan.stdout, "will insert"), ["0", "4", "5"]);
+    assert_eq!(
+        (lines(&plan.stdout, "identical"), lines(&plan.stdout, "conflict")),
+        (vec!["1".to_owned()], vec!["2".to_owned(), "3".to_owned()])
+    );
+    assert!(
+        plan.stderr.contains(
+            "plan: 3 will be inserted, 1 identical, 2 in conflict with live ones, 0 refused as redacted"
+        ),
+        "{}",
+        plan.stderr
+    );
+    assert_eq!(all(&restored).await.len(), 3, "nothing is written without --apply");
+
+    let apply = [&command[..], &["--apply"]].concat();
+    let done =
+        fixture.archiver.run(&apply).await.expect_code(INVALID).expect_message(&["2 live documents differ"]);
+    assert_eq!(lines(&done.stdout, "inserted"), ["0", "4", "5"]);
+    let now = all(&restored).await;
+    assert_eq!((now.len(), &now[2], &now[3]), (6, &others[0], &others[1]), "live documents stay as they are");
+
+    let over = fixture.archiver.run(&[&apply[..], &["--overwrite"]].concat()).await.expect_code(0);
+    assert!(
+        over.stderr.contains("done: 0 inserted, 4 identical, 2 replaced, 0 in conflict"),
+        "{}",
+        over.stderr
+    );
+    let expected: Vec<Document> = (0..6).map(|n| doc! {"_id": n, "n": n, "card": "4111"}).collect();
+    let now = all(&restored).await;
+    assert_eq!(now[..3], expected[..3]);
+    assert_eq!(now[3].get("n"), expected[3].get("n"));
+}
+
+/// kill -9 in the middle, wherever that is.
+#[tokio::test]
+async fn a_killed_recovery_is_finished_by_running_it_again() {
+    let server = Server::shared().await;
+    let fixture = deleted(&server, 3_500, "{source}").await;
+    let restored = fixture.collection("restored");
+    let to = format!("{}.restored", fixture.db.name());
+    let apply = [&SINCE[..], &["--to-namespace", &to, "--apply", "--reason", "exercise"]].concat();
+    for (point, there) in [("restore:inserted=exit@1", 1_000), ("restore:batch=exit@1", 2_000)] {
+        let mut archiver = fixture.archiver.clone();
+        archiver.env("ARCHIVER_FAIL_POINTS", point);
+        assert_eq!(archiver.run(&apply).await.code, None, "{point} ends it");
+        assert_eq!(restored.count_documents(doc! {}).await.unwrap(), there, "{point}");
+    }
+    let mut archiver = fixture.archiver.clone();
+    archiver.env("ARCHIVER_FAIL_POINTS", "restore:batch=sleep(100000)@3");
+    let running = archiver.start(&apply);
+    wait_until("most are back", LIMIT, async || {
+        (restored.count_documents(doc! {}).await.unwrap() >= 3_000).then_some(())
+    })
+    .await;
+    assert_eq!(running.kill().await.code, None);
+    let done = fixture.archiver.run(&apply).await.expect_code(0);
+    assert!(done.stderr.contains("done: 500 inserted, 3000 identical"), "{}", done.stderr);
+    let expected: Vec<Document> = (0..3_500).map(|n| doc! {"_id": n, "n": n, "card": "4111"}).collect();
+    assert!(all(&restored).await == expected);
+}
+
+#[tokio::test]
+async fn what_went_through_plugins_is_marked_and_written_only_when_told_so() {
+    let server = Server::shared().await;
+    let redact = Fixture::redact("redact", r#"{ path = "card", action = "remove" }"#);
+    let fixture = deleted(&server, 3, &format!("{redact}{{source}}plugins = [\"redact\"]\n")).await;
+    let printed = fixture.archiver.run(&SINCE).await.expect_code(0);
+    assert_eq!(printed.json_lines().len(), 3);
+    let marked = "note: 3 of 3 documents went through plugins and may be redacted: 0, 1, 2";
+    assert!(printed.stderr.contains(marked), "{}", printed.stderr);
+
+    let restored = fixture.collection("restored");
+    let to = format!("{}.restored", fixture.db.name());
+    let command = [&SINCE[..], &["--to-namespace", &to]].concat();
+    let plan = fixture.archiver.run(&command).await.expect_code(0);
+    assert_eq!(lines(&plan.stdout, "redacted"), ["0", "1", "2"]);
+    assert!(plan.stderr.contains("3 refused as redacted"), "{}", plan.stderr);
+    let apply = [&command[..], &["--apply"]].concat();
+    fixture.archiver.run(&apply).await.expect_code(INVALID).expect_message(&["--allow-redacted"]);
+    assert_eq!(all(&restored).await, [] as [Document; 0]);
+    let done = fixture.archiver.run(&[&apply[..], &["--allow-redacted"]].concat()).await.expect_code(0);
+    assert!(done.stdout.contains("inserted\t0\tthrough plugins") && done.stderr.contains(marked), "{done:?}");
+    let expected: Vec<Document> = (0..3).map(|n| doc! {"_id": n, "n": n}).collect();
+    assert_eq!(all(&restored).await, expected);
+}

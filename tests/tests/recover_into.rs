@@ -92,7 +92,7 @@ async fn a_killed_recovery_is_finished_by_running_it_again() {
     let restored = fixture.collection("restored");
     let to = format!("{}.restored", fixture.db.name());
     let apply = [&SINCE[..], &["--to-namespace", &to, "--apply", "--reason", "exercise"]].concat();
-    for (point, there) in [("restore:inserted=exit@1", 1_000), ("restore:batch=exit@1", 2_000)] {
+    for (point, there) in [("restore:inserted=exit@1", 1_000), ("restore:batch=exit@2", 2_000)] {
         let mut archiver = fixture.archiver.clone();
         archiver.env("ARCHIVER_FAIL_POINTS", point);
         assert_eq!(archiver.run(&apply).await.code, None, "{point} ends it");

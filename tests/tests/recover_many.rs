@@ -255,13 +255,13 @@ async fn both_formats_are_read_by_others_and_a_document_of_16_mb_comes_back() {
 }
 
 #[tokio::test]
-async fn thirty_thousand_deleted_documents_come_back_and_are_written_back() {
+async fn twelve_thousand_deleted_documents_come_back_and_are_written_back() {
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);
     fixture.configure(&Fixture::source("orders", &["orders"]));
     let orders = fixture.collection("orders");
     for part in 0..3 {
-        let documents = (0..10_000).map(|n| doc! {"_id": part * 10_000 + n, "n": n, "part": part});
+        let documents = (0..4_000).map(|n| doc! {"_id": part * 4_000 + n, "n": n, "part": part});
         orders.insert_many(documents).await.unwrap();
     }
     fixture.run_once().await;
@@ -275,9 +275,9 @@ async fn thirty_thousand_deleted_documents_come_back_and_are_written_back() {
     let target = format!("{}.orders", fixture.db.name());
     let command = ["recover", "--source", "orders", "--all", "--at", &at, "--to-namespace", &target];
     let plan = fixture.archiver.run(&command).await.expect_code(0);
-    assert!(plan.stderr.contains("plan: 30000 will be inserted, 0 identical"), "{}", plan.stderr);
+    assert!(plan.stderr.contains("plan: 12000 will be inserted, 0 identical"), "{}", plan.stderr);
     assert_eq!(orders.count_documents(doc! {}).await.unwrap(), 0, "nothing is written without --apply");
     let done = fixture.archiver.run(&[&command[..], &["--apply"]].concat()).await.expect_code(0);
-    assert!(done.stderr.contains("done: 30000 inserted, 0 identical"), "{}", done.stderr);
+    assert!(done.stderr.contains("done: 12000 inserted, 0 identical"), "{}", done.stderr);
     assert!(query(&orders, doc! {}).await == all);
 }

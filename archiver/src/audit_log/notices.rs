@@ -44,7 +44,10 @@ impl AuditLog {
         let notices = self.notices_collection();
         let found = notices.find(of(&stream.source)).sort(doc! {"_id": 1}).limit(MOST_AT_ONCE).await;
         let found: Vec<Document> = found.map_err(failed)?.try_collect().await.map_err(failed)?;
-        Ok(found.into_iter().filter_map(read).collect())
+        let mut notices: Vec<Notice> = found.into_iter().filter_map(read).collect();
+        // Ids of one second are in no order where several processes made them.
+        notices.sort_by_key(|notice| notice.at);
+        Ok(notices)
     }
 
     /// Takes notices out of the queue, in the session's transaction. Fails where one is not in it.

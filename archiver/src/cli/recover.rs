@@ -9,7 +9,7 @@ use archiver::Error;
 use archiver::config::Config;
 use archiver::history::access::Access;
 use archiver::history::id::DocumentId;
-use archiver::history::recover::{Conditions, Recovered, Summary, as_of, by_ids, deleted_since};
+use archiver::history::recover::{Conditions, Recovered, Summary, as_of, by_ids, by_many_ids, deleted_since};
 use archiver::history::{History, Namespace, removed_words};
 use bson::{DateTime, Document, doc};
 use bson_walker::Doc;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// The document's _id: plain text for a string or ObjectId, else Extended JSON; may be given several times
     #[arg(long, conflicts_with_all = ["deleted_since", "conditions", "all"])]
     pub(super) id: Vec<String>,
-    /// Ids from a file, one a line, written as for --id; - is stdin
+    /// Ids from a file, one a line, written as for --id; - is stdin. The documents of more than a few come in no order
     #[arg(long, value_name = "FILE", conflicts_with_all = ["deleted_since", "conditions", "all"])]
     pub(super) ids_from: Option<String>,
     /// Every document deleted since this time (RFC 3339) that is not there again: by itself, with its collection or
@@ -93,6 +93,8 @@ pub(crate) enum DocumentFormat {
 /// Which documents, and as of when.
 struct Selection {
     ids: Vec<DocumentId>,
+    /// Whether they are from a file, so that there may be any number.
+    from_file: bool,
     since: Option<Timestamp>,
     conditions: Conditions,
     at: Option<Timestamp>,
@@ -118,6 +120,7 @@ impl Selection {
         }
         Ok(Selection {
             ids,
+            from_file: args.ids_from.is_some(),
             since: time("--deleted-since", &args.deleted_since)?,
             conditions: Conditions::parse(&args.conditions)?,
             at: time("--at", &args.at)?,
@@ -153,7 +156,11 @@ impl Selection {
             let mut failures = Vec::new();
             let give_one = async |recovered: Recovered| give.one(recovered).await;
             let fail = |error: Error| failures.push(error);
-            let policies = by_ids(history, source, &self.ids, at, namespace, give_one, fail).await?;
+            let ids = &self.ids;
+            let policies = match self.from_file {
+                true => by_many_ids(history, source, ids, at, namespace, give_one, fail).await?,
+                false => by_ids(history, source, ids, at, namespace, give_one, fail).await?,
+            };
             return Ok(Ended { summary: Summary { policies, ..Summary::default() }, failures });
         }
         let summary = match at {

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::record::{Record, RecordId};
 
 pub use conditions::Conditions;
-pub use many::{as_of, by_ids};
+pub use many::{as_of, by_ids, by_many_ids};
 
 /// Bytes of documents that are held in memory while they are rebuilt; history is read once more for what is beyond.
 const REBUILD_BYTES: usize = if cfg!(test) { 1024 } else { 256 * 1024 * 1024 };

@@ -241,8 +241,14 @@ mod tests {
         {
             assert!(matches(&[met], document.clone()), "{met}");
         }
-        for not_met in ["n>10", "n<a", "s>5", "list>20", "missing<5", r#"d>{"$date":"1970-01-01T00:00:00Z"}"#]
-        {
+        for not_met in [
+            "n>10",
+            "n<a",
+            r#"s>{"$numberInt":"5"}"#,
+            "list>20",
+            "missing<5",
+            r#"d>{"$date":"1970-01-01T00:00:00Z"}"#,
+        ] {
             assert!(!matches(&[not_met], document.clone()), "{not_met}");
         }
     }

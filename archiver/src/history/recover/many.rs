@@ -60,9 +60,8 @@ pub async fn as_of(
     Ok(summary)
 }
 
-/// Gives the documents with these ids back, each like [`by_id`]; `fail` gets what is wrong with the others. Returns the policies.
-///
-/// A few are looked up one by one; more, in passes over the whole history of a hundred thousand ids each.
+/// Gives the documents with these ids back in their order, each like [`by_id`]; `fail` gets what is wrong with the others. Returns the
+/// policies.
 pub async fn by_ids(
     history: &History,
     source: &str,
@@ -73,18 +72,32 @@ pub async fn by_ids(
     mut fail: impl FnMut(Error),
 ) -> Result<Policies> {
     let mut known = Policies::default();
-    if ids.len() <= ONE_BY_ONE {
-        for id in ids {
-            match by_id(history, source, id, at, namespace).await {
-                Ok((recovered, policies)) => {
-                    known = policies;
-                    give(recovered).await?;
-                }
-                Err(error) if is_of_one(&error) => fail(error),
-                Err(error) => return Err(error),
+    for id in ids {
+        match by_id(history, source, id, at, namespace).await {
+            Ok((recovered, policies)) => {
+                known = policies;
+                give(recovered).await?;
             }
+            Err(error) if is_of_one(&error) => fail(error),
+            Err(error) => return Err(error),
         }
-        return Ok(known);
+    }
+    Ok(known)
+}
+
+/// The same for any number of ids: more than a few are looked for in passes over the whole history, a hundred thousand in each, and
+/// come in no order.
+pub async fn by_many_ids(
+    history: &History,
+    source: &str,
+    ids: &[DocumentId],
+    at: Option<i64>,
+    namespace: Option<&Namespace>,
+    mut give: impl AsyncFnMut(Recovered) -> Result<()>,
+    mut fail: impl FnMut(Error),
+) -> Result<Policies> {
+    if ids.len() <= ONE_BY_ONE {
+        return by_ids(history, source, ids, at, namespace, give, fail).await;
     }
     history.require(source).await?;
     let wide = Wide::read(history, source).await?;

@@ -160,6 +160,30 @@ async fn each_notice_becomes_one_record_whoever_dies() {
     archiver_tests::truth::assert_dense(&fixture.records("orders").await);
 }
 
+#[tokio::test]
+async fn of_a_partitioned_source_the_first_partition_records_it_alone() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let keys = "[audit]\ndatabase = \"{audit}\"\nrecord_access = true\n\n";
+    fixture.configure(&(keys.to_owned() + &Fixture::source("orders", &["orders"]) + "partitions = 3\n"));
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..30).map(|n| doc! {"_id": n})).await.unwrap();
+    fixture.run_once().await;
+    for id in 0..5 {
+        fixture.ok(&["history", "--source", "orders", "--id", &id.to_string()]).await;
+    }
+    let running = [fixture.start(), fixture.start()];
+    wait_until("the notices are recorded", LIMIT, async || (waiting(&fixture).await == 0).then_some(())).await;
+    for one in running {
+        one.terminate().await.expect_code(0);
+    }
+    let records = records(&fixture, "access").await;
+    assert_eq!(records.len(), 5);
+    assert!(records.iter().all(|record| integer(record, "_id.p") == 0));
+    fixture.run_once().await;
+    fixture.ok(&["verify"]).await;
+}
+
 /// Whoever may give notice can put anything into the queue: it stops nobody, and is seen.
 #[tokio::test]
 async fn whatever_lies_in_the_queue_becomes_a_record() {

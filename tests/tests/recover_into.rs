@@ -84,6 +84,29 @@ async fn a_plan_says_what_would_happen_to_each_document_and_then_that_happens() 
     assert_eq!(now[3].get("n"), expected[3].get("n"));
 }
 
+#[tokio::test]
+async fn documents_of_two_collections_on_their_way_into_one_are_named() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders", "refunds"]));
+    for name in ["orders", "refunds"] {
+        fixture.create_with_images(name).await.insert_one(doc! {"_id": 1, "of": name}).await.unwrap();
+    }
+    fixture.run_once().await;
+    for name in ["orders", "refunds"] {
+        fixture.collection(name).delete_many(doc! {}).await.unwrap();
+    }
+    fixture.run_once().await;
+    let to = format!("{}.orders", fixture.db.name());
+    let command = [&SINCE[..], &["--to-namespace", &to]].concat();
+    let plan = fixture.archiver.run(&command).await.expect_code(0);
+    assert!(plan.stderr.contains("the documents are of several collections"), "{}", plan.stderr);
+    let one =
+        fixture.archiver.run(&[&command[..], &["--namespace", &to, "--apply"]].concat()).await.expect_code(0);
+    assert!(!one.stderr.contains("several collections"), "{}", one.stderr);
+    assert_eq!(all(&fixture.collection("orders")).await, [doc! {"_id": 1, "of": "orders"}]);
+}
+
 /// kill -9 in the middle, wherever that is.
 #[tokio::test]
 async fn a_killed_recovery_is_finished_by_running_it_again() {

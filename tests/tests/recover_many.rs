@@ -1,10 +1,12 @@
 //! Recoveries of many documents: each selection gives exactly what the server itself had, and says what it can't give.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use archiver_tests::workload::{Workload, seed};
-use archiver_tests::{Fixture, Server, duckdb, wait_until};
+use archiver_tests::{Fixture, Server, duckdb, tools, wait_until};
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Collection;
@@ -158,6 +160,19 @@ async fn ids_from_a_file_give_what_the_server_had_and_name_what_it_had_not() {
             outcome.stderr
         );
     }
+    let mut from_stdin = Command::new(tools::archiver())
+        .arg("--config")
+        .arg(fixture.path("archiver.toml"))
+        .args(["recover", "--source", "orders", "--ids-from", "-", "--at", at])
+        .env("ARCHIVER_TEST_URI", fixture.uri())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let two: Vec<String> = all.keys().take(2).map(|id| format!("{id}\n")).collect();
+    from_stdin.stdin.take().unwrap().write_all(two.concat().as_bytes()).unwrap();
+    let output = from_stdin.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.iter().filter(|b| **b == b'\n').count()), (Some(0), 2));
     std::fs::write(&file, "{oops\n").unwrap();
     let bad = ["recover", "--source", "orders", "--ids-from", file.to_str().unwrap()];
     fixture.archiver.run(&bad).await.expect_code(INVALID).expect_message(&["line 1"]);

@@ -5,7 +5,7 @@ use bson::doc;
 use tempfile::TempDir;
 
 use super::id::DocumentId;
-use super::recover::{by_id, deleted_since};
+use super::recover::{Conditions, as_of, by_id, deleted_since};
 use super::testing::{DAY, Shop};
 use super::*;
 use crate::archive::tombstone::{DeletedBy, Expiry, Tombstone};
@@ -89,6 +89,16 @@ async fn what_is_not_known_any_more_is_said_to_be_removed() {
     assert_eq!(&recovered.document[..], bson::serialize_to_vec(&doc! {"_id": 3, "n": 1}).unwrap());
     let policy = recovered.policies.first().copied().unwrap();
     assert_eq!(policies.plugins(policy), Some([].as_slice()));
+    let all = async |at: u32| {
+        let give = async |_| Ok(());
+        as_of(&history, "shop", i64::from(at), None, &Conditions::default(), give).await
+    };
+    let error = all(DAY + 3).await.unwrap_err();
+    assert!(error.kind() == Kind::NotFound && error.hint_text().unwrap().contains("removed by retention"));
+    for (at, known) in [(DAY + 5, (0, 1)), (DAY + 60, (1, 0))] {
+        let summary = all(at).await.unwrap();
+        assert_eq!((summary.recovered, summary.lost.len()), known, "{at}");
+    }
     let summary = deleted_since(&history, "shop", 0, None, async |_| Ok(())).await.unwrap();
     assert_eq!((summary.recovered, summary.lost.len()), (0, 1));
     assert!(summary.removed_until.is_some());

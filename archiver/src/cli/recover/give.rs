@@ -51,6 +51,8 @@ pub(super) struct Give {
     /// What is to be printed next.
     printed: Vec<u8>,
     policies: BTreeSet<RecordId>,
+    /// Where they were.
+    namespaces: BTreeSet<Namespace>,
     /// How many went through plugins, and the first of them.
     through_plugins: u64,
     named: Vec<String>,
@@ -80,6 +82,7 @@ impl Give {
             bytes: 0,
             printed: Vec::new(),
             policies: BTreeSet::new(),
+            namespaces: BTreeSet::new(),
             through_plugins: 0,
             named: Vec::new(),
             counts: Counts::default(),
@@ -103,6 +106,9 @@ impl Give {
     /// Takes the next document.
     pub(super) async fn one(&mut self, recovered: Recovered) -> archiver::Result<()> {
         self.policies.extend(&recovered.policies);
+        if !self.namespaces.contains(&recovered.namespace) {
+            self.namespaces.insert(recovered.namespace.clone());
+        }
         if recovered.through_plugins {
             self.through_plugins += 1;
             if self.named.len() < NAMED {
@@ -259,6 +265,14 @@ impl Give {
             ))?;
         }
         let Some(target) = &self.target else { return Ok(()) };
+        if self.namespaces.len() > 1 {
+            let names: Vec<String> = self.namespaces.iter().map(ToString::to_string).collect();
+            say(&format!(
+                "note: the documents are of several collections, and {} is one: {}; --namespace keeps it to one of them",
+                target.namespace(),
+                names.join(", ")
+            ))?;
+        }
         let Counts { conflicts, redacted, .. } = self.counts;
         let about = if target.writes() { "done" } else { "plan" };
         say(&format!("{about}: {}", self.words()))?;

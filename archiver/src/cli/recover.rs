@@ -154,12 +154,17 @@ impl Selection {
         let namespace = self.namespace.as_ref();
         if !self.ids.is_empty() {
             let mut failures = Vec::new();
-            let give_one = async |recovered: Recovered| give.one(recovered).await;
-            let fail = |error: Error| failures.push(error);
+            let take = async |found: archiver::Result<Recovered>| match found {
+                Ok(recovered) => give.one(recovered).await,
+                Err(error) => {
+                    failures.push(error);
+                    Ok(())
+                }
+            };
             let ids = &self.ids;
             let policies = match self.from_file {
-                true => by_many_ids(history, source, ids, at, namespace, give_one, fail).await?,
-                false => by_ids(history, source, ids, at, namespace, give_one, fail).await?,
+                true => by_many_ids(history, source, ids, at, namespace, take).await?,
+                false => by_ids(history, source, ids, at, namespace, take).await?,
             };
             return Ok(Ended { summary: Summary { policies, ..Summary::default() }, failures });
         }

@@ -138,12 +138,14 @@ async fn many_ids_are_what_each_is_alone() {
         let orders = super::Namespace::parse("shop.orders").unwrap();
         for at in [None, Some(i64::from(DAY) + random.below(600) as i64)] {
             let (mut given, mut failed) = (Vec::new(), Vec::new());
-            let give = async |recovered: Recovered| {
-                given.push((recovered.id, recovered.document.to_vec(), recovered.seq));
+            let take = async |found: crate::error::Result<Recovered>| {
+                match found {
+                    Ok(recovered) => given.push((recovered.id, recovered.document.to_vec(), recovered.seq)),
+                    Err(error) => failed.push(error.to_string()),
+                }
                 Ok(())
             };
-            let fail = |error: crate::error::Error| failed.push(error.to_string());
-            by_many_ids(&history, "shop", &ids, at, Some(&orders), give, fail).await.unwrap();
+            by_many_ids(&history, "shop", &ids, at, Some(&orders), take).await.unwrap();
             let (mut alone, mut failed_alone) = (Vec::new(), Vec::new());
             for id in &ids {
                 match by_id(&history, "shop", id, at, Some(&orders)).await {

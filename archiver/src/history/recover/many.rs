@@ -60,25 +60,24 @@ pub async fn as_of(
     Ok(summary)
 }
 
-/// Gives the documents with these ids back in their order, each like [`by_id`]; `fail` gets what is wrong with the others. Returns the
-/// policies.
+/// Gives the documents with these ids back in their order, each like [`by_id`]; `take` gets them, and what is wrong with the others.
+/// Returns the policies.
 pub async fn by_ids(
     history: &History,
     source: &str,
     ids: &[DocumentId],
     at: Option<i64>,
     namespace: Option<&Namespace>,
-    mut give: impl AsyncFnMut(Recovered) -> Result<()>,
-    mut fail: impl FnMut(Error),
+    mut take: impl AsyncFnMut(Result<Recovered>) -> Result<()>,
 ) -> Result<Policies> {
     let mut known = Policies::default();
     for id in ids {
         match by_id(history, source, id, at, namespace).await {
             Ok((recovered, policies)) => {
                 known = policies;
-                give(recovered).await?;
+                take(Ok(recovered)).await?;
             }
-            Err(error) if is_of_one(&error) => fail(error),
+            Err(error) if is_of_one(&error) => take(Err(error)).await?,
             Err(error) => return Err(error),
         }
     }
@@ -93,11 +92,10 @@ pub async fn by_many_ids(
     ids: &[DocumentId],
     at: Option<i64>,
     namespace: Option<&Namespace>,
-    mut give: impl AsyncFnMut(Recovered) -> Result<()>,
-    mut fail: impl FnMut(Error),
+    mut take: impl AsyncFnMut(Result<Recovered>) -> Result<()>,
 ) -> Result<Policies> {
     if ids.len() <= ONE_BY_ONE {
-        return by_ids(history, source, ids, at, namespace, give, fail).await;
+        return by_ids(history, source, ids, at, namespace, take).await;
     }
     history.require(source).await?;
     let wide = Wide::read(history, source).await?;
@@ -129,9 +127,8 @@ pub async fn by_many_ids(
                     let mut timeline = timeline.within(namespace);
                     timeline.removed_until = removed_until;
                     match one(&timeline, source, id, at, namespace) {
-                        Ok(recovered) => give(recovered).await?,
-                        Err(error) if is_of_one(&error) => fail(error),
-                        Err(error) => return Err(error),
+                        Err(error) if !is_of_one(&error) => return Err(error),
+                        found => take(found).await?,
                     }
                 }
             }
@@ -142,10 +139,7 @@ pub async fn by_many_ids(
             // Nothing is recorded of them; a withheld change may bear witness to one all the same.
             let id = &ids[n as usize];
             let timeline = wide.timeline(id, &[])?.within(namespace);
-            match one(&timeline, source, id, at, namespace) {
-                Ok(recovered) => give(recovered).await?,
-                Err(error) => fail(error),
-            }
+            take(one(&timeline, source, id, at, namespace)).await?;
         }
     }
     Ok(wide.policies)

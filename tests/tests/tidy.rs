@@ -30,8 +30,8 @@ const LAYERS: [(&[&str], &[&str], &str); 5] = [
     (&["parquet::", "arrow::"], &["archive/"], "only archive knows the file format"),
     (
         &["mongodb::"],
-        &["capture/", "audit_log/", "deployment", "fault.rs", "history/restore.rs"],
-        "the driver is for watching, for the log, and for writing recovered documents",
+        &["capture/", "audit_log/", "deployment", "fault.rs", "history/restore.rs", "history/replay/target.rs"],
+        "the driver is for watching, for the log, and for writing what is recovered or replayed",
     ),
     (&[".watch("], &["capture/"], "only capture watches"),
 ];

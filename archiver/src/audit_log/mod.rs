@@ -374,6 +374,21 @@ impl AuditLog {
         first.map(|r| Record::new(r.as_bytes())?.seq()).transpose()
     }
 
+    /// The seq of a stream's first record from `first_seq` on that is of this time or later; `None` where there is none.
+    pub async fn seq_since(
+        &self,
+        stream: &StreamId,
+        first_seq: i64,
+        from: Timestamp,
+    ) -> Result<Option<i64>> {
+        let mut filter = in_range(stream, first_seq..i64::MAX);
+        filter.insert("clusterTime", doc! {"$gte": from});
+        let records = self.records_of(&stream.source);
+        let first = records.find_one(filter).sort(doc! {"_id": 1}).projection(doc! {"_id": 1}).await;
+        let first = first.map_err(|e| mongo_error("reading the audit log", e))?;
+        first.map(|r| Record::new(r.as_bytes())?.seq()).transpose()
+    }
+
     /// Deletes a stream's records before `end`, oldest first, in small steps with pauses between them: for the server there is no
     /// long deletion, and no more load than what half of its time allows. The caller has made sure that they are sealed in the
     /// archive. Cancelled or ended half way it goes on from there the next time.

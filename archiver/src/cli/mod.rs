@@ -8,6 +8,7 @@ mod plugin;
 mod quarantine;
 mod recover;
 mod reload;
+mod replay;
 mod roll;
 mod run;
 mod sql;
@@ -60,7 +61,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = Log::Text)]
     log_format: Log,
     /// error, warn, info, debug, trace, or a filter such as archiver::capture=debug [default: $ARCHIVER_LOG, else
-    /// info for run, roll and verify, warn for the others]
+    /// info for run, roll, verify and replay, warn for the others]
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -90,6 +91,7 @@ enum Command {
     Status(status::Args),
     History(history::Args),
     Recover(recover::Args),
+    Replay(replay::Args),
     Verify(verify::Args),
     Roll(roll::Args),
     Quarantine(quarantine::Args),
@@ -124,7 +126,7 @@ impl Global {
 impl Command {
     fn default_level(&self) -> &'static str {
         match self {
-            Command::Run(_) | Command::Roll(_) | Command::Verify(_) => "info",
+            Command::Run(_) | Command::Roll(_) | Command::Verify(_) | Command::Replay(_) => "info",
             _ => "warn",
         }
     }
@@ -136,6 +138,7 @@ impl Command {
             Command::Status(args) => status::run(args, global).await,
             Command::History(args) => history::run(args, global).await,
             Command::Recover(args) => recover::run(args, global).await,
+            Command::Replay(args) => replay::run(args, global).await,
             Command::Verify(args) => verify::run(args, global).await,
             Command::Roll(args) => roll::run(args, global).await,
             Command::Quarantine(args) => quarantine::run(args, global).await,

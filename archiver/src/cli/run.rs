@@ -46,7 +46,7 @@ fn listen(kind: SignalKind, name: &str) -> archiver::Result<Signal> {
 }
 
 /// Cancels the token at the first SIGTERM or Ctrl-C, and ends the process at the second.
-fn cancel_on_signal(shutdown: CancellationToken) -> archiver::Result<()> {
+pub(super) fn cancel_on_signal(shutdown: CancellationToken) -> archiver::Result<()> {
     let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
     let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
     tokio::spawn(async move {

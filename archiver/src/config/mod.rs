@@ -266,6 +266,13 @@ pub fn plugin_config(path: &Path) -> Result<(Secret, Vec<Secret>)> {
     }
 }
 
+/// Puts environment variables and files into an argument, as the configuration does: `${NAME}`, `${file:PATH}`. Kind Invalid.
+pub fn argument(name: &str, text: &str) -> Result<Secret> {
+    let outside = Outside { env: &|name| std::env::var(name).ok(), file: &substitute::read_file };
+    let put_in = substitute::substitute(text, Path::new(""), &outside, &mut |_| {});
+    put_in.map(Secret::new).map_err(|wrong| Error::invalid(format!("{name} {wrong}")))
+}
+
 impl Config {
     /// Reads and checks the file; every problem in it is reported, each with its line. Kind Invalid.
     pub fn load(path: &Path) -> Result<Config> {

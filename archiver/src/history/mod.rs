@@ -11,6 +11,7 @@ pub mod id;
 pub mod policies;
 pub mod recover;
 pub mod released;
+pub mod replay;
 pub mod restore;
 pub mod states;
 pub mod stream;

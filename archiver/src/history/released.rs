@@ -38,6 +38,11 @@ impl Released {
         Ok(())
     }
 
+    /// What became of this `quarantine` record's event, where it was released: its late record, or none where a plugin dropped it.
+    pub(super) fn outcome(&self, quarantine: RecordId) -> Option<Option<RecordId>> {
+        self.0.get(&quarantine).copied()
+    }
+
     /// Whether this `quarantine` record's event was released.
     pub fn holds(&self, quarantine: RecordId) -> bool {
         self.0.contains_key(&quarantine)
@@ -70,14 +75,19 @@ pub struct Placed {
 }
 
 impl History {
+    /// The events of a source that have been released by now.
+    pub(super) async fn released(&self, source: &str) -> Result<Released> {
+        Released::among(&self.operations(source, &["quarantine"], BEGINNING).await?)
+    }
+
     /// The records of a stream with the late ones in their places, as far as events have been released by now.
     pub async fn placed_records(&self, stream: &StreamId) -> Result<Placed> {
-        let notes = self.operations(&stream.source, &["quarantine"], BEGINNING).await?;
+        let released = self.released(&stream.source).await?;
         Ok(Placed {
             history: self.clone(),
             stream: stream.clone(),
             records: self.records(stream, 1),
-            released: Released::among(&notes)?,
+            released,
             late: None,
         })
     }
@@ -94,7 +104,7 @@ impl Placed {
         while self.next_seq() < end {
             let Some(bytes) = self.records.next().await? else { return Ok(None) };
             let record = Record::new(&bytes)?;
-            match self.released.0.get(&record.record_id()?).copied() {
+            match self.released.outcome(record.record_id()?) {
                 _ if record.late().is_some() => {}
                 // Behind its quarantine record the late one may have expired.
                 Some(Some(late)) => match self.late(late.seq).await? {

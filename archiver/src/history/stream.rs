@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use tokio_util::task::AbortOnDropHandle;
@@ -18,6 +19,9 @@ use crate::record::Record;
 use crate::stream_id::StreamId;
 
 type Hot = Pin<Box<dyn Stream<Item = Result<Vec<u8>>> + Send>>;
+
+/// The server forgets a cursor that nobody asks for ten minutes: one that has rested half of it is opened anew.
+const CURSOR_RESTS: Duration = Duration::from_secs(300);
 
 /// Reads a stream's records one after the other.
 ///
@@ -35,6 +39,7 @@ pub struct Records {
     ahead: Option<(i64, AbortOnDropHandle<Result<Option<segment::Records>>>)>,
     reads_ahead: bool,
     hot: Option<Hot>,
+    hot_asked: Instant,
     /// The log had the last record: it will have the next one, and the manifests need not be listed to know.
     in_log: bool,
 }
@@ -81,6 +86,7 @@ impl History {
             ahead: None,
             reads_ahead: stream.partition.is_none(),
             hot: None,
+            hot_asked: Instant::now(),
             in_log: false,
         }
     }
@@ -138,7 +144,12 @@ impl Records {
 
     /// The next record of the open log stream; `None`, and no stream any more, where it does not go on.
     async fn next_hot(&mut self) -> Result<Option<Vec<u8>>> {
-        let Some(hot) = &mut self.hot else { return Ok(None) };
+        let rested = self.hot_asked.elapsed() > CURSOR_RESTS;
+        self.hot_asked = Instant::now();
+        let Some(hot) = self.hot.as_mut().filter(|_| !rested) else {
+            self.hot = None;
+            return Ok(None);
+        };
         if let Some(record) = hot.next().await.transpose()?
             && Record::new(&record)?.seq()? == self.next_seq
         {

@@ -22,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 const ROLLING: &str = "segment_max_bytes = \"32KiB\"\nhot_retention = \"365d\"\ntable_format = \"delta\"";
 const TRIMMING: &str = "segment_max_bytes = \"32KiB\"\nhot_retention = \"0s\"";
 
-/// Reached only where records expire, and by commands that people run: `retention`, `recover` and `accountable` have tests of these.
-const ELSEWHERE: [&str; 4] = ["expire:", "hold:", "notice:", "restore:"];
+/// Reached only where records expire, and by commands that people run: `retention`, `recover`, `accountable` and `replay` have tests of these.
+const ELSEWHERE: [&str; 5] = ["expire:", "hold:", "notice:", "restore:", "replay:"];
 
 /// The names of all fail points, as the source has them, but for those of [`ELSEWHERE`].
 fn names() -> Vec<String> {

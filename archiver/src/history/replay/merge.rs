@@ -1,0 +1,181 @@
+//! The records of several streams in one order: each stream's own, and the changes of all by cluster time.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::baselines::Survivors;
+use super::range::{Range, ordered};
+use super::tail::{Place, Step, Tail};
+use crate::error::Result;
+use crate::history::History;
+use crate::history::stream::is_timed;
+use crate::record::Record;
+use crate::stream_id::StreamId;
+
+/// How long a followed stream waits for another one that has not been captured as far: a quiet one says so every five seconds.
+const WAIT: Duration = Duration::from_secs(15);
+
+/// One step of one stream.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) stream: StreamId,
+    pub(super) step: Step,
+    /// Where it stands among the others.
+    pub(super) time: (u32, u32),
+    /// What it leaves, where it ends a collection whose successor was read already.
+    pub(super) survivors: Option<Survivors>,
+    /// Where its stream goes on.
+    pub(super) place: Place,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Deal with this one.
+    Item(Box<Item>),
+    /// Nothing until there is more; everything before this time has been given.
+    Wait((u32, u32)),
+    /// Nothing any more; everything before this time has been given.
+    End((u32, u32)),
+}
+
+/// Reads several streams at once.
+pub(super) struct Merge {
+    heads: Vec<Head>,
+    follow: bool,
+    /// Since when an item has been held back for other streams.
+    waiting: Option<Instant>,
+    warned: bool,
+}
+
+struct Head {
+    tail: Tail,
+    next: Option<Item>,
+    /// The time of its last record that stands where its time says.
+    time: (u32, u32),
+    /// Nothing comes any more.
+    ended: bool,
+}
+
+impl Merge {
+    /// The streams of these sources, each from where `place` says.
+    pub(super) async fn open(
+        history: &History,
+        sources: &[String],
+        range: Range,
+        follow: bool,
+        place: impl Fn(&StreamId) -> Option<Place>,
+    ) -> Result<Merge> {
+        let mut heads = Vec::new();
+        for source in sources {
+            let released = history.released(source).await?;
+            for stream in history.streams(source).await? {
+                let place = place(&stream);
+                let tail = Tail::open(history, stream, range, released.clone(), place).await?;
+                heads.push(Head { tail, next: None, time: (0, 0), ended: false });
+            }
+        }
+        Ok(Merge { heads, follow, waiting: None, warned: false })
+    }
+
+    /// Where each stream begins.
+    pub(super) fn places(&self) -> impl Iterator<Item = (StreamId, Place)> + '_ {
+        self.heads.iter().map(|head| (head.tail.stream.clone(), head.tail.place().clone()))
+    }
+
+    /// The next item, or that there is none for now.
+    pub(super) async fn next(&mut self) -> Result<Next> {
+        for head in &mut self.heads {
+            head.read(self.follow).await?;
+        }
+        let Some(first) = self.first() else {
+            let over = self.heads.iter().all(|head| head.ended);
+            return Ok(if over { Next::End(self.reached()) } else { Next::Wait(self.reached()) });
+        };
+        let time = self.heads[first].next.as_ref().map_or((0, 0), |item| item.time);
+        if self.is_early(time) {
+            return Ok(Next::Wait(self.reached()));
+        }
+        self.waiting = None;
+        let Some(mut item) = self.heads[first].next.take() else { return Ok(Next::Wait(time)) };
+        item.survivors = self.survivors(&item)?;
+        Ok(Next::Item(Box::new(item)))
+    }
+
+    /// Equal times: the first stream's.
+    fn first(&self) -> Option<usize> {
+        let times = self.heads.iter().enumerate().filter_map(|(n, head)| Some((head.next.as_ref()?.time, n)));
+        times.min().map(|(_, n)| n)
+    }
+
+    /// Whether other streams may still have something of an earlier time.
+    fn is_early(&mut self, time: (u32, u32)) -> bool {
+        let behind = |head: &&Head| {
+            head.next.is_none() && !head.ended && ordered(head.tail.reached) < time
+        };
+        let Some(head) = self.heads.iter().find(behind) else { return false };
+        if self.waiting.get_or_insert_with(Instant::now).elapsed() < WAIT {
+            return true;
+        }
+        if !self.warned {
+            warn!("a stream is captured late: what it has comes behind later changes of others stream={}", head.tail.stream);
+            self.warned = true;
+        }
+        false
+    }
+
+    /// Everything before this time has been given.
+    fn reached(&self) -> (u32, u32) {
+        let of = |head: &Head| match &head.next {
+            Some(item) => item.time,
+            None if head.tail.is_over => (u32::MAX, u32::MAX),
+            None => ordered(head.tail.reached),
+        };
+        self.heads.iter().map(of).min().unwrap_or((u32::MAX, u32::MAX))
+    }
+
+    /// Asks how far the streams of which nothing is left have been captured meanwhile.
+    pub(super) async fn look_ahead(&mut self) -> Result<()> {
+        for head in self.heads.iter_mut().filter(|head| head.next.is_none() && !head.ended) {
+            head.tail.look_ahead().await?;
+        }
+        Ok(())
+    }
+
+    fn survivors(&self, item: &Item) -> Result<Option<Survivors>> {
+        let Step::Record(bytes, _) = &item.step else { return Ok(None) };
+        let record = Record::new(bytes)?;
+        if !matches!(record.op(), "drop" | "dropDatabase" | "rename") {
+            return Ok(None);
+        }
+        let time = ordered(record.cluster_time()?);
+        let siblings = self.heads.iter().filter(|head| head.tail.stream.source == item.stream.source);
+        let left: Survivors = siblings.flat_map(|head| head.tail.baselines.read_since(time)).collect();
+        Ok(Some(left).filter(|left| !left.is_empty()))
+    }
+}
+
+impl Head {
+    /// Reads its next item, where it has none.
+    async fn read(&mut self, follow: bool) -> Result<()> {
+        if self.next.is_some() || self.ended {
+            return Ok(());
+        }
+        let Some(step) = self.tail.next().await? else {
+            self.ended = self.tail.is_over || !follow;
+            return Ok(());
+        };
+        let mut time = self.time;
+        if let Step::Record(bytes, _) = &step {
+            let record = Record::new(bytes)?;
+            if is_timed(&record) {
+                time = ordered(record.cluster_time()?);
+                self.time = self.time.max(time);
+            }
+        }
+        let (stream, place) = (self.tail.stream.clone(), self.tail.place().clone());
+        self.next = Some(Item { stream, step, time, survivors: None, place });
+        Ok(())
+    }
+}

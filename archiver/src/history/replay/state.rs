@@ -1,0 +1,251 @@
+//! How far a replay has got, in a file: written anew as a whole, and only behind what it says.
+//!
+//! Beside it lies, while changes are being applied, a file with the documents that these changes are applied to, as they were before:
+//! a change says what became of a document, not what the document is, and whoever goes on can't know which changes arrived.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bson_walker::{Doc, Writer};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+use super::tail::Place;
+use crate::error::{Error, Result};
+use crate::fail_point::fail_point;
+use crate::history::Namespace;
+use crate::history::states::Identity;
+use crate::stream_id::StreamId;
+
+const FORMAT: u32 = 1;
+
+/// The documents as they were before the changes that are being applied; `None`: not there.
+pub(super) type Bases = HashMap<Identity, Option<Bytes>>;
+
+/// What a state file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct State {
+    format: u32,
+    /// What is replayed, and where to: a file is that of one replay.
+    replay: String,
+    /// Where each stream goes on.
+    streams: BTreeMap<String, StoredPlace>,
+    /// How long the output was, where it is a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bytes: Option<u64>,
+    /// A collection is about to be renamed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) renaming: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredPlace {
+    start: i64,
+    next: i64,
+    since: i64,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    late: BTreeSet<i64>,
+}
+
+impl State {
+    /// That of a replay which has not begun.
+    pub(super) fn new(replay: &str) -> State {
+        State {
+            format: FORMAT,
+            replay: replay.to_owned(),
+            streams: BTreeMap::new(),
+            bytes: None,
+            renaming: false,
+        }
+    }
+
+    pub(super) fn place(&self, stream: &StreamId) -> Option<Place> {
+        let stored = self.streams.get(&stream.to_string())?;
+        let late = stored.late.range(stored.next..).copied().collect();
+        Some(Place { start: stored.start, next: stored.next, since: stored.since, late })
+    }
+
+    pub(super) fn set(&mut self, stream: &StreamId, place: &Place) {
+        let Place { start, next, since, ref late } = *place;
+        let late = late.range(next..).copied().collect();
+        self.streams.insert(stream.to_string(), StoredPlace { start, next, since, late });
+    }
+}
+
+/// Where the state is kept.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    /// The file, and what it says; `None` where it is not there yet. Fails as invalid where it is that of another replay.
+    pub(super) fn open(path: &Path, replay: &str) -> Result<(StateFile, Option<State>)> {
+        let file = StateFile { path: path.to_path_buf() };
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((file, None)),
+            Err(e) => return Err(file.failed("read", e)),
+        };
+        let state: State = serde_json::from_slice(&text).map_err(|e| {
+            Error::invalid(format!("this is no state of a replay: {}", path.display()))
+                .because(e)
+                .hint("name another file, which is made; or, to begin anew, delete this one")
+        })?;
+        if state.format != FORMAT || state.replay != replay {
+            return Err(Error::invalid(format!("this is the state of another replay: {}", path.display())).hint(
+                format!("it is of: {}; now it is: {replay}; name another file for it", state.replay),
+            ));
+        }
+        Ok((file, Some(state)))
+    }
+
+    /// Makes a state durable.
+    pub(super) async fn save(&self, state: &State) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(state)
+            .map_err(|e| Error::internal("the state of a replay can't be encoded").because(e))?;
+        text.push(b'\n');
+        self.write(&self.path, &text)?;
+        fail_point!("replay:saved");
+        Ok(())
+    }
+
+    /// Makes durable which documents the changes behind a state are applied to. Without any there is nothing to write.
+    pub(super) async fn save_bases(&self, state: &State, bases: &Bases) -> Result<()> {
+        if bases.is_empty() {
+            return Ok(());
+        }
+        let header = serde_json::to_string(&state.streams)
+            .map_err(|e| Error::internal("the state of a replay can't be encoded").because(e))?;
+        let mut bytes = Writer::build(|w| w.str("behind", &header));
+        for (identity, document) in bases {
+            let mut writer = Writer::begin(&mut bytes);
+            writer.str("db", &identity.namespace.db);
+            writer.str("coll", &identity.namespace.coll);
+            writer.raw(identity.id.0, b"id", &identity.id.1);
+            if let Some(document) = document {
+                writer.doc("document", document);
+            }
+            writer.end();
+        }
+        self.write(&self.bases_path(), &bytes)?;
+        fail_point!("replay:bases_saved");
+        Ok(())
+    }
+
+    /// The documents that were saved behind this state: none where the changes behind it were not begun with.
+    pub(super) fn bases(&self, state: &State) -> Result<Bases> {
+        let bytes = match std::fs::read(self.bases_path()) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Bases::new()),
+            Err(e) => return Err(self.failed("read", e)),
+        };
+        let damaged = |e: bson_walker::Error| {
+            let path = self.bases_path();
+            Error::corrupt(format!("a file of a replay is damaged: {}", path.display())).because(e)
+        };
+        let (header, mut rest) = Doc::split(&bytes).map_err(damaged)?;
+        let behind: Option<BTreeMap<String, StoredPlace>> =
+            header.get("behind").and_then(|e| serde_json::from_str(e.as_str()?).ok());
+        let mut bases = Bases::new();
+        if behind.as_ref() != Some(&state.streams) {
+            return Ok(bases);
+        }
+        while !rest.is_empty() {
+            let (entry, behind) = Doc::split(rest).map_err(damaged)?;
+            rest = behind;
+            let text = |name| entry.get(name).and_then(|e| e.as_str()).map(str::to_owned);
+            let (Some(db), Some(coll), Some(id)) = (text("db"), text("coll"), entry.get("id")) else { continue };
+            let identity =
+                Identity { namespace: Namespace { db, coll }, id: (id.kind(), id.value().to_vec()) };
+            let document = entry.get("document").and_then(|e| e.as_doc());
+            bases.insert(identity, document.map(|doc| Bytes::copy_from_slice(doc.as_bytes())));
+        }
+        Ok(bases)
+    }
+
+    /// Removes what is of no use once a replay has come to its end.
+    pub(super) fn forget_bases(&self) {
+        // Left behind it does no harm: it is of another state.
+        std::fs::remove_file(self.bases_path()).ok();
+    }
+
+    fn bases_path(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".documents");
+        PathBuf::from(name)
+    }
+
+    /// Puts a file in the place of another at once: a crash leaves the one or the other.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let replace = || -> std::io::Result<()> {
+            let mut file = NamedTempFile::new_in(folder)?;
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(path).map_err(|e| e.error)?;
+            std::fs::File::open(folder)?.sync_all()
+        };
+        replace().map_err(|e| self.failed("written", e))
+    }
+
+    fn failed(&self, what: &str, error: std::io::Error) -> Error {
+        Error::unavailable(format!("the state of the replay can't be {what}: {}", self.path.display()))
+            .because(error)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn place(next: i64) -> Place {
+        Place { start: 1, next, since: next - 1, late: BTreeSet::from([3, 90]) }
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_is_read_again_and_only_by_the_same_replay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let (file, none) = StateFile::open(&path, "a").unwrap();
+        assert!(none.is_none());
+        let mut state = State::new("a");
+        let stream = StreamId::whole("payments");
+        state.set(&stream, &place(50));
+        file.save(&state).await.unwrap();
+        let (_, read) = StateFile::open(&path, "a").unwrap();
+        assert_eq!(read.as_ref(), Some(&state));
+        let late = BTreeSet::from([90]);
+        assert_eq!(read.unwrap().place(&stream), Some(Place { late, ..place(50) }));
+        assert_eq!(StateFile::open(&path, "b").unwrap_err().kind(), crate::Kind::Invalid);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(StateFile::open(&path, "a").unwrap_err().kind(), crate::Kind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn documents_count_only_behind_the_state_that_they_were_saved_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, _) = StateFile::open(&folder.path().join("state"), "a").unwrap();
+        let mut state = State::new("a");
+        state.set(&StreamId::whole("payments"), &place(50));
+        let identity = |n: u8| Identity {
+            namespace: Namespace { db: "shop".to_owned(), coll: "orders".to_owned() },
+            id: (bson_walker::kind::STRING, vec![2, 0, 0, 0, n, 0]),
+        };
+        let document = Bytes::from(Writer::build(|w| w.str("_id", "x")));
+        let bases = Bases::from([(identity(b'x'), Some(document)), (identity(b'y'), None)]);
+        file.save_bases(&state, &bases).await.unwrap();
+        assert_eq!(file.bases(&state).unwrap(), bases);
+        state.set(&StreamId::whole("payments"), &place(51));
+        assert!(file.bases(&state).unwrap().is_empty());
+        file.forget_bases();
+        assert!(!file.bases_path().exists());
+    }
+}

@@ -1,0 +1,218 @@
+//! One stream's records for a replay: in seq order, late ones in the places of their events as far as these have been released, and
+//! nothing before it is durable together with its checkpoint.
+
+use std::collections::BTreeSet;
+
+use bson::Timestamp;
+
+use super::baselines::Baselines;
+use super::range::{Bound, Range};
+use crate::error::Result;
+use crate::history::History;
+use crate::history::released::Released;
+use crate::history::stream::{Records, is_timed};
+use crate::record::{Record, RecordId};
+use crate::stream_id::StreamId;
+
+const END_OF_TIME: Timestamp = Timestamp { time: u32::MAX, increment: u32::MAX };
+
+/// Where a stream is gone on with: everything before it has been given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The seq at which the replay of the stream began, whatever became of it meanwhile.
+    pub(super) start: i64,
+    /// The seq of the next record that stands where it was written.
+    pub(super) next: i64,
+    /// From here on documents were read to whose time the stream has not come yet: `next` where there are none.
+    pub(super) since: i64,
+    /// Late records behind it that have been given already, in the places of their events.
+    pub(super) late: BTreeSet<i64>,
+}
+
+/// What comes next in a stream.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A record, and whether a baseline has it in it already.
+    Record(Vec<u8>, bool),
+    /// The records of these seqs have been removed by retention, but for those that come.
+    Expired(std::ops::Range<i64>),
+}
+
+/// Reads one stream.
+pub(super) struct Tail {
+    history: History,
+    pub(super) stream: StreamId,
+    records: Records,
+    released: Released,
+    late: Option<Records>,
+    place: Place,
+    range: Range,
+    pub(super) baselines: Baselines,
+    /// The record that was read behind expired ones.
+    kept: Option<Vec<u8>>,
+    /// Before this seq everything is durable; `None`: whatever there is.
+    end: Option<i64>,
+    /// Up to this time the stream has been read: nothing before it comes any more behind `end`.
+    pub(super) reached: Timestamp,
+    /// What comes next is outside of the range.
+    pub(super) is_over: bool,
+}
+
+impl Tail {
+    /// At the beginning of a range, or where an earlier replay of it has got to.
+    pub(super) async fn open(
+        history: &History,
+        stream: StreamId,
+        range: Range,
+        released: Released,
+        place: Option<Place>,
+    ) -> Result<Tail> {
+        let place = match place {
+            Some(place) => place,
+            None => {
+                let start = history.first_seq(&stream, range.from).await?;
+                Place { start, next: start, since: start, late: BTreeSet::new() }
+            }
+        };
+        let mut tail = Tail {
+            history: history.clone(),
+            records: history.records(&stream, place.next),
+            stream,
+            released,
+            late: None,
+            place,
+            range,
+            baselines: Baselines::default(),
+            kept: None,
+            end: None,
+            reached: END_OF_TIME,
+            is_over: false,
+        };
+        tail.read_baselines_again().await?;
+        tail.look_ahead().await?;
+        Ok(tail)
+    }
+
+    /// Learns again which documents were read ahead of the stream.
+    async fn read_baselines_again(&mut self) -> Result<()> {
+        let mut records = self.history.records(&self.stream, self.place.since);
+        while records.next_seq() < self.place.next {
+            let Some(bytes) = records.next().await? else { break };
+            let record = Record::new(&bytes)?;
+            if self.range.holds(&record)? {
+                self.baselines.advance(&record, record.seq()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where to go on once everything that was given has been dealt with.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Asks how far the stream has been captured.
+    pub(super) async fn look_ahead(&mut self) -> Result<()> {
+        let Some(log) = &self.history.log else { return Ok(()) };
+        if let Some(checkpoint) = log.checkpoint(&self.stream).await? {
+            self.end = Some(checkpoint.next_seq);
+            self.reached = checkpoint.position.cluster_time;
+        }
+        Ok(())
+    }
+
+    /// The next record of the range; `None`: no more as of when it was last looked ahead, or ever, see `is_over`.
+    pub(super) async fn next(&mut self) -> Result<Option<Step>> {
+        loop {
+            let Some(step) = self.next_of_all().await? else { return Ok(None) };
+            let Step::Record(bytes, _) = step else { return Ok(Some(step)) };
+            let record = Record::new(&bytes)?;
+            if self.range.is_behind(&record, is_timed(&record))? {
+                self.is_over = true;
+                return Ok(None);
+            }
+            if self.range.holds(&record)? {
+                let is_in_baseline = self.baselines.advance(&record, self.place.next - 1)?;
+                self.place.since = self.baselines.since().unwrap_or(self.place.next);
+                return Ok(Some(Step::Record(bytes, is_in_baseline)));
+            }
+        }
+    }
+
+    /// The next one, whether in the range or not.
+    async fn next_of_all(&mut self) -> Result<Option<Step>> {
+        while self.end.is_none_or(|end| self.place.next < end) {
+            let bytes = match self.kept.take() {
+                Some(bytes) => bytes,
+                None => match self.records.next().await? {
+                    Some(bytes) => bytes,
+                    None => return Ok(None),
+                },
+            };
+            let id = Record::new(&bytes)?.record_id()?;
+            if id.seq > self.place.next {
+                let expired = self.place.next..id.seq;
+                self.place.next = id.seq;
+                self.kept = Some(bytes);
+                return Ok(Some(Step::Expired(expired)));
+            }
+            self.place.next = id.seq + 1;
+            if let Some(bytes) = self.placed(id, bytes).await? {
+                return Ok(Some(Step::Record(bytes, false)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What stands in a record's place; `None` where it has been given already, or a plugin dropped its event in the end.
+    async fn placed(&mut self, id: RecordId, bytes: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        if let Some(quarantine) = Record::new(&bytes)?.late() {
+            // Of an event before the beginning, or given with its event.
+            let is_other = quarantine < self.place.start || self.place.late.remove(&id.seq);
+            return Ok(Some(bytes).filter(|_| !is_other));
+        }
+        match self.released.outcome(id) {
+            None => Ok(Some(bytes)),
+            Some(None) => Ok(None),
+            Some(Some(late)) => {
+                let found = self.late(late.seq).await?;
+                // Behind its quarantine record the late one may have expired.
+                let found = found.filter(|b| Record::new(b).is_ok_and(|r| r.record_id().ok() == Some(late)));
+                self.place.late.insert(late.seq);
+                Ok(found)
+            }
+        }
+    }
+
+    /// Reads a late record: they lie together, in about the order in which they are asked for.
+    async fn late(&mut self, seq: i64) -> Result<Option<Vec<u8>>> {
+        let at = self.late.take().filter(|late| late.next_seq() == seq);
+        let mut late = at.unwrap_or_else(|| self.history.records(&self.stream, seq));
+        let record = late.next().await?;
+        self.late = Some(late);
+        Ok(record)
+    }
+}
+
+impl History {
+    /// The seq from which a stream must be read so that nothing from a bound on is missed. Segments that end before it are not read.
+    async fn first_seq(&self, stream: &StreamId, from: Option<Bound>) -> Result<i64> {
+        let second = match from {
+            None => return Ok(1),
+            Some(Bound::Seq(seq)) => return Ok(seq.max(1)),
+            Some(Bound::Second(second)) => Timestamp { time: second, increment: 0 },
+        };
+        let mut first = 1;
+        for sealed in self.archive.manifests(stream).await? {
+            if sealed.manifest.last_cluster_time.t >= second.time {
+                return Ok(first);
+            }
+            first = sealed.manifest.end_seq;
+        }
+        let Some(log) = &self.log else { return Ok(first) };
+        if let Some(seq) = log.seq_since(stream, first, second).await? {
+            return Ok(seq);
+        }
+        Ok(log.checkpoint(stream).await?.map_or(first, |checkpoint| checkpoint.next_seq.max(first)))
+    }
+}

@@ -35,6 +35,7 @@ mod redaction;
 mod redaction_law;
 mod reload;
 mod renamed_into;
+mod replay;
 mod restart;
 mod retention;
 mod rolling;

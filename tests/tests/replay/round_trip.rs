@@ -1,0 +1,169 @@
+//! What was replayed into collections is what the source was: at the end, in the middle, and while it is written.
+
+use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
+use archiver_tests::mixed::{Mixed, ids};
+use archiver_tests::workload::{Workload, seed};
+use archiver_tests::{Fixture, Server, oplog, wait_until};
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
+use futures_util::TryStreamExt;
+
+use super::{COLD, LIMIT, digests, output, replay, target};
+
+/// Random changes of every shape, before and behind a baseline, replayed into an empty collection.
+async fn comes_back(sections: &str, images: bool, partitions: u32) {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("orders", &["orders"]);
+    fixture.configure(&format!("{sections}{}\npartitions = {partitions}\n", source.trim_end()));
+    if images {
+        fixture.create_with_images("orders").await;
+    }
+    let seed = seed();
+    let mut workload = Workload::new(server.client(), fixture.collection("orders"), seed);
+    workload.run(60).await;
+    fixture.run_once().await;
+    workload.run(250).await;
+    fixture.run_once().await;
+    let (again, _) = target(&server, &fixture);
+    let output = output(fixture.uri(), &format!("{}.orders", again.name()));
+    replay(&fixture, &["--source", "orders", "--output", &output]).await.expect_code(0);
+    let source = digests(&fixture.db, &["orders"]).await;
+    assert_eq!(source.len(), 1);
+    assert_eq!(digests(&again, &["orders"]).await, source);
+}
+
+#[tokio::test]
+async fn from_the_log_with_images() {
+    comes_back("", true, 1).await;
+}
+
+#[tokio::test]
+async fn from_the_log_by_deltas() {
+    comes_back("", false, 1).await;
+}
+
+#[tokio::test]
+async fn from_segments_by_deltas() {
+    comes_back(COLD, false, 1).await;
+}
+
+#[tokio::test]
+async fn from_three_partitions_by_deltas() {
+    comes_back(COLD, false, 3).await;
+}
+
+/// Documents and `_id`s of every type that MongoDB has, and such as it takes from a pipeline only.
+#[tokio::test]
+async fn with_values_of_every_type() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.create_with_images("orders").await;
+    fixture.run_once().await;
+    let mut mixed = Mixed::new(orders.clone(), ids(5), seed()).await;
+    for _ in 0..200 {
+        mixed.step().await;
+    }
+    let empty = Bson::Timestamp(Timestamp { time: 0, increment: 0 });
+    let odd = doc! {"$replaceWith": {"$literal": {"_id": "odd", "t": &empty, "$x": 1, "a.b": {"$y": &empty, "c.d": 2}}}};
+    orders.insert_one(doc! {"_id": "odd"}).await.unwrap();
+    orders.update_one(doc! {"_id": "odd"}, vec![odd]).await.unwrap();
+    let plain = doc! {"$replaceWith": {"$literal": {"_id": "nested", "a": {"$y": 1, "c.d": [{"$z": 2}]}, "e.f": 3}}};
+    orders.insert_one(doc! {"_id": "nested"}).await.unwrap();
+    orders.update_one(doc! {"_id": "nested"}, vec![plain]).await.unwrap();
+    // One document for MongoDB, in its three lives.
+    for id in [Bson::Int32(77_777), Bson::Int64(77_777), Bson::Double(77_777.0)] {
+        orders.delete_one(doc! {"_id": 77_777}).await.unwrap();
+        orders.insert_one(doc! {"_id": id, "n": 1}).await.unwrap();
+    }
+    fixture.run_once().await;
+    let (again, output) = target(&server, &fixture);
+    replay(&fixture, &["--source", "orders", "--output", &output]).await.expect_code(0);
+    assert_eq!(digests(&again, &["orders"]).await, digests(&fixture.db, &["orders"]).await);
+    let odd = again.collection::<RawDocumentBuf>("orders").find_one(doc! {"_id": "odd"}).await.unwrap().unwrap();
+    assert_eq!(odd.get_timestamp("t").unwrap(), Timestamp { time: 0, increment: 0 });
+}
+
+/// Collections that are dropped, renamed into each other and made again, transactions, partitions.
+async fn database_comes_back(atomic: bool) {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("all", &["*"]);
+    fixture.configure(&format!("{COLD}[capture]\nbatch_max_events = 20\n\n{}\npartitions = 3\n", source.trim_end()));
+    prepare(&fixture.db).await;
+    let mut writer = Writer::new(server.client(), &fixture.db, seed());
+    for round in 0..4 {
+        for _ in 0..150 {
+            writer.step().await;
+        }
+        if round < 3 {
+            fixture.run_once().await;
+        }
+    }
+    fixture.run_once().await;
+    println!("{:?}", writer.tally);
+    let (again, output) = target(&server, &fixture);
+    let mut arguments = vec!["--source", "all", "--output", &output];
+    arguments.extend(atomic.then_some("--atomic"));
+    replay(&fixture, &arguments).await.expect_code(0);
+    let all: Vec<&str> = STEADY.into_iter().chain(RESTLESS).collect();
+    let mut source = digests(&fixture.db, &all).await;
+    let mut found = digests(&again, &all).await;
+    let mut empty = Vec::new();
+    for name in all {
+        if fixture.collection(name).find_one(doc! {}).await.unwrap().is_none() {
+            empty.push(name);
+        }
+    }
+    // A collection without documents leaves no trace where it was made before anything was captured.
+    empty.iter().for_each(|name| drop((source.remove(*name), found.remove(*name))));
+    assert!(!source.is_empty());
+    assert_eq!(found, source);
+}
+
+#[tokio::test]
+async fn a_database_with_its_drops_renames_and_transactions() {
+    database_comes_back(false).await;
+}
+
+#[tokio::test]
+async fn a_database_with_transactions_that_stay_together() {
+    database_comes_back(true).await;
+}
+
+/// The truth is what the test read back after each of its changes.
+#[tokio::test]
+async fn at_any_moment_in_the_middle() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&(COLD.to_owned() + &Fixture::source("orders", &["orders"])));
+    fixture.db.create_collection("orders").await.unwrap();
+    fixture.run_once().await;
+    let running = fixture.start();
+    let log = fixture.audit.collection::<Document>("orders");
+    wait_until("the log", LIMIT, async || log.find_one(doc! {"op": "policy"}).await.unwrap()).await;
+    let mut workload = Workload::new(server.client(), fixture.collection("orders"), seed());
+    workload.run(200).await;
+    running.terminate().await.expect_code(0);
+    fixture.run_once().await;
+    let changes = oplog::changes(server.client(), fixture.db.name()).await;
+    let text = fixture.archiver.run(&["replay", "--source", "orders", "--output", "ndjson"]).await.expect_code(0).stdout;
+    let events = super::events(&text);
+    let events: Vec<_> = events.iter().filter(|e| e.contains_key("documentKey")).collect();
+    assert_eq!(events.len(), changes.len());
+    for (round, count) in [1, 60, 111, 199].into_iter().enumerate() {
+        let seq = events[count].get_document("archiver").unwrap().get_i64("seq").unwrap().to_string();
+        let (again, _) = target(&server, &fixture);
+        let name = format!("at_{round}");
+        let output = output(fixture.uri(), &format!("{}.{name}", again.name()));
+        replay(&fixture, &["--source", "orders", "--to", &seq, "--output", &output]).await.expect_code(0);
+        let mut expected: Vec<RawDocumentBuf> = Vec::new();
+        for (id, states) in &workload.states {
+            let so_far = changes[..count].iter().filter(|c| c.id == Bson::Int32(*id)).count();
+            expected.extend(so_far.checked_sub(1).and_then(|n| states[n].clone()));
+        }
+        let found = again.collection::<RawDocumentBuf>(&name).find(doc! {}).sort(doc! {"_id": 1}).await.unwrap();
+        let found: Vec<RawDocumentBuf> = found.try_collect().await.unwrap();
+        assert!(found == expected, "after {count} changes");
+    }
+}

@@ -101,6 +101,11 @@ impl Running {
         self.read("stderr")
     }
 
+    /// What it printed to standard output so far.
+    pub fn stdout(&self) -> String {
+        self.read("stdout")
+    }
+
     /// Whether it still runs.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -109,6 +114,12 @@ impl Running {
     /// SIGTERM, then waits for its end.
     pub async fn terminate(self) -> Outcome {
         tools::signal(self.child.id(), "TERM");
+        self.finish(limit()).await
+    }
+
+    /// SIGINT, as Ctrl-C gives it, then waits for its end.
+    pub async fn interrupt(self) -> Outcome {
+        tools::signal(self.child.id(), "INT");
         self.finish(limit()).await
     }
 

@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// Into collections: so many writers at the same time, each for some of the documents
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
+    /// So many events at most are dealt with together
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
@@ -83,8 +86,8 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     if args.follow {
         cancel_on_signal(stop.clone())?;
     }
-    let follow = args.follow;
-    let selection = Selection { sources, range, namespace, follow, speed, state: args.state };
+    let (follow, batch) = (args.follow, args.batch as usize);
+    let selection = Selection { sources, range, namespace, follow, speed, batch, state: args.state };
     let mut shown = Shown::new();
     let counted = replay(&history, &config, selection, output, stop, |counted| shown.update(counted)).await;
     shown.clear();

@@ -1,1 +1,155 @@
-//! x
+//! A replay that goes on with what happens: from segments into the log into the present, each record once.
+
+use std::collections::BTreeMap;
+
+use archiver_tests::application::{STEADY, Writer, prepare};
+use archiver_tests::record::{integer, text};
+use archiver_tests::workload::{Workload, seed};
+use archiver_tests::{Fixture, Running, Server, wait_until};
+use bson::{Document, doc};
+
+use super::{LIMIT, digests, events, output, target};
+
+/// Rolls all the time, and trims what is rolled.
+const ROLLING: &str = "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\nsegment_max_bytes = \"32KiB\"\nsegment_max_age = \"1s\"\n\n";
+
+fn follow(fixture: &Fixture, arguments: &[&str]) -> Running {
+    let mut all = vec!["replay", "--follow"];
+    all.extend(arguments);
+    fixture.archiver.start(&all)
+}
+
+async fn mark(fixture: &Fixture, following: &Running, mark: &str) {
+    fixture.collection("orders").insert_one(doc! {"_id": mark}).await.unwrap();
+    wait_until(mark, LIMIT, async || following.stdout().contains(mark).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_record_comes_once_while_the_log_is_rolled_and_trimmed() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("orders", &["orders"]);
+    fixture.configure(&format!("{ROLLING}{}\npartitions = 2\n", source.trim_end()));
+    let mut workload = Workload::new(server.client(), fixture.collection("orders"), seed());
+    workload.run(100).await;
+    fixture.run_once().await;
+    let capture = fixture.start();
+    let following = follow(&fixture, &["--source", "orders", "--output", "ndjson"]);
+    for round in 0..4 {
+        workload.run(120).await;
+        mark(&fixture, &following, &format!("mark-{round}")).await;
+    }
+    let outcome = following.interrupt().await.expect_code(0);
+    capture.terminate().await.expect_code(0);
+    let mut seqs: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for event in events(&outcome.stdout) {
+        let (stream, seq) = text(&event, "_id._data").split_once(':').unwrap();
+        seqs.entry(stream.to_owned()).or_default().push(seq.parse().unwrap());
+    }
+    assert_eq!(seqs.len(), 2);
+    for (stream, seqs) in &seqs {
+        assert_eq!(*seqs, (1..=seqs.len() as i64).collect::<Vec<_>>(), "{stream}");
+    }
+    let rolled = fixture.cold("orders", "seq").len();
+    assert!(rolled > 100 && fixture.count("orders").await < 200, "{rolled} are rolled");
+    // Workload, marks, and the policies.
+    assert!(seqs.values().map(Vec::len).sum::<usize>() as u64 > workload.changes - 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_follows_its_source() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&(ROLLING.to_owned() + &Fixture::source("all", &["*"])));
+    prepare(&fixture.db).await;
+    let capture = fixture.start();
+    let mut writer = Writer::new(server.client(), &fixture.db, seed());
+    for _ in 0..60 {
+        writer.step().await;
+    }
+    let (again, output) = target(&server, &fixture);
+    let state = fixture.path("state").display().to_string();
+    let arguments = ["--source", "all", "--output", &output, "--atomic", "--state", &state];
+    for round in 0..3 {
+        wait_until("the log", LIMIT, async || fixture.checkpoint("all").await).await;
+        let following = follow(&fixture, &arguments);
+        for _ in 0..60 {
+            writer.step().await;
+        }
+        wait_until("the target to follow", LIMIT, async || {
+            let found = digests(&again, &STEADY).await;
+            (found == digests(&fixture.db, &STEADY).await).then_some(())
+        })
+        .await;
+        let outcome = if round == 0 { following.interrupt().await } else { following.terminate().await };
+        outcome.expect_code(0);
+    }
+    capture.terminate().await.expect_code(0);
+}
+
+/// History took some seconds; ten times as fast it takes some tenths more than nothing.
+#[tokio::test]
+async fn the_pace_is_that_of_history_or_some_times_faster() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    fixture.run_once().await;
+    let orders = fixture.collection("orders");
+    let start = std::time::Instant::now();
+    orders.insert_one(doc! {"_id": 0}).await.unwrap();
+    wait_until("three seconds", LIMIT, async || (start.elapsed().as_secs() >= 3).then_some(())).await;
+    orders.insert_one(doc! {"_id": 1}).await.unwrap();
+    fixture.run_once().await;
+    let time = async |speed: &str| {
+        let begun = std::time::Instant::now();
+        let outcome = super::replay(&fixture, &["--source", "orders", "--output", "ndjson", "--speed", speed]).await;
+        let inserted: Vec<Document> = events(&outcome.expect_code(0).stdout);
+        assert_eq!(inserted.iter().filter(|e| integer(e, "archiver.seq") > 1).count(), 2);
+        begun.elapsed().as_secs_f64()
+    };
+    let [max, ten, one] = [time("max").await, time("10x").await, time("1x").await];
+    assert!(one > 3.0, "{one}");
+    assert!(ten > 0.3 && ten < one && max < one - 1.5, "{max} {ten} {one}");
+}
+
+/// Whoever reads the target while transactions are replayed sees what readers of the source could see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_never_sees_half_of_a_transaction() {
+    const ACCOUNTS: i32 = 8;
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("bank", &["accounts"]);
+    fixture.configure(&format!("[capture]\nbatch_max_events = 7\n\n{}\npartitions = 2\n", source.trim_end()));
+    let accounts = fixture.collection("accounts");
+    accounts.insert_many((0..ACCOUNTS).map(|n| doc! {"_id": n, "amount": 100})).await.unwrap();
+    fixture.run_once().await;
+    for n in 0..150 {
+        let mut session = server.client().start_session().await.unwrap();
+        session.start_transaction().await.unwrap();
+        for (id, amount) in [(n % ACCOUNTS, -10), ((n + 3) % ACCOUNTS, 4), ((n + 5) % ACCOUNTS, 6)] {
+            let change = doc! {"$inc": {"amount": amount}};
+            accounts.update_one(doc! {"_id": id}, change).session(&mut session).await.unwrap();
+        }
+        session.commit_transaction().await.unwrap();
+    }
+    fixture.run_once().await;
+    let (again, _) = target(&server, &fixture);
+    let output = output(fixture.uri(), &format!("{}.accounts", again.name()));
+    let mut replaying =
+        fixture.archiver.start(&["replay", "--source", "bank", "--output", &output, "--atomic", "--batch", "5"]);
+    let mut seen = std::collections::BTreeSet::new();
+    while replaying.is_alive() {
+        let read = doc! {"find": "accounts", "readConcern": {"level": "snapshot"}};
+        // Without a collection there is no snapshot of it.
+        let Ok(found) = again.run_command(read).await else { continue };
+        let batch = found.get_document("cursor").unwrap().get_array("firstBatch").unwrap().clone();
+        let amounts: Vec<i64> = batch.iter().map(|d| integer(d.as_document().unwrap(), "amount")).collect();
+        if amounts.len() == ACCOUNTS as usize {
+            assert_eq!(amounts.iter().sum::<i64>(), i64::from(ACCOUNTS) * 100, "{amounts:?}");
+            seen.insert(amounts);
+        }
+    }
+    replaying.finish(LIMIT).await.expect_code(0);
+    assert!(seen.len() > 5, "only {} states were seen", seen.len());
+    assert_eq!(digests(&again, &["accounts"]).await, digests(&fixture.db, &["accounts"]).await);
+}

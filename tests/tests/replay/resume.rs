@@ -1,1 +1,150 @@
-//! x
+//! A replay that is cut short goes on: collections become what the source was, and events come once.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
+use archiver_tests::record::text;
+use archiver_tests::workload::seed;
+use archiver_tests::{Fixture, Running, Server, tools};
+use bson::Document;
+use mongodb::Database;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::{COLD, INVALID, LIMIT, digests, events, output, replay};
+
+/// Everything that happens to documents and collections, most of it without images.
+async fn restless(server: &Server, seed: u64) -> Fixture {
+    let fixture = Fixture::new(server);
+    let source = Fixture::source("all", &["*"]);
+    fixture.configure(&format!("{COLD}{}\npartitions = 2\n", source.trim_end()));
+    prepare(&fixture.db).await;
+    let mut writer = Writer::new(server.client(), &fixture.db, seed);
+    for _ in 0..2 {
+        for _ in 0..200 {
+            writer.step().await;
+        }
+        fixture.run_once().await;
+    }
+    println!("{:?}", writer.tally);
+    fixture
+}
+
+async fn assert_same(fixture: &Fixture, again: &Database, what: &str) {
+    let all: Vec<&str> = STEADY.into_iter().chain(RESTLESS).collect();
+    let (mut source, found) = (digests(&fixture.db, &all).await, digests(again, &all).await);
+    // Of a collection without documents there may be no record.
+    source.retain(|name, digest| found.contains_key(name) || digest != "d41d8cd98f00b204e9800998ecf8427e");
+    assert!(source.len() > 2);
+    assert_eq!(found, source, "{what}");
+}
+
+fn arguments<'a>(output: &'a str, state: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["replay", "--source", "all", "--output", output, "--state", state, "--batch", "13"];
+    all.extend(more);
+    all
+}
+
+/// Ends itself at each of the places where something was made durable, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_at_any_ordered_write_leaves_the_target_as_the_source_was() {
+    let server = Server::shared().await;
+    let seed = seed();
+    let fixture = restless(&server, seed).await;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let points = [("bases_saved", 6), ("saved", 12), ("applied", 12), ("renamed", 1), ("transaction", 3)];
+    for (n, (point, most)) in points.into_iter().enumerate() {
+        let again = server.client().database(&format!("again_{n}_{}", fixture.tag()));
+        let into = output(fixture.uri(), again.name());
+        let state = fixture.path(&format!("state-{n}")).display().to_string();
+        let more: &[&str] = if point == "transaction" { &["--atomic"] } else { &[] };
+        let arguments = arguments(&into, &state, more);
+        let mut ends = 0;
+        for round in 0..8 {
+            let mut archiver = fixture.archiver.clone();
+            let at = if round == 0 { 1 } else { rng.random_range(1..=most) };
+            archiver.env("ARCHIVER_FAIL_POINTS", &format!("replay:{point}=exit@{at}"));
+            let outcome = archiver.run(&arguments).await;
+            if outcome.code == Some(0) {
+                break;
+            }
+            assert_eq!(outcome.code, None, "{point} {at}: {}", outcome.stderr);
+            ends += 1;
+        }
+        assert!(ends > 0, "{point} is not reached");
+        fixture.archiver.run(&arguments).await.expect_code(0);
+        assert_same(&fixture, &again, &format!("{ends} ends at {point}")).await;
+        // Once more: there is nothing to be done.
+        let outcome = fixture.archiver.run(&arguments).await.expect_code(0);
+        outcome.expect_message(&["replayed 0 events"]);
+    }
+}
+
+/// kill -9 at any moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_leave_the_target_as_the_source_was() {
+    let server = Server::shared().await;
+    let seed = seed();
+    let fixture = restless(&server, seed).await;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let again = server.client().database(&format!("again_{}", fixture.tag()));
+    let into = output(fixture.uri(), again.name());
+    let state = fixture.path("state").display().to_string();
+    let arguments = arguments(&into, &state, &[]);
+    for _ in 0..10 {
+        let running = fixture.archiver.start(&arguments);
+        tokio::time::sleep(Duration::from_millis(rng.random_range(50..600))).await;
+        running.kill().await;
+    }
+    fixture.archiver.run(&arguments).await.expect_code(0);
+    assert_same(&fixture, &again, "kills").await;
+}
+
+/// `archiver … >> file`, run again after each end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_events_has_each_once() {
+    let server = Server::shared().await;
+    let fixture = restless(&server, seed()).await;
+    let (file, state) = (fixture.path("events.ndjson"), fixture.path("state").display().to_string());
+    let arguments = arguments("ndjson", &state, &[]);
+    let append = |point: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" --config \"$@\" >> \"$OUT\""]).arg(tools::archiver());
+        command.arg(fixture.path("archiver.toml")).args(&arguments).env("OUT", &file);
+        command.env("ARCHIVER_TEST_URI", fixture.uri()).env("ARCHIVER_FAIL_POINTS", point);
+        Running::start(&mut command)
+    };
+    for point in ["written=exit", "written=exit@4", "saved=exit", "saved=exit@7", "written=exit@2"] {
+        let outcome = append(&format!("replay:{point}")).finish(LIMIT).await;
+        assert_eq!(outcome.code, None, "{point}: {}", outcome.stderr);
+    }
+    append("").finish(LIMIT).await.expect_code(0);
+    let found = events(&std::fs::read_to_string(&file).unwrap());
+    let whole = replay(&fixture, &["--source", "all", "--output", "ndjson"]).await.expect_code(0);
+    let whole = events(&whole.stdout);
+    let names = |events: &[Document]| events.iter().map(|e| text(e, "_id._data").to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&whole));
+    assert_eq!(names(&found).into_iter().collect::<BTreeSet<_>>().len(), found.len());
+    assert!(found == whole);
+    // Cut by somebody else.
+    std::fs::write(&file, "").unwrap();
+    append("").finish(LIMIT).await.expect_code(INVALID).expect_message(&["standard output is shorter", ">>"]);
+}
+
+#[tokio::test]
+async fn a_state_is_that_of_one_replay() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&(Fixture::source("all", &["orders"]) + &Fixture::source("other", &["items"])));
+    fixture.run_once().await;
+    let state = fixture.path("state").display().to_string();
+    let of = |source: &'static str| ["replay", "--source", source, "--output", "ndjson", "--state"];
+    let run = async |source| fixture.archiver.run(&[&of(source)[..], &[&state]].concat()).await;
+    assert_eq!(events(&run("all").await.expect_code(0).stdout).len(), 1);
+    assert_eq!(run("all").await.expect_code(0).stdout, "");
+    run("other").await.expect_code(INVALID).expect_message(&["the state of another replay"]);
+    std::fs::write(fixture.path("state"), "x").unwrap();
+    run("all").await.expect_code(INVALID).expect_message(&["no state of a replay"]);
+}

@@ -28,8 +28,7 @@ use crate::history::Namespace;
 use crate::record::Record;
 use crate::stream_id::StreamId;
 
-/// Changes that are applied together at most.
-const BATCH: usize = 5_000;
+/// Changes that are applied together at most, in bytes.
 const BATCH_BYTES: usize = 16 << 20;
 /// Documents that are read from the target for one batch, in bytes, and how many are asked for at once.
 const BASE_BYTES: usize = if cfg!(test) { 1 << 10 } else { 64 << 20 };
@@ -72,6 +71,8 @@ pub(super) struct Manner {
     pub(super) allow_gaps: bool,
     /// Writers at the same time.
     pub(super) parallel: usize,
+    /// Changes that are applied together at most.
+    pub(super) batch: usize,
 }
 
 /// Applies items to a target.
@@ -127,7 +128,7 @@ impl Applier {
                 self.close_unit().await?;
             }
             self.item(item).await?;
-            if self.ops.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            if self.ops.len() >= self.manner.batch || self.bytes >= BATCH_BYTES {
                 self.flush().await?;
             }
         }

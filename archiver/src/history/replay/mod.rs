@@ -38,7 +38,7 @@ use state::{State, StateFile};
 use tail::Step;
 use target::Target;
 
-/// Items that are handed on together at most: in number, and in bytes.
+/// Items that are handed on together at most, in number, and in bytes.
 const PORTION: usize = 2_000;
 const PORTION_BYTES: usize = 8 << 20;
 /// How often a followed log is asked for more, at first and once nothing has come for a while.
@@ -59,6 +59,8 @@ pub struct Selection {
     pub follow: bool,
     /// How fast.
     pub speed: Speed,
+    /// Events that are dealt with together at most.
+    pub batch: usize,
     /// Where is written how far it has got.
     pub state: Option<PathBuf>,
 }
@@ -179,7 +181,8 @@ pub async fn replay(
     };
     sink.begin().await?;
     let (sender, mut portions) = mpsc::channel(1);
-    let reader = Reader { merge, sender, items: Vec::new(), bytes: 0, pace: Pace::new(selection.speed), stop };
+    let (portion, pace) = (selection.batch.min(PORTION), Pace::new(selection.speed));
+    let reader = Reader { merge, sender, items: Vec::new(), bytes: 0, portion, pace, stop };
     let reading = AbortOnDropHandle::new(tokio::spawn(reader.read()));
     while let Some(portion) = portions.recv().await {
         let second = portion.items.iter().map(|item| item.time.0).max();
@@ -269,7 +272,8 @@ async fn applier(
         }
         policies.insert(source.clone(), known);
     }
-    let manner = Manner { atomic: into.atomic, allow_gaps: into.allow_gaps, parallel: into.parallel };
+    let Into { atomic, allow_gaps, parallel, .. } = into;
+    let manner = Manner { atomic, allow_gaps, parallel, batch: selection.batch };
     Applier::new(target, scope, manner, policies, state)
 }
 
@@ -279,6 +283,7 @@ struct Reader {
     sender: mpsc::Sender<Portion>,
     items: Vec<Item>,
     bytes: usize,
+    portion: usize,
     pace: Pace,
     stop: CancellationToken,
 }
@@ -330,7 +335,7 @@ impl Reader {
             self.bytes += bytes.len();
         }
         self.items.push(item);
-        if self.items.len() >= PORTION || self.bytes >= PORTION_BYTES {
+        if self.items.len() >= self.portion || self.bytes >= PORTION_BYTES {
             self.send(None).await;
         }
         Ok(true)

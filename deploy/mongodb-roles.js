@@ -16,6 +16,8 @@ const WATCHED = ["shop"];
 const WHOLE_DEPLOYMENT = false;
 // [audit] database.
 const AUDIT = "audit";
+// Databases into which `replay` may write; none where nobody does that here.
+const TARGETS = [];
 // The names of all sources.
 const SOURCES = ["payments"];
 // Which accounts to create here: "watched", "audit", or both where one deployment holds both.
@@ -31,7 +33,7 @@ const admin = db.getSiblingDB("admin");
 // One privilege for everything that the placeholders in its resource stand for.
 function expand({ resource, actions }) {
   if (resource.cluster) return [{ resource, actions }];
-  const names = { "<watched>": WATCHED, "<audit>": [AUDIT], "<source>": SOURCES };
+  const names = { "<watched>": WATCHED, "<audit>": [AUDIT], "<source>": SOURCES, "<target>": TARGETS };
   const all = (part) => names[part] ?? [part];
   return all(resource.db).flatMap((db) =>
     all(resource.collection).map((collection) => ({ resource: { db, collection }, actions })),
@@ -67,7 +69,8 @@ if (PARTS.includes("watched")) {
 }
 if (PARTS.includes("audit")) defineAccount("audit", ["archiverAudit"]);
 
-// For people, defined here and granted by hand: archiverRead, and archiverRecover for as long as a recovery takes.
+// For people, defined here and granted by hand: archiverRead, and archiverRecover or archiverReplay for as long as that takes.
 for (const [name, role] of Object.entries(roles)) {
   if (["archiverRead", "archiverRecover"].includes(name) && PARTS.includes(role.on)) defineRole(name);
 }
+if (TARGETS.length > 0) defineRole("archiverReplay");

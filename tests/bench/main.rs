@@ -11,6 +11,7 @@ mod lookup;
 mod plugins;
 mod process;
 mod recover;
+mod replay;
 mod roll;
 mod sources;
 mod spread;
@@ -30,6 +31,7 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
        bench lookup [--segments N] [--records N] [--rounds N]
        bench verify [--megabytes N] [--rounds N]
        bench recover [--documents N] [--rounds N]
+       bench replay [--records N] [--rounds N]
 
   capture drains a backlog of N change events (default 50000, about 1 KB each; --events 1000000 for the documented run)
   through `archiver run` with the redact plugin and ten rules, and through a bare program: the same change stream with the
@@ -61,6 +63,9 @@ usage: bench capture [--events N] [--rounds N] [--segment-mib N]
   lookup builds an archive of N segments (default 20) of N records (default 100000) and looks N documents up that are in it, and
   N that are not: how much of the archive is read, in how many requests and milliseconds, beside DuckDB; in a local folder and
   in a copy of it on an S3 server. It needs what tests/tools gets.
+
+  replay plays a history of N records (default 100000) from segments: as change events to nowhere, and into a collection, inserts
+  beside a bare insert_many of the same documents, and changes with images and by deltas.
 
   Measures the binaries beside this one: run it from a release build, after
   cargo build --release -p archiver && cargo build --release --target wasm32-unknown-unknown -p redact -p misbehave";
@@ -104,6 +109,7 @@ fn start() -> Result<()> {
         "plugins" => plugins::run(rounds),
         "latency" => runtime.block_on(latency::run(seconds)),
         "verify" => runtime.block_on(verify::run(megabytes, rounds)),
+        "replay" => runtime.block_on(replay::run(records, rounds)),
         "hand-over" => runtime.block_on(hand_over::run(rounds)),
         _ => bail!("{USAGE}"),
     }

@@ -16,6 +16,8 @@ pub struct Names {
     pub audit: String,
     /// `<source>`: the names of the sources.
     pub sources: Vec<String>,
+    /// `<target>`: the databases that are replayed into.
+    pub targets: Vec<String>,
 }
 
 /// One action on one resource.
@@ -64,6 +66,7 @@ fn expand(resource: &Value, names: &Names) -> Vec<Document> {
         "<watched>" => names.watched.clone(),
         "<audit>" => vec![names.audit.clone()],
         "<source>" => names.sources.clone(),
+        "<target>" => names.targets.clone(),
         fixed => vec![fixed.to_owned()],
     };
     let (databases, collections) = (part("db"), part("collection"));

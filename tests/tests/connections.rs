@@ -151,6 +151,7 @@ async fn check_warns_of_accounts_that_may_do_too_much_and_of_unsafe_connections(
         watched: vec![fixture.db.name().to_owned()],
         audit: audit.clone(),
         sources: vec!["orders".to_owned()],
+        targets: Vec::new(),
     };
     let mut reading = roles::privileges("archiverWatch", &names);
     roles::define(server.client(), "watch", &reading).await;

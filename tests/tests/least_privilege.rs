@@ -37,6 +37,8 @@ impl Servers {
         match roles::roles()[role]["on"].as_str() {
             Some("watched") => &self.watched,
             Some("audit") => &self.audit,
+            // Another database of any deployment.
+            Some("target") => &self.watched,
             other => panic!("{role} is for neither side: {other:?}"),
         }
     }
@@ -56,6 +58,7 @@ impl World<'_> {
             watched: vec![fixture.db.name().to_owned()],
             audit: fixture.audit.name().to_owned(),
             sources: vec!["orders".to_owned()],
+            targets: vec![format!("again_{}", fixture.tag())],
         };
         let world = World { servers, fixture, names };
         world.watch("{db}.orders");
@@ -361,11 +364,12 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
     }
     the_owner_of_a_certificate_is_named(&world).await;
 
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 7] = [
         "archiverMonitor",
         "archiverImages",
         "archiverActors",
         "archiverRecover",
+        "archiverReplay",
         "archiverHold",
         "archiverRead",
     ];
@@ -387,6 +391,48 @@ async fn each_privilege_of_the_optional_roles_is_needed_for_what_they_are_for() 
             assert!(recovery(&world).await.contains(&Some(UNAVAILABLE)), "without {privilege:?}");
         }
         world.define(role, None).await;
+    }
+}
+
+/// Everything that happens to documents and collections, played again by a person who may do that and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_privilege_of_the_role_for_replays_is_needed() {
+    let servers = Servers::start().await;
+    let mut world = World::new(&servers);
+    world.watch("{db}.*");
+    world.grant(&["archiverWatch", "archiverAudit"], None).await;
+    world.fixture.run_once().await;
+    world.fixture.db.create_collection("empty").await.unwrap();
+    let orders = world.fixture.collection("orders");
+    for id in [1, 2] {
+        orders.insert_one(doc! {"_id": id}).await.unwrap();
+        orders.update_one(doc! {"_id": id}, doc! {"$set": {"n": 1}}).await.unwrap();
+    }
+    orders.delete_one(doc! {"_id": 1}).await.unwrap();
+    let name = |coll: &str| format!("{}.{coll}", world.fixture.db.name());
+    let rename = doc! {"renameCollection": name("orders"), "to": name("renamed")};
+    servers.watched.client().database("admin").run_command(rename).await.unwrap();
+    world.fixture.collection("empty").drop().await.unwrap();
+    world.fixture.run_once().await;
+    let person = world.own("person");
+    world.grant_to(&person, &["archiverRead", "archiverReplay"], None).await;
+    let target = servers.watched.client().database(&world.names.targets[0]);
+    let uri = servers.watched.mongod().uri_of(&format!("{person}:pass-w0rd"), "&authSource=admin");
+    let output = uri.replacen("/?", &format!("/{}?", target.name()), 1);
+    let replayed = async || {
+        target.drop().await.unwrap();
+        // In batches of one, so that documents are changed that are there already.
+        let replay = ["replay", "--source", "orders", "--output", &output, "--batch", "1"];
+        world.fixture.archiver.run(&replay).await
+    };
+    replayed().await.expect_code(0);
+    let left: Vec<_> = target.list_collection_names().await.unwrap();
+    assert_eq!(left, ["renamed"]);
+    for privilege in roles::privileges("archiverReplay", &world.names) {
+        world.define("archiverReplay", Some(&privilege)).await;
+        let outcome = replayed().await;
+        assert!(outcome.stderr.contains("not authorized on"), "without {privilege:?}: {}", outcome.stderr);
+        outcome.expect_code(UNAVAILABLE);
     }
 }
 

@@ -30,7 +30,14 @@ const LAYERS: [(&[&str], &[&str], &str); 5] = [
     (&["parquet::", "arrow::"], &["archive/"], "only archive knows the file format"),
     (
         &["mongodb::"],
-        &["capture/", "audit_log/", "deployment", "fault.rs", "history/restore.rs", "history/replay/target.rs"],
+        &[
+            "capture/",
+            "audit_log/",
+            "deployment",
+            "fault.rs",
+            "history/restore.rs",
+            "history/replay/target.rs",
+        ],
         "the driver is for watching, for the log, and for writing what is recovered or replayed",
     ),
     (&[".watch("], &["capture/"], "only capture watches"),

@@ -375,12 +375,7 @@ impl AuditLog {
     }
 
     /// The seq of a stream's first record from `first_seq` on that is of this time or later; `None` where there is none.
-    pub async fn seq_since(
-        &self,
-        stream: &StreamId,
-        first_seq: i64,
-        from: Timestamp,
-    ) -> Result<Option<i64>> {
+    pub async fn seq_since(&self, stream: &StreamId, first_seq: i64, from: Timestamp) -> Result<Option<i64>> {
         let mut filter = in_range(stream, first_seq..i64::MAX);
         filter.insert("clusterTime", doc! {"$gte": from});
         let records = self.records_of(&stream.source);

@@ -1,20 +1,25 @@
 //! `archiver history`: every record of one document, hot and cold, oldest first.
 
+use std::collections::HashSet;
 use std::io::Write;
 
 use anyhow::Result;
+use archiver::Kind;
 use archiver::archive::extjson;
 use archiver::history::History;
 use archiver::history::access::Access;
 use archiver::history::gaps::{Finding, Found, GapRecord};
 use archiver::history::id::DocumentId;
-use archiver::history::states::{State, States, quarantined};
-use archiver::history::timeline::{Entry, FieldChange};
+use archiver::history::replay::Follow;
+use archiver::history::states::{Identity, State, States, quarantined};
+use archiver::history::timeline::{Entry, FieldChange, Timeline};
 use archiver::history::{self, Namespace, removed_words};
-use archiver::record::Record;
+use archiver::record::{Record, RecordId};
 use bson_walker::Doc;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
+use super::output::{Colour, Lines};
 use super::{EXIT_CODES, Format, Global, Outcome, output, parse_time};
 
 /// Longer values are cut in the table; JSON has them whole.
@@ -44,6 +49,9 @@ pub(crate) struct Args {
     /// table: what changed, from what to what; json: one whole record a line, as relaxed Extended JSON
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
+    /// Go on with records as they come, until stopped by SIGTERM or Ctrl-C
+    #[arg(long, conflicts_with = "to")]
+    pub(super) follow: bool,
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
@@ -54,26 +62,83 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     let history = open(global).await?;
     let access = Access { command: "history", ids: std::slice::from_ref(&id), ..Access::default() };
     history.note_access(&global.config()?, &args.source, access).await?;
-    let timeline = history.timeline(&args.source, &id, namespace.as_ref()).await?;
-    if let Some(until) = timeline.removed_until {
-        say(&format!("note: {}; the document may have been there before", removed_words(until)))?;
+    let period = Period { from, to };
+    let mut listing = Listing::new(args.format);
+    if !args.follow {
+        let timeline = history.timeline(&args.source, &id, namespace.as_ref()).await?;
+        note_removed(&timeline)?;
+        listing.print(&timeline, period)?;
+        return Ok(Outcome::Fine);
     }
-    let mut rows = Vec::new();
-    for entry in &timeline.entries {
-        let record = Record::new(&entry.record)?;
-        let time = history::time_of(&record)?;
-        if from.is_some_and(|from| time < from) || to.is_some_and(|to| time >= to) {
-            continue;
+    let stop = CancellationToken::new();
+    super::run::cancel_on_signal(stop.clone())?;
+    // From before the first look: what is recorded meanwhile is looked at again.
+    let mut follow = Follow::open(&history, &args.source).await?;
+    loop {
+        match history.timeline(&args.source, &id, namespace.as_ref()).await {
+            Ok(timeline) => listing.print(&timeline, period)?,
+            // It may come yet.
+            Err(error) if error.kind() == Kind::NotFound => history.require(&args.source).await?,
+            Err(error) => return Err(error.into()),
         }
-        match args.format {
-            Format::Table => rows.push(row(entry, &record, time, &timeline.states)?),
-            Format::Json => output::text(&json_line(record.doc()))?,
+        if !follow.recorded(&id, &stop).await? {
+            return Ok(Outcome::Fine);
         }
     }
-    if args.format == Format::Table {
-        output::table(&["SEQ", "TIME", "OPERATION", "DOCUMENT IN", "WHO", "CHANGES"], rows)?;
+}
+
+fn note_removed(timeline: &Timeline) -> Result<()> {
+    match timeline.removed_until {
+        Some(until) => {
+            say(&format!("note: {}; the document may have been there before", removed_words(until)))
+        }
+        None => Ok(()),
     }
-    Ok(Outcome::Fine)
+}
+
+/// The time that is listed.
+#[derive(Debug, Clone, Copy)]
+struct Period {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+}
+
+/// What has been printed of a document's history.
+struct Listing {
+    format: Format,
+    printed: HashSet<(RecordId, Identity)>,
+    table: Lines,
+}
+
+impl Listing {
+    fn new(format: Format) -> Listing {
+        let header = ["SEQ", "TIME", "OPERATION", "DOCUMENT IN", "WHO", "CHANGES"];
+        Listing { format, printed: HashSet::new(), table: Lines::new(&header) }
+    }
+
+    /// Prints what has not been printed yet.
+    fn print(&mut self, timeline: &Timeline, period: Period) -> Result<()> {
+        let mut rows = Vec::new();
+        for entry in &timeline.entries {
+            let record = Record::new(&entry.record)?;
+            let time = history::time_of(&record)?;
+            let outside =
+                period.from.is_some_and(|from| time < from) || period.to.is_some_and(|to| time >= to);
+            if outside || !self.printed.insert((record.record_id()?, entry.identity.clone())) {
+                continue;
+            }
+            match self.format {
+                Format::Table => {
+                    rows.push((row(entry, &record, time, &timeline.states)?, Colour::of(record.op())));
+                }
+                Format::Json => output::text(&json_line(record.doc()))?,
+            }
+        }
+        match self.format {
+            Format::Table => self.table.print(rows),
+            Format::Json => Ok(()),
+        }
+    }
 }
 
 fn say(line: &str) -> Result<()> {

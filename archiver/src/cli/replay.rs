@@ -72,7 +72,8 @@ pub(crate) struct Args {
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
-    let bound = |name: &str, text: &Option<String>| text.as_deref().map(|t| Bound::parse(name, t)).transpose();
+    let bound =
+        |name: &str, text: &Option<String>| text.as_deref().map(|t| Bound::parse(name, t)).transpose();
     let range = Range { from: bound("--from", &args.from)?, to: bound("--to", &args.to)? };
     let namespace = args.namespace.as_deref().map(Namespace::parse).transpose()?;
     let speed = Speed::parse(&args.speed)?;
@@ -104,7 +105,9 @@ fn output(args: &Args) -> Result<Output> {
             (args.allow_nonempty, "--allow-nonempty"),
         ] {
             if given {
-                return Err(archiver::Error::invalid(format!("{name} is for --output into collections")).into());
+                return Err(
+                    archiver::Error::invalid(format!("{name} is for --output into collections")).into()
+                );
             }
         }
         return Ok(Output::Ndjson);
@@ -130,7 +133,10 @@ fn summarize(counted: &Counted, elapsed: Duration) {
         );
     }
     if counted.inexact > 0 {
-        warn!("Extended JSON does not hold all of {} events: names such as \"$oid\" as plain fields, NaN payloads", counted.inexact);
+        warn!(
+            "Extended JSON does not hold all of {} events: names such as \"$oid\" as plain fields, NaN payloads",
+            counted.inexact
+        );
     }
 }
 

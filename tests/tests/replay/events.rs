@@ -14,7 +14,10 @@ use super::{COLD, events, replay};
 async fn things_happen(server: &Server, fixture: &Fixture) {
     let orders = fixture.create_with_images("orders").await;
     orders.insert_one(doc! {"_id": 1, "n": 1, "long": 5_i64, "list": [1, 2, 3]}).await.unwrap();
-    orders.update_one(doc! {"_id": 1}, doc! {"$set": {"n": 2}, "$unset": {"long": ""}, "$push": {"list": 4}}).await.unwrap();
+    orders
+        .update_one(doc! {"_id": 1}, doc! {"$set": {"n": 2}, "$unset": {"long": ""}, "$push": {"list": 4}})
+        .await
+        .unwrap();
     orders.replace_one(doc! {"_id": 1}, doc! {"n": 3}).await.unwrap();
     let mut session = server.client().start_session().await.unwrap();
     session.start_transaction().await.unwrap();
@@ -38,7 +41,9 @@ fn comparable(mut event: Document) -> Document {
         lsid.remove("uid");
     }
     // What has no image has none here, and null there.
-    let nulls = ["fullDocument", "fullDocumentBeforeChange"].into_iter().filter(|name| event.get(name) == Some(&Bson::Null));
+    let nulls = ["fullDocument", "fullDocumentBeforeChange"]
+        .into_iter()
+        .filter(|name| event.get(name) == Some(&Bson::Null));
     nulls.collect::<Vec<_>>().into_iter().for_each(|name| drop(event.remove(name)));
     let mut fields: Vec<_> = event.into_iter().collect();
     fields.sort_by(|a, b| a.0.cmp(&b.0));
@@ -79,7 +84,8 @@ async fn events_are_those_that_a_change_stream_delivers() {
     assert_eq!(names.iter().next(), Some(&"all:1"));
     for event in &all {
         assert_eq!(text(event, "_id._data"), format!("all:{}", integer(event, "archiver.seq")));
-        let read: ChangeStreamEvent<Document> = bson::deserialize_from_slice(&bson::serialize_to_vec(event).unwrap()).unwrap();
+        let read: ChangeStreamEvent<Document> =
+            bson::deserialize_from_slice(&bson::serialize_to_vec(event).unwrap()).unwrap();
         if text(event, "operationType") == "update" {
             assert!(read.operation_type == OperationType::Update && read.update_description.is_some());
         }
@@ -143,7 +149,9 @@ async fn a_range_is_half_open_and_each_event_of_it_comes_once() {
 async fn all_times(fixture: &Fixture) -> Vec<String> {
     let outcome = replay(fixture, &["--source", "orders", "--output", "ndjson"]).await.expect_code(0);
     let time = |e: &Document| match must(e, "clusterTime") {
-        Bson::Timestamp(time) => bson::DateTime::from_millis(i64::from(time.time) * 1000).try_to_rfc3339_string().unwrap(),
+        Bson::Timestamp(time) => {
+            bson::DateTime::from_millis(i64::from(time.time) * 1000).try_to_rfc3339_string().unwrap()
+        }
         other => panic!("{other}"),
     };
     events(&outcome.stdout).iter().map(time).collect()
@@ -168,6 +176,7 @@ async fn several_sources_come_in_one_order() {
         events(&outcome.stdout).into_iter().filter(|e| text(e, "operationType") == "insert").collect();
     let ids: Vec<i64> = inserts.iter().map(|e| integer(e, "documentKey._id")).collect();
     assert_eq!(ids, (0..30).collect::<Vec<_>>());
-    let names: BTreeSet<&str> = inserts.iter().map(|e| text(e, "_id._data").split(':').next().unwrap()).collect();
+    let names: BTreeSet<&str> =
+        inserts.iter().map(|e| text(e, "_id._data").split(':').next().unwrap()).collect();
     assert!(names.contains("b") && names.contains("a/0"), "{names:?}");
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use archiver_tests::application::{STEADY, Writer, prepare};
 use archiver_tests::record::{integer, text};
 use archiver_tests::workload::{Workload, seed};
-use archiver_tests::{Fixture, Running, Server, wait_until};
+use archiver_tests::{Fixture, Running, Server, tools, wait_until};
 use bson::{Document, doc};
 
 use super::{LIMIT, digests, events, output, target};
@@ -102,9 +102,10 @@ async fn the_pace_is_that_of_history_or_some_times_faster() {
     fixture.run_once().await;
     let time = async |speed: &str| {
         let begun = std::time::Instant::now();
-        let outcome = super::replay(&fixture, &["--source", "orders", "--output", "ndjson", "--speed", speed]).await;
+        let outcome =
+            super::replay(&fixture, &["--source", "orders", "--output", "ndjson", "--speed", speed]).await;
         let inserted: Vec<Document> = events(&outcome.expect_code(0).stdout);
-        assert_eq!(inserted.iter().filter(|e| integer(e, "archiver.seq") > 1).count(), 2);
+        assert_eq!(inserted.iter().filter(|e| e.contains_key("fullDocument")).count(), 2);
         begun.elapsed().as_secs_f64()
     };
     let [max, ten, one] = [time("max").await, time("10x").await, time("1x").await];
@@ -135,8 +136,9 @@ async fn a_reader_never_sees_half_of_a_transaction() {
     fixture.run_once().await;
     let (again, _) = target(&server, &fixture);
     let output = output(fixture.uri(), &format!("{}.accounts", again.name()));
-    let mut replaying =
-        fixture.archiver.start(&["replay", "--source", "bank", "--output", &output, "--atomic", "--batch", "5"]);
+    let mut replaying = fixture
+        .archiver
+        .start(&["replay", "--source", "bank", "--output", &output, "--atomic", "--batch", "5"]);
     let mut seen = std::collections::BTreeSet::new();
     while replaying.is_alive() {
         let read = doc! {"find": "accounts", "readConcern": {"level": "snapshot"}};
@@ -152,4 +154,46 @@ async fn a_reader_never_sees_half_of_a_transaction() {
     replaying.finish(LIMIT).await.expect_code(0);
     assert!(seen.len() > 5, "only {} states were seen", seen.len());
     assert_eq!(digests(&again, &["accounts"]).await, digests(&fixture.db, &["accounts"]).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_a_document_goes_on_as_it_is_recorded() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&(ROLLING.to_owned() + &Fixture::source("orders", &["orders"])));
+    let orders = fixture.collection("orders");
+    let capture = fixture.start();
+    wait_until("the log", LIMIT, async || fixture.checkpoint("orders").await).await;
+    let arguments = ["history", "--source", "orders", "--id", "a", "--follow"];
+    let tables = fixture.archiver.start(&arguments);
+    let lines = fixture.archiver.start(&[&arguments[..], &["--format", "json"]].concat());
+    orders.insert_one(doc! {"_id": "a", "n": 0}).await.unwrap();
+    for n in 1..4 {
+        orders.insert_one(doc! {"_id": format!("other-{n}")}).await.unwrap();
+        orders.update_one(doc! {"_id": "a"}, doc! {"$set": {"n": n}}).await.unwrap();
+        let change = format!("n: {} → {n}", n - 1);
+        wait_until(&change, LIMIT, async || tables.stdout().contains(&change).then_some(())).await;
+    }
+    orders.drop().await.unwrap();
+    wait_until("the drop", LIMIT, async || tables.stdout().contains("the document ended").then_some(()))
+        .await;
+    wait_until("the drop", LIMIT, async || lines.stdout().contains("\"op\":\"drop\"").then_some(())).await;
+    let table = tables.interrupt().await.expect_code(0).stdout;
+    let operations: Vec<&str> = table.lines().map(|line| line.split_whitespace().nth(2).unwrap()).collect();
+    assert_eq!(operations, ["OPERATION", "insert", "update", "update", "update", "drop"], "{table}");
+    assert!(!table.contains('\x1b'), "colours are for terminals");
+    assert_eq!(lines.terminate().await.expect_code(0).json_lines().len(), 5);
+    capture.terminate().await.expect_code(0);
+
+    let listed = ["history", "--source", "orders", "--id", "a"];
+    for (no_color, painted) in [("", true), ("1", false)] {
+        let program = "import os, pty, sys; os.environ['NO_COLOR'] = sys.argv[1]; os.environ['TERM'] = 'xterm'; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[2:])))";
+        let config = fixture.path("archiver.toml").display().to_string();
+        let binary = tools::archiver().display().to_string();
+        let uri = format!("ARCHIVER_TEST_URI={}", fixture.uri());
+        let all = [&[no_color, "env", &uri, &binary, "--config", &config][..], &listed].concat();
+        let shown = tools::run_python(program, &all);
+        assert!(shown.contains("insert"), "{shown}");
+        assert_eq!(shown.contains("\x1b[32m"), painted, "{shown:?}");
+    }
 }

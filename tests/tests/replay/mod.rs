@@ -18,8 +18,7 @@ const INVALID: i32 = 10;
 const HISTORY_LOST: i32 = 12;
 
 /// Everything is rolled, and nothing is left in MongoDB.
-const COLD: &str =
-    "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\nsegment_max_bytes = \"64KiB\"\nsegment_max_age = \"1h\"\n\n";
+const COLD: &str = "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\nsegment_max_bytes = \"64KiB\"\nsegment_max_age = \"1h\"\n\n";
 
 /// The database that a test replays into: its name, and the `--output` for it.
 fn target(server: &Server, fixture: &Fixture) -> (Database, String) {

@@ -29,7 +29,11 @@ async fn a_target_that_must_not_be_written_to_is_refused_with_what_to_do() {
         (&watched_database, &[], &["is watched itself"]),
         (&audit, &one, &["audit database"]),
         (&free, &[], &["several collections", "--namespace"]),
-        (&free, &["--namespace", &namespace, "--from", "2026-01-01T00:00:00Z"], &["need the documents as they were then"]),
+        (
+            &free,
+            &["--namespace", &namespace, "--from", "2026-01-01T00:00:00Z"],
+            &["need the documents as they were then"],
+        ),
         (&"mongodb://127.0.0.1".to_owned(), &[], &["--output is not ndjson"]),
         (&"ndjson".to_owned(), &["--atomic"], &["--atomic is for --output into collections"]),
         (&"ndjson".to_owned(), &["--speed", "fast"], &["--speed is neither max"]),
@@ -157,7 +161,8 @@ async fn a_withheld_change_is_a_gap_until_it_is_released_and_stands_in_its_place
     let all = events(&outcome.stdout);
     let withheld: Vec<_> = all.iter().filter(|e| text(e, "operationType") == "quarantine").collect();
     assert!(withheld.iter().all(|e| at(e, "archiver.detail.released").is_some()), "{withheld:?}");
-    let of_two: Vec<_> = all.iter().filter(|e| at(e, "documentKey._id").and_then(|id| id.as_i32()) == Some(2)).collect();
+    let of_two: Vec<_> =
+        all.iter().filter(|e| at(e, "documentKey._id").and_then(|id| id.as_i32()) == Some(2)).collect();
     assert_eq!(of_two.iter().map(|e| text(e, "operationType")).collect::<Vec<_>>(), ["insert", "update"]);
     assert!(at(of_two[0], "archiver.late").is_some());
     replay(&fixture, &arguments).await.expect_code(0);

@@ -8,7 +8,7 @@ use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
 use archiver_tests::record::text;
 use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Running, Server, tools};
-use bson::Document;
+use bson::{Document, doc};
 use mongodb::Database;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -28,6 +28,13 @@ async fn restless(server: &Server, seed: u64) -> Fixture {
         }
         fixture.run_once().await;
     }
+    // Whatever chance brings, there is a rename.
+    fixture.collection("last").insert_one(doc! {"_id": "last"}).await.unwrap();
+    let name = |collection: &str| format!("{}.{collection}", fixture.db.name());
+    let rename = doc! {"renameCollection": name("last"), "to": name("green"), "dropTarget": true};
+    server.client().database("admin").run_command(rename).await.unwrap();
+    fixture.collection("green").insert_one(doc! {"_id": "behind"}).await.unwrap();
+    fixture.run_once().await;
     println!("{:?}", writer.tally);
     fixture
 }
@@ -124,13 +131,27 @@ async fn a_file_of_events_has_each_once() {
     let found = events(&std::fs::read_to_string(&file).unwrap());
     let whole = replay(&fixture, &["--source", "all", "--output", "ndjson"]).await.expect_code(0);
     let whole = events(&whole.stdout);
-    let names = |events: &[Document]| events.iter().map(|e| text(e, "_id._data").to_owned()).collect::<Vec<_>>();
+    let names =
+        |events: &[Document]| events.iter().map(|e| text(e, "_id._data").to_owned()).collect::<Vec<_>>();
     assert_eq!(names(&found), names(&whole));
     assert_eq!(names(&found).into_iter().collect::<BTreeSet<_>>().len(), found.len());
     assert!(found == whole);
-    // Cut by somebody else.
-    std::fs::write(&file, "").unwrap();
-    append("").finish(LIMIT).await.expect_code(INVALID).expect_message(&["standard output is shorter", ">>"]);
+    // What is new goes into another file, where the last run came to its end.
+    std::fs::rename(&file, fixture.path("first.ndjson")).unwrap();
+    fixture.collection("orders").insert_one(doc! {"_id": "new"}).await.unwrap();
+    fixture.run_once().await;
+    append("replay:written=exit").finish(LIMIT).await;
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::rename(&file, fixture.path("second.ndjson")).unwrap();
+    append("")
+        .finish(LIMIT)
+        .await
+        .expect_code(INVALID)
+        .expect_message(&["not the file that was written into", ">>"]);
+    assert!(std::fs::read(&file).unwrap().is_empty() && !kept.is_empty());
+    std::fs::rename(fixture.path("second.ndjson"), &file).unwrap();
+    append("").finish(LIMIT).await.expect_code(0);
+    assert!(std::fs::read(&file).unwrap() == kept, "the same event, once");
 }
 
 #[tokio::test]

@@ -2,12 +2,13 @@
 
 use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
 use archiver_tests::mixed::{Mixed, ids};
+use archiver_tests::record::at;
 use archiver_tests::workload::{Workload, seed};
-use archiver_tests::{Fixture, Server, oplog};
-use bson::{Bson, RawDocumentBuf, Timestamp, doc};
+use archiver_tests::{Fixture, Server, oplog, wait_until};
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use futures_util::TryStreamExt;
 
-use super::{COLD, digests, output, replay, target};
+use super::{COLD, LIMIT, digests, output, replay, target};
 
 /// Random changes of every shape, before and behind a baseline, replayed into an empty collection.
 async fn comes_back(sections: &str, images: bool, partitions: u32) {
@@ -68,7 +69,8 @@ async fn with_values_of_every_type() {
     let odd = doc! {"$replaceWith": {"$literal": {"_id": "odd", "t": &empty, "$x": 1, "a.b": {"$y": &empty, "c.d": 2}}}};
     orders.insert_one(doc! {"_id": "odd"}).await.unwrap();
     orders.update_one(doc! {"_id": "odd"}, vec![odd]).await.unwrap();
-    let plain = doc! {"$replaceWith": {"$literal": {"_id": "nested", "a": {"$y": 1, "c.d": [{"$z": 2}]}, "e.f": 3}}};
+    let plain =
+        doc! {"$replaceWith": {"$literal": {"_id": "nested", "a": {"$y": 1, "c.d": [{"$z": 2}]}, "e.f": 3}}};
     orders.insert_one(doc! {"_id": "nested"}).await.unwrap();
     orders.update_one(doc! {"_id": "nested"}, vec![plain]).await.unwrap();
     // One document for MongoDB, in its three lives.
@@ -80,7 +82,8 @@ async fn with_values_of_every_type() {
     let (again, output) = target(&server, &fixture);
     replay(&fixture, &["--source", "orders", "--output", &output]).await.expect_code(0);
     assert_eq!(digests(&again, &["orders"]).await, digests(&fixture.db, &["orders"]).await);
-    let odd = again.collection::<RawDocumentBuf>("orders").find_one(doc! {"_id": "odd"}).await.unwrap().unwrap();
+    let odd =
+        again.collection::<RawDocumentBuf>("orders").find_one(doc! {"_id": "odd"}).await.unwrap().unwrap();
     assert_eq!(odd.get_timestamp("t").unwrap(), Timestamp { time: 0, increment: 0 });
 }
 
@@ -89,7 +92,10 @@ async fn database_comes_back(atomic: bool) {
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);
     let source = Fixture::source("all", &["*"]);
-    fixture.configure(&format!("{COLD}[capture]\nbatch_max_events = 20\n\n{}\npartitions = 3\n", source.trim_end()));
+    fixture.configure(&format!(
+        "{COLD}[capture]\nbatch_max_events = 20\n\n{}\npartitions = 3\n",
+        source.trim_end()
+    ));
     prepare(&fixture.db).await;
     let mut writer = Writer::new(server.client(), &fixture.db, seed());
     for round in 0..4 {
@@ -143,7 +149,12 @@ async fn at_any_moment_in_the_middle() {
     workload.run(200).await;
     fixture.run_once().await;
     let changes = oplog::changes(server.client(), fixture.db.name()).await;
-    let text = fixture.archiver.run(&["replay", "--source", "orders", "--output", "ndjson"]).await.expect_code(0).stdout;
+    let text = fixture
+        .archiver
+        .run(&["replay", "--source", "orders", "--output", "ndjson"])
+        .await
+        .expect_code(0)
+        .stdout;
     let events = super::events(&text);
     let events: Vec<_> = events.iter().filter(|e| e.contains_key("documentKey")).collect();
     assert_eq!(events.len(), changes.len());
@@ -158,8 +169,54 @@ async fn at_any_moment_in_the_middle() {
             let so_far = changes[..count].iter().filter(|c| c.id == Bson::Int32(*id)).count();
             expected.extend(so_far.checked_sub(1).and_then(|n| states[n].clone()));
         }
-        let found = again.collection::<RawDocumentBuf>(&name).find(doc! {}).sort(doc! {"_id": 1}).await.unwrap();
+        let found =
+            again.collection::<RawDocumentBuf>(&name).find(doc! {}).sort(doc! {"_id": 1}).await.unwrap();
         let found: Vec<RawDocumentBuf> = found.try_collect().await.unwrap();
         assert!(found == expected, "after {count} changes");
     }
+}
+
+/// What a stream delivers from before the documents were read is in them already, and ends none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_that_were_read_ahead_of_what_happened_to_their_collections() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("all", &["*"]);
+    fixture.configure(&format!("{}\npartitions = 2\n", source.trim_end()));
+    for name in ["orders", "items"] {
+        fixture.collection(name).insert_one(doc! {"_id": 0}).await.unwrap();
+    }
+    let mut archiver = fixture.archiver.clone();
+    archiver.env("ARCHIVER_FAIL_POINTS", "checkpoint:created=sleep(2000)@2");
+    let capture = archiver.start(&["run", "--once"]);
+    wait_until("the streams' beginning", LIMIT, async || {
+        let partitions = doc! {"_id": {"$in": ["all/0", "all/1"]}};
+        let checkpoints = fixture.audit.collection::<Document>("archiver.checkpoints");
+        (checkpoints.count_documents(partitions).await.unwrap() == 2).then_some(())
+    })
+    .await;
+    let (orders, items) = (fixture.collection("orders"), fixture.collection("items"));
+    for id in 1..20 {
+        orders.insert_one(doc! {"_id": id, "list": []}).await.unwrap();
+        orders.update_one(doc! {"_id": id}, doc! {"$push": {"list": 1}}).await.unwrap();
+        items.insert_one(doc! {"_id": id}).await.unwrap();
+    }
+    items.drop().await.unwrap();
+    let namespace = |name: &str| format!("{}.{name}", fixture.db.name());
+    let rename = doc! {"renameCollection": namespace("orders"), "to": namespace("old")};
+    server.client().database("admin").run_command(rename).await.unwrap();
+    for id in 10..30 {
+        orders.insert_one(doc! {"_id": id, "again": true}).await.unwrap();
+        items.insert_one(doc! {"_id": id, "again": true}).await.unwrap();
+    }
+    capture.finish(LIMIT).await.expect_code(0);
+    items.insert_one(doc! {"_id": "behind"}).await.unwrap();
+    fixture.run_once().await;
+    let printed = replay(&fixture, &["--source", "all", "--output", "ndjson"]).await.expect_code(0).stdout;
+    let known = super::events(&printed).iter().filter(|e| at(e, "archiver.inBaseline").is_some()).count();
+    assert!(known > 0, "nothing was read ahead of the stream");
+    let (again, output) = target(&server, &fixture);
+    replay(&fixture, &["--source", "all", "--output", &output]).await.expect_code(0);
+    let all = ["orders", "items", "old"];
+    assert_eq!(digests(&again, &all).await, digests(&fixture.db, &all).await);
 }

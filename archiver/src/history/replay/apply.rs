@@ -19,12 +19,12 @@ use super::write::write_all;
 use super::{Counted, change};
 use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
+use crate::history::Namespace;
 use crate::history::document::{Contents, apply};
 use crate::history::gaps::GapRecord;
 use crate::history::policies::Policies;
 use crate::history::released::notes;
 use crate::history::states::{Identity, is_from_watched, target as renamed_to};
-use crate::history::Namespace;
 use crate::record::Record;
 use crate::stream_id::StreamId;
 
@@ -146,7 +146,9 @@ impl Applier {
         self.flush().await?;
         if let Some(unit) = &self.unit {
             let changes = unit.ops.len();
-            warn!("the last transaction may not have been captured as a whole, and is left out changes={changes}");
+            warn!(
+                "the last transaction may not have been captured as a whole, and is left out changes={changes}"
+            );
             return Ok(());
         }
         if let Some(file) = &self.file {
@@ -183,7 +185,9 @@ impl Applier {
                 self.pass(stream, place);
                 return self.flush().await;
             }
-            "gap" if matches!(GapRecord::of(&record)?, GapRecord::Opens(_)) => self.gap(&name, "history is missing").await?,
+            "gap" if matches!(GapRecord::of(&record)?, GapRecord::Opens(_)) => {
+                self.gap(&name, "history is missing").await?
+            }
             "quarantine" if notes(&record).is_none() => self.gap(&name, "a change is withheld").await?,
             _ => {}
         }
@@ -193,8 +197,10 @@ impl Applier {
         };
         let namespace = Namespace::of(&record);
         let (Some(namespace), Some(identity)) = (namespace, Identity::of(&record)) else {
-            return Err(Error::invalid(format!("a change has no _id, so nobody can say of which document it is record={name}"))
-                .hint("a plugin removed it; such history can be printed, not applied"));
+            return Err(Error::invalid(format!(
+                "a change has no _id, so nobody can say of which document it is record={name}"
+            ))
+            .hint("a plugin removed it; such history can be printed, not applied"));
         };
         let collection = self.scope.collection(&namespace).to_owned();
         self.bytes += bytes.len();
@@ -233,7 +239,9 @@ impl Applier {
         let txn = record.part("txn").filter(|_| self.manner.atomic).map(|txn| txn.as_bytes().to_vec());
         match (&mut self.unit, txn) {
             // What a baseline read amid a transaction is no part of it, but of a document that is.
-            (Some(unit), txn) if txn.as_ref() == Some(&unit.txn) || unit.ops.iter().any(|o| o.identity == op.identity) => {
+            (Some(unit), txn)
+                if txn.as_ref() == Some(&unit.txn) || unit.ops.iter().any(|o| o.identity == op.identity) =>
+            {
                 unit.places.insert(op.stream.clone(), op.place.clone());
                 unit.ops.push(op);
             }
@@ -314,7 +322,7 @@ impl Applier {
             return Ok(());
         }
         if !has_to || survivors.is_some() {
-            return self.target.drop(self.scope.collection(from)).await;
+            return self.end(from, survivors).await;
         }
         // A rename can't be made twice: that it is begun is noted, so that one which is not there any more has been made.
         let begun = self.state.renaming;
@@ -443,7 +451,8 @@ impl Applier {
                         self.counted.unknown += 1;
                         continue;
                     };
-                    let delta = Doc::new(delta).map_err(|e| Error::corrupt("a record's delta is not valid").because(e))?;
+                    let delta = Doc::new(delta)
+                        .map_err(|e| Error::corrupt("a record's delta is not valid").because(e))?;
                     match apply(&before, delta, *contents) {
                         Ok(after) => (Some(Bytes::from(after)), false),
                         Err(why) => (self.unapplied(op, why)?, false),
@@ -451,7 +460,12 @@ impl Applier {
                 }
             };
             now.insert(&op.identity, after.clone());
-            writes.push(Write { collection: op.collection.clone(), identity: op.identity.clone(), after, is_new });
+            writes.push(Write {
+                collection: op.collection.clone(),
+                identity: op.identity.clone(),
+                after,
+                is_new,
+            });
         }
         if let Some(file) = &self.file {
             let known = ops.iter().filter_map(|op| self.uncertain.remove_entry(&op.identity));

@@ -111,15 +111,16 @@ impl Merge {
 
     /// Whether other streams may still have something of an earlier time.
     fn is_early(&mut self, time: (u32, u32)) -> bool {
-        let behind = |head: &&Head| {
-            head.next.is_none() && !head.ended && ordered(head.tail.reached) < time
-        };
+        let behind = |head: &&Head| head.next.is_none() && !head.ended && ordered(head.tail.reached) < time;
         let Some(head) = self.heads.iter().find(behind) else { return false };
         if self.waiting.get_or_insert_with(Instant::now).elapsed() < WAIT {
             return true;
         }
         if !self.warned {
-            warn!("a stream is captured late: what it has comes behind later changes of others stream={}", head.tail.stream);
+            warn!(
+                "a stream is captured late: what it has comes behind later changes of others stream={}",
+                head.tail.stream
+            );
             self.warned = true;
         }
         false
@@ -163,7 +164,7 @@ impl Head {
             return Ok(());
         }
         let Some(step) = self.tail.next().await? else {
-            self.ended = self.tail.is_over || !follow;
+            self.ended = self.tail.is_over || !follow || !self.tail.is_live();
             return Ok(());
         };
         let mut time = self.time;

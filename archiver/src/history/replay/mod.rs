@@ -4,6 +4,7 @@
 mod apply;
 mod baselines;
 mod change;
+mod follow;
 mod merge;
 mod ndjson;
 mod pace;
@@ -12,22 +13,27 @@ mod scope;
 mod state;
 mod tail;
 mod target;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bson::doc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::access::Access;
 use super::policies::Policies;
 use super::{BEGINNING, History, Namespace};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use apply::{Applier, Manner};
+pub use follow::Follow;
 use merge::{Item, Merge, Next};
 use ndjson::Ndjson;
 use pace::Pace;
@@ -127,7 +133,7 @@ impl Sink {
 
     async fn finish(&mut self) -> Result<()> {
         match self {
-            Sink::Ndjson(_) => Ok(()),
+            Sink::Ndjson(ndjson) => ndjson.finish().await,
             Sink::Collections(applier) => applier.finish().await,
         }
     }
@@ -158,6 +164,7 @@ pub async fn replay(
         Output::Ndjson => None,
         Output::Collections(into) => Some(Target::open(&into.uri, config).await?),
     };
+    note_access(history, config, &selection, target.as_ref()).await?;
     let name = selection.name(target.as_ref().map_or("ndjson", |target| &target.name));
     let (file, saved) = match &selection.state {
         Some(path) => StateFile::open(path, &name).map(|(file, state)| (Some(file), state))?,
@@ -218,6 +225,24 @@ impl Selection {
         }
         name
     }
+}
+
+/// Notes that somebody reads the sources, where that is wanted; of several, all before anything is given.
+async fn note_access(
+    history: &History,
+    config: &Config,
+    selection: &Selection,
+    target: Option<&Target>,
+) -> Result<()> {
+    let mut what = doc! {"output": target.map_or("ndjson", |target| &target.name), "follow": selection.follow};
+    let bounds = [("from", selection.range.from), ("to", selection.range.to)];
+    what.extend(bounds.into_iter().filter_map(|(name, bound)| Some((name.to_owned(), bound?.to_string().into()))));
+    what.extend(selection.namespace.as_ref().map(|only| ("namespace".to_owned(), only.to_string().into())));
+    for source in &selection.sources {
+        let access = Access { command: "replay", what: what.clone(), ..Access::default() };
+        history.note_access(config, source, access).await?;
+    }
+    Ok(())
 }
 
 /// Seqs are numbers of one stream.

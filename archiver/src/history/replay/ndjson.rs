@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
+use super::Counted;
 use super::change::{change_event, expired_event, line};
 use super::merge::Item;
 use super::range::concerns;
-use super::state::{State, StateFile};
+use super::state::{State, StateFile, Written};
 use super::tail::Step;
-use super::Counted;
 use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
 use crate::history::Namespace;
@@ -28,7 +29,7 @@ pub(super) struct Ndjson {
 }
 
 impl Ndjson {
-    /// Where a replay goes on and its output is a file, what the state does not know of is cut off.
+    /// Where a replay goes on and its output is the same file, what the state does not know of is cut off.
     pub(super) fn open(
         namespace: Option<Namespace>,
         file: Option<StateFile>,
@@ -38,21 +39,33 @@ impl Ndjson {
         let stdout = std::io::stdout().as_fd().try_clone_to_owned().map(File::from).ok();
         let output = stdout.filter(|_| file.is_some()).filter(|f| f.metadata().is_ok_and(|m| m.is_file()));
         if let Some(mut output) = output.as_ref() {
-            let long = output.metadata().map_err(failed)?.len();
-            match state.bytes.filter(|_| goes_on) {
-                None => state.bytes = Some(long),
-                Some(known) if known <= long => {
-                    output.set_len(known).and_then(|()| output.seek(SeekFrom::End(0))).map_err(failed)?;
+            let metadata = output.metadata().map_err(failed)?;
+            let found = Written { device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len() };
+            let is_same =
+                |w: &Written| (w.device, w.inode) == (found.device, found.inode) && w.bytes <= found.bytes;
+            match state.output.filter(|_| goes_on) {
+                Some(known) if is_same(&known) => {
+                    output
+                        .set_len(known.bytes)
+                        .and_then(|()| output.seek(SeekFrom::End(0)))
+                        .map_err(failed)?;
                 }
-                Some(known) => {
-                    return Err(Error::invalid(format!(
-                        "standard output is shorter than what has been written into it bytes={long} written={known}"
-                    ))
-                    .hint("go on with >> and the same file; or begin anew, with another --state file"));
+                // It was cut short, and nobody knows what lies behind the end that it has noted.
+                Some(_) if !state.ended => {
+                    return Err(Error::invalid("standard output is not the file that was written into")
+                        .hint("go on with >> and the same file; or begin anew, with another --state file"));
                 }
+                _ => state.output = Some(found),
             }
         }
+        state.ended = false;
         Ok(Ndjson { namespace, file, state, output, counted: Counted::default() })
+    }
+
+    /// Notes that everything has been written.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        self.state.ended = true;
+        self.save().await
     }
 
     /// Makes the state durable, where one is kept.
@@ -74,7 +87,9 @@ impl Ndjson {
         fail_point!("replay:written");
         if let Some(output) = &self.output {
             output.sync_data().map_err(failed)?;
-            self.state.bytes = self.state.bytes.map(|bytes| bytes + lines.len() as u64);
+            if let Some(written) = &mut self.state.output {
+                written.bytes += lines.len() as u64;
+            }
         }
         self.save().await
     }

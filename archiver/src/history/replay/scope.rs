@@ -33,17 +33,22 @@ impl Scope {
         for (n, list) in lists.iter().enumerate() {
             let others = lists.iter().skip(n + 1).flatten();
             if list.iter().any(|one| others.clone().any(|other| meet(one, other))) {
-                return Err(Error::invalid("two of the sources watch the same collection, whose changes would be applied twice")
-                    .hint("replay one of them"));
+                return Err(Error::invalid(
+                    "two of the sources watch the same collection, whose changes would be applied twice",
+                )
+                .hint("replay one of them"));
             }
         }
         let watch: Vec<Watch> = lists.into_iter().flatten().collect();
         let namespace = match (namespace, &into, &watch[..]) {
             (Some(namespace), ..) => Some(namespace),
-            (None, Some(_), [Watch::Collection(db, coll)]) => Some(Namespace { db: db.clone(), coll: coll.clone() }),
+            (None, Some(_), [Watch::Collection(db, coll)]) => {
+                Some(Namespace { db: db.clone(), coll: coll.clone() })
+            }
             (None, Some(_), _) => {
-                return Err(Error::invalid("the source has several collections, and --output is one")
-                    .hint("say which with --namespace, or write them all into a database: --output mongodb://…/db"));
+                return Err(Error::invalid("the source has several collections, and --output is one").hint(
+                    "say which with --namespace, or write them all into a database: --output mongodb://…/db",
+                ));
             }
             (None, None, _) => None,
         };
@@ -94,9 +99,13 @@ mod tests {
     #[test]
     fn lists_meet_where_a_collection_is_in_both() {
         let watch = |text| Watch::parse(text).unwrap();
-        for (one, other, expected) in
-            [("*", "a.b", true), ("a.*", "a.b", true), ("a.b", "a.b", true), ("a.*", "b.*", false), ("a.b", "a.c", false)]
-        {
+        for (one, other, expected) in [
+            ("*", "a.b", true),
+            ("a.*", "a.b", true),
+            ("a.b", "a.b", true),
+            ("a.*", "b.*", false),
+            ("a.b", "a.c", false),
+        ] {
             assert_eq!(meet(&watch(one), &watch(other)), expected, "{one} {other}");
             assert_eq!(meet(&watch(other), &watch(one)), expected, "{other} {one}");
         }

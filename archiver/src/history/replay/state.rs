@@ -33,12 +33,23 @@ pub(super) struct State {
     replay: String,
     /// Where each stream goes on.
     streams: BTreeMap<String, StoredPlace>,
-    /// How long the output was, where it is a file.
+    /// The output, where it is a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) bytes: Option<u64>,
+    pub(super) output: Option<Written>,
+    /// It came to its end: nothing has been written that it does not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) ended: bool,
     /// A collection is about to be renamed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) renaming: bool,
+}
+
+/// A file that is written into, and how long it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Written {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +68,8 @@ impl State {
             format: FORMAT,
             replay: replay.to_owned(),
             streams: BTreeMap::new(),
-            bytes: None,
+            output: None,
+            ended: false,
             renaming: false,
         }
     }
@@ -96,9 +108,8 @@ impl StateFile {
                 .hint("name another file, which is made; or, to begin anew, delete this one")
         })?;
         if state.format != FORMAT || state.replay != replay {
-            return Err(Error::invalid(format!("this is the state of another replay: {}", path.display())).hint(
-                format!("it is of: {}; now it is: {replay}; name another file for it", state.replay),
-            ));
+            return Err(Error::invalid(format!("this is the state of another replay: {}", path.display()))
+                .hint(format!("it is of: {}; now it is: {replay}; name another file for it", state.replay)));
         }
         Ok((file, Some(state)))
     }
@@ -158,7 +169,9 @@ impl StateFile {
             let (entry, behind) = Doc::split(rest).map_err(damaged)?;
             rest = behind;
             let text = |name| entry.get(name).and_then(|e| e.as_str()).map(str::to_owned);
-            let (Some(db), Some(coll), Some(id)) = (text("db"), text("coll"), entry.get("id")) else { continue };
+            let (Some(db), Some(coll), Some(id)) = (text("db"), text("coll"), entry.get("id")) else {
+                continue;
+            };
             let identity =
                 Identity { namespace: Namespace { db, coll }, id: (id.kind(), id.value().to_vec()) };
             let document = entry.get("document").and_then(|e| e.as_doc());

@@ -111,6 +111,11 @@ impl Tail {
         &self.place
     }
 
+    /// Whether more may come.
+    pub(super) fn is_live(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// Asks how far the stream has been captured.
     pub(super) async fn look_ahead(&mut self) -> Result<()> {
         let Some(log) = &self.history.log else { return Ok(()) };

@@ -160,7 +160,9 @@ impl Target {
             let document = Bytes::from(document.into_bytes());
             let id = Doc::new(&document).ok().and_then(|d| d.get("_id"));
             // Only as it is: 1.0 is found for 1, and is another document's.
-            let its = |identity: &&&Identity| id.is_some_and(|id| (id.kind(), id.value()) == (identity.id.0, &identity.id.1[..]));
+            let its = |identity: &&&Identity| {
+                id.is_some_and(|id| (id.kind(), id.value()) == (identity.id.0, &identity.id.1[..]))
+            };
             if let Some(identity) = identities.iter().find(its) {
                 bytes += document.len();
                 found.push(((*identity).clone(), document));
@@ -180,7 +182,9 @@ impl Target {
         }
         let inserted = self.collection_of(collection).insert_many(&documents).ordered(false).await;
         let Err(error) = inserted else { return Ok(()) };
-        let Some(there) = duplicates(&error) else { return Err(mongo_error("inserting into the target", error)) };
+        let Some(there) = duplicates(&error) else {
+            return Err(mongo_error("inserting into the target", error));
+        };
         let there: Vec<&Write> = there.into_iter().filter_map(|n| writes.get(n).copied()).collect();
         self.replace(collection, &there, None).await
     }
@@ -302,7 +306,8 @@ impl Target {
     async fn write_in(&self, session: &mut ClientSession, writes: &[Write]) -> Result<()> {
         let mut rest = writes;
         while let Some(first) = rest.first() {
-            let alike = |w: &&Write| w.collection == first.collection && w.after.is_some() == first.after.is_some();
+            let alike =
+                |w: &&Write| w.collection == first.collection && w.after.is_some() == first.after.is_some();
             let run: Vec<&Write> = rest.iter().take_while(alike).collect();
             rest = &rest[run.len()..];
             match first.after {
@@ -316,7 +321,9 @@ impl Target {
     /// Makes sure that a collection is there.
     pub(super) async fn create(&self, collection: &str) -> Result<()> {
         match self.database.create_collection(collection).await {
-            Err(e) if code(&e) != Some(NAMESPACE_EXISTS) => Err(mongo_error("creating a collection of the target", e)),
+            Err(e) if code(&e) != Some(NAMESPACE_EXISTS) => {
+                Err(mongo_error("creating a collection of the target", e))
+            }
             _ => Ok(()),
         }
     }
@@ -340,7 +347,12 @@ impl Target {
     }
 
     /// Removes the documents for which `goes` says so.
-    pub(super) async fn thin_out(&self, namespace: &Namespace, collection: &str, goes: impl Fn(&Identity) -> bool) -> Result<()> {
+    pub(super) async fn thin_out(
+        &self,
+        namespace: &Namespace,
+        collection: &str,
+        goes: impl Fn(&Identity) -> bool,
+    ) -> Result<()> {
         let failed = |e| mongo_error("reading documents of the target", e);
         let found = self.collection_of(collection).find(doc! {}).projection(doc! {"_id": 1}).await;
         let mut ids = found.map_err(failed)?;
@@ -385,7 +397,9 @@ fn update(write: &Write, n: usize, list: &mut Writer<'_>) {
 /// look like operators.
 pub(super) fn is_odd(document: &[u8]) -> bool {
     let Ok(doc) = Doc::new(document) else { return false };
-    let odd = |e: bson_walker::Element<'_>| e.kind() == kind::TIMESTAMP && e.as_timestamp() == Some((0, 0)) || e.name().starts_with(b"$");
+    let odd = |e: bson_walker::Element<'_>| {
+        e.kind() == kind::TIMESTAMP && e.as_timestamp() == Some((0, 0)) || e.name().starts_with(b"$")
+    };
     doc.elements().map_while(std::result::Result::ok).any(odd)
 }
 
@@ -403,8 +417,10 @@ fn duplicates(error: &MongoError) -> Option<Vec<usize>> {
 
 fn refused(code: i32) -> Error {
     if code == DUPLICATE_KEY {
-        return Error::invalid("a unique index of the target refuses a document: another one has one of its values")
-            .hint("values that redaction replaced are often equal; replay into a collection without that index");
+        return Error::invalid(
+            "a unique index of the target refuses a document: another one has one of its values",
+        )
+        .hint("values that redaction replaced are often equal; replay into a collection without that index");
     }
     Error::unavailable(format!("the target refuses a write code={code}"))
 }
@@ -416,7 +432,8 @@ async fn is_same(one: &Client, other: &Client) -> Result<bool> {
         reply.map_err(|e| mongo_error("asking a server who it is", e))
     };
     let (a, b) = (hello(one).await?, hello(other).await?);
-    let process = |reply: &Document| reply.get_document("topologyVersion").ok()?.get_object_id("processId").ok();
+    let process =
+        |reply: &Document| reply.get_document("topologyVersion").ok()?.get_object_id("processId").ok();
     if process(&a).is_some() && process(&a) == process(&b) {
         return Ok(true);
     }
@@ -442,7 +459,9 @@ mod tests {
             ("mongodb://u:p@a:1,b:2/shop?replicaSet=rs0".into(), "shop".into(), Some("orders.eu".into()))
         );
         assert_eq!(parts("mongodb+srv://a/shop"), ("mongodb+srv://a/shop".into(), "shop".into(), None));
-        for wrong in ["", "json", "mongodb://a", "mongodb://a/", "mongodb://a/.x", "mongodb://a/shop.", "http://a/b.c"] {
+        for wrong in
+            ["", "json", "mongodb://a", "mongodb://a/", "mongodb://a/.x", "mongodb://a/shop.", "http://a/b.c"]
+        {
             assert_eq!(split(wrong).unwrap_err().kind(), crate::Kind::Invalid, "{wrong}");
         }
     }

@@ -176,7 +176,8 @@ mod tests {
             let one = write(id, None, false);
             let in_phases = phases.iter().flat_map(|p| p.values().flatten().copied());
             let seen: Vec<_> = in_phases.filter(|w| w.identity == one.identity).map(|w| &w.after).collect();
-            let made: Vec<_> = writes.iter().filter(|w| w.identity == one.identity).map(|w| &w.after).collect();
+            let made: Vec<_> =
+                writes.iter().filter(|w| w.identity == one.identity).map(|w| &w.after).collect();
             assert_eq!(seen, made, "document {id}");
         }
     }

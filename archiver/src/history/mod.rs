@@ -55,7 +55,7 @@ pub struct History {
 pub type Salts = BTreeMap<Option<u32>, Salt>;
 
 /// A database and a collection.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace {
     /// The database.
     pub db: String,

@@ -9,7 +9,7 @@ use bson_walker::Doc;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::baselines::{Survivors, mark};
+use super::baselines::Survivors;
 use super::merge::Item;
 use super::scope::Scope;
 use super::state::{Bases, State, StateFile};
@@ -296,9 +296,9 @@ impl Applier {
 
     async fn end(&self, namespace: &Namespace, survivors: Option<&Survivors>) -> Result<()> {
         let collection = self.scope.collection(namespace);
-        match survivors {
+        match survivors.filter(|left| left.are_in(namespace)) {
             None => self.target.drop(collection).await,
-            Some(left) => self.target.thin_out(namespace, collection, |id| !left.contains(&mark(id))).await,
+            Some(left) => self.target.thin_out(namespace, collection, |id| !left.holds(id)).await,
         }
     }
 
@@ -311,26 +311,35 @@ impl Applier {
     ) -> Result<()> {
         let (has_from, has_to) = (self.scope.covers(from) && from_watched, self.scope.covers(to));
         if has_to && from_watched && !has_from {
-            return Err(Error::invalid(format!("another collection of the history takes the name {to}, and its documents are not replayed"))
-                .hint("replay into a database, --output mongodb://…/db, so that all collections of the source are there"));
+            return Err(Error::invalid(format!(
+                "another collection of the history takes the name {to}, and its documents are not replayed"
+            ))
+            .hint("replay into a database, --output mongodb://…/db, so that all collections of the source are there"));
         }
-        if has_to && (!has_from || survivors.is_some()) {
-            // Its documents come from a comparison, or a baseline.
-            self.end(to, survivors).await?;
+        match (has_from, has_to) {
+            (true, true) => {}
+            // They leave the history.
+            (true, false) => return self.end(from, survivors).await,
+            // A comparison tells of those that come.
+            (false, true) => return self.end(to, survivors).await,
+            (false, false) => return Ok(()),
         }
-        if !has_from {
-            return Ok(());
-        }
-        if !has_to || survivors.is_some() {
-            return self.end(from, survivors).await;
-        }
-        // A rename can't be made twice: that it is begun is noted, so that one which is not there any more has been made.
+        let left = survivors.filter(|left| left.are_in(from) || left.are_in(to));
         let begun = self.state.renaming;
+        if left.is_some() && !begun {
+            self.end(to, left).await?;
+        }
+        // It can't be made twice: that it is begun is noted, so that what is not there any more is known to have been moved.
         self.state.renaming = true;
         self.save().await?;
-        let (from, to) = (self.scope.collection(from), self.scope.collection(to));
-        if !self.target.rename(from, to).await? && !begun {
-            self.target.drop(to).await?;
+        let name = |namespace| self.scope.collection(namespace);
+        match left {
+            Some(left) => self.target.move_all_but(left, (from, name(from)), (to, name(to))).await?,
+            None => {
+                if !self.target.rename(name(from), name(to)).await? && !begun {
+                    self.target.drop(name(to)).await?;
+                }
+            }
         }
         fail_point!("replay:renamed");
         self.state.renaming = false;

@@ -4,17 +4,19 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use super::range::ordered;
 use crate::error::Result;
+use crate::history::Namespace;
 use crate::history::states::Identity;
 use crate::history::stream::is_timed;
 use crate::record::Record;
 
 /// Stands for a document. One of billions may be taken for another with a probability of less than 1 in 10¹⁸.
-pub(super) type Mark = u128;
+type Mark = u128;
 
-pub(super) fn mark(identity: &Identity) -> Mark {
+fn mark(identity: &Identity) -> Mark {
     let half = |salt: u8| {
         let mut hash = DefaultHasher::new();
         (salt, identity).hash(&mut hash);
@@ -26,10 +28,12 @@ pub(super) fn mark(identity: &Identity) -> Mark {
 /// The documents of one stream that were read ahead of it.
 #[derive(Debug, Default)]
 pub(super) struct Baselines {
-    read_at: HashMap<Mark, (u32, u32)>,
+    /// When each was read, and in which collection.
+    read_at: HashMap<Mark, ((u32, u32), Arc<Namespace>)>,
     /// Those that were read at the same time one after the other: the time, the seq of the first, and which they are.
     runs: VecDeque<((u32, u32), i64, Vec<Mark>)>,
     latest: (u32, u32),
+    last: Arc<Namespace>,
 }
 
 impl Baselines {
@@ -39,11 +43,12 @@ impl Baselines {
         let identity = Identity::of(record);
         if record.op() == "snapshot" {
             if let Some(identity) = identity.filter(|_| time >= self.latest) {
-                self.note(mark(&identity), time, place);
+                self.note(identity, time, place);
             }
             return Ok(false);
         }
-        let is_in = identity.is_some_and(|i| self.read_at.get(&mark(&i)).is_some_and(|read| time <= *read));
+        let is_in =
+            identity.is_some_and(|i| self.read_at.get(&mark(&i)).is_some_and(|(read, _)| time <= *read));
         if is_timed(record) && time > self.latest && record.late().is_none() {
             self.latest = time;
             self.forget();
@@ -51,8 +56,12 @@ impl Baselines {
         Ok(is_in)
     }
 
-    fn note(&mut self, mark: Mark, time: (u32, u32), place: i64) {
-        self.read_at.insert(mark, time);
+    fn note(&mut self, identity: Identity, time: (u32, u32), place: i64) {
+        let mark = mark(&identity);
+        if *self.last != identity.namespace {
+            self.last = Arc::new(identity.namespace);
+        }
+        self.read_at.insert(mark, (time, Arc::clone(&self.last)));
         match self.runs.back_mut() {
             Some((at, _, marks)) if *at == time => marks.push(mark),
             _ => self.runs.push_back((time, place, vec![mark])),
@@ -64,7 +73,7 @@ impl Baselines {
         while self.runs.front().is_some_and(|(time, ..)| *time < self.latest) {
             let Some((time, _, marks)) = self.runs.pop_front() else { return };
             for mark in marks {
-                if self.read_at.get(&mark) == Some(&time) {
+                if self.read_at.get(&mark).is_some_and(|(read, _)| *read == time) {
                     self.read_at.remove(&mark);
                 }
             }
@@ -76,14 +85,38 @@ impl Baselines {
         self.runs.front().map(|(_, place, _)| *place)
     }
 
-    /// The documents that were read at this time or later.
-    pub(super) fn read_since(&self, time: (u32, u32)) -> impl Iterator<Item = Mark> + '_ {
-        self.read_at.iter().filter(move |(_, read)| **read >= time).map(|(mark, _)| *mark)
+    /// Adds the documents that were read at this time or later.
+    pub(super) fn read_since(&self, time: (u32, u32), survivors: &mut Survivors) {
+        for (mark, (_, namespace)) in self.read_at.iter().filter(|(_, (read, _))| *read >= time) {
+            survivors.marks.insert(*mark);
+            if !survivors.namespaces.contains(&**namespace) {
+                survivors.namespaces.insert(Namespace::clone(namespace));
+            }
+        }
     }
 }
 
-/// The documents that a collection's end left there, because they were read later: they are of the one that came after it.
-pub(super) type Survivors = HashSet<Mark>;
+/// The documents that the end of a collection leaves there, because they were read later: they are of the one that came after it.
+#[derive(Debug, Default)]
+pub(super) struct Survivors {
+    marks: HashSet<Mark>,
+    namespaces: HashSet<Namespace>,
+}
+
+impl Survivors {
+    pub(super) fn holds(&self, identity: &Identity) -> bool {
+        self.marks.contains(&mark(identity))
+    }
+
+    /// Whether there are any in a collection.
+    pub(super) fn are_in(&self, namespace: &Namespace) -> bool {
+        self.namespaces.contains(namespace)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -113,7 +146,9 @@ mod tests {
             told.push(baselines.advance(&Record::new(bytes).unwrap(), seq).unwrap());
             if seq == 5 {
                 assert_eq!(baselines.since(), Some(2));
-                assert_eq!(baselines.read_since((early + 11, 0)).count(), 1);
+                let mut survivors = Survivors::default();
+                baselines.read_since((early + 11, 0), &mut survivors);
+                assert!(survivors.marks.len() == 1 && survivors.namespaces.len() == 1);
             }
         }
         assert_eq!(told, [false, false, false, true, false, false, false, false]);

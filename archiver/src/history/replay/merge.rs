@@ -99,6 +99,7 @@ impl Merge {
         }
         self.waiting = None;
         let Some(mut item) = self.heads[first].next.take() else { return Ok(Next::Wait(time)) };
+        self.heads[first].tail.give(&mut item.step, &mut item.place)?;
         item.survivors = self.survivors(&item)?;
         Ok(Next::Item(Box::new(item)))
     }
@@ -151,9 +152,11 @@ impl Merge {
             return Ok(None);
         }
         let time = ordered(record.cluster_time()?);
-        let siblings = self.heads.iter().filter(|head| head.tail.stream.source == item.stream.source);
-        let left: Survivors = siblings.flat_map(|head| head.tail.baselines.read_since(time)).collect();
-        Ok(Some(left).filter(|left| !left.is_empty()))
+        let mut survivors = Survivors::default();
+        for head in self.heads.iter().filter(|head| head.tail.stream.source == item.stream.source) {
+            head.tail.baselines.read_since(time, &mut survivors);
+        }
+        Ok(Some(survivors).filter(|survivors| !survivors.is_empty()))
     }
 }
 

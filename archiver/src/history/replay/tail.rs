@@ -32,7 +32,7 @@ pub(super) struct Place {
 /// What comes next in a stream.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A record, and whether a baseline has it in it already.
+    /// A record, and whether a baseline has it in it already: known once it is given.
     Record(Vec<u8>, bool),
     /// The records of these seqs have been removed by retention, but for those that come.
     Expired(std::ops::Range<i64>),
@@ -137,11 +137,19 @@ impl Tail {
                 return Ok(None);
             }
             if self.range.holds(&record)? {
-                let is_in_baseline = self.baselines.advance(&record, self.place.next - 1)?;
-                self.place.since = self.baselines.since().unwrap_or(self.place.next);
-                return Ok(Some(Step::Record(bytes, is_in_baseline)));
+                return Ok(Some(Step::Record(bytes, false)));
             }
         }
+    }
+
+    /// Takes note of a step when it is given, not when it is read: of several streams, some are read ahead of what is given.
+    pub(super) fn give(&mut self, step: &mut Step, place: &mut Place) -> Result<()> {
+        if let Step::Record(bytes, is_in_baseline) = step {
+            *is_in_baseline = self.baselines.advance(&Record::new(bytes)?, place.next - 1)?;
+        }
+        place.since = self.baselines.since().unwrap_or(place.next);
+        self.place.since = place.since;
+        Ok(())
     }
 
     /// The next one, whether in the range or not.

@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use mongodb::error::{Error as MongoError, ErrorKind};
 use mongodb::{Client, ClientSession, Collection, Database};
 
+use super::baselines::Survivors;
 use crate::audit_log::{MARKER, mongo_error};
 use crate::config::{Config, Secret};
 use crate::deployment::{code, connect, durable, server};
@@ -363,6 +364,36 @@ impl Target {
                 let write = Write { collection: collection.to_owned(), identity, after: None, is_new: false };
                 self.delete(collection, &[&write], None).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Moves the documents of a renamed collection: not those that are of its successor, nor over those that are there already as
+    /// they were later.
+    pub(super) async fn move_all_but(
+        &self,
+        left: &Survivors,
+        from: (&Namespace, &str),
+        to: (&Namespace, &str),
+    ) -> Result<()> {
+        let failed = |e| mongo_error("reading documents of the target", e);
+        let mut documents = self.collection_of(from.1).find(doc! {}).await.map_err(failed)?;
+        while let Some(document) = documents.try_next().await.map_err(failed)? {
+            let document = Bytes::from(document.into_bytes());
+            let Some(id) = Doc::new(&document).ok().and_then(|d| d.get("_id")) else { continue };
+            let write = |(namespace, collection): (&Namespace, &str), after| {
+                let identity =
+                    Identity { namespace: namespace.clone(), id: (id.kind(), id.value().to_vec()) };
+                Write { collection: collection.to_owned(), identity, after, is_new: false }
+            };
+            let (gone, come) = (write(from, None), write(to, Some(document.clone())));
+            if left.holds(&gone.identity) {
+                continue;
+            }
+            if !left.holds(&come.identity) {
+                self.replace(to.1, &[&come], None).await?;
+            }
+            self.delete(from.1, &[&gone], None).await?;
         }
         Ok(())
     }

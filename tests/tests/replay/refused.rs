@@ -174,3 +174,20 @@ async fn a_withheld_change_is_a_gap_until_it_is_released_and_stands_in_its_place
     };
     assert_eq!(all(again.collection("orders")).await, all(fixture.db.collection("orders")).await);
 }
+
+#[tokio::test]
+async fn a_replay_leaves_a_record_of_it_where_that_is_wanted() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let audit = "[audit]\ndatabase = \"{audit}\"\nrecord_access = true\n\n";
+    fixture.configure(&(audit.to_owned() + &Fixture::source("orders", &["orders"])));
+    fixture.run_once().await;
+    replay(&fixture, &["--source", "orders", "--from", "1", "--output", "ndjson"]).await.expect_code(0);
+    fixture.run_once().await;
+    let records = fixture.records("orders").await;
+    let access = records.iter().find(|record| text(record, "op") == "access").expect("a record of it");
+    let told = ["command", "what.output", "what.from"].map(|name| text(access, &format!("detail.{name}")));
+    assert_eq!(told, ["replay", "ndjson", "1"]);
+    let outcome = replay(&fixture, &["--source", "orders", "--output", "ndjson"]).await.expect_code(0);
+    assert!(events(&outcome.stdout).iter().any(|event| text(event, "operationType") == "access"));
+}

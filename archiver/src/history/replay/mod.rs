@@ -234,9 +234,12 @@ async fn note_access(
     selection: &Selection,
     target: Option<&Target>,
 ) -> Result<()> {
-    let mut what = doc! {"output": target.map_or("ndjson", |target| &target.name), "follow": selection.follow};
+    let mut what =
+        doc! {"output": target.map_or("ndjson", |target| &target.name), "follow": selection.follow};
     let bounds = [("from", selection.range.from), ("to", selection.range.to)];
-    what.extend(bounds.into_iter().filter_map(|(name, bound)| Some((name.to_owned(), bound?.to_string().into()))));
+    what.extend(
+        bounds.into_iter().filter_map(|(name, bound)| Some((name.to_owned(), bound?.to_string().into()))),
+    );
     what.extend(selection.namespace.as_ref().map(|only| ("namespace".to_owned(), only.to_string().into())));
     for source in &selection.sources {
         let access = Access { command: "replay", what: what.clone(), ..Access::default() };

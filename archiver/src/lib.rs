@@ -22,6 +22,7 @@ pub mod hold;
 pub mod metrics;
 pub mod notice;
 pub mod plugin;
+mod post_image;
 pub mod progress;
 pub mod quarantine;
 pub mod record;

@@ -18,6 +18,7 @@ pub mod http_proxy;
 pub mod mixed;
 pub mod oplog;
 pub mod process;
+pub mod program;
 pub mod proxy;
 pub mod record;
 pub mod replica_set;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{Bson, Document, Timestamp, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 
@@ -27,10 +27,16 @@ pub struct Change {
 
 /// Every change of a document in the namespaces that start with `prefix`, in the oplog's order.
 pub async fn changes(client: &Client, prefix: &str) -> Vec<Change> {
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    // Only what is asked for: other tests' documents hold values that no library reads.
+    changes_after(client, prefix, Timestamp { time: 0, increment: 0 }).await
+}
+
+/// The same, of those behind a time.
+pub async fn changes_after(client: &Client, prefix: &str, after: Timestamp) -> Vec<Change> {
+    // Documents hold values that no library reads, so the entries are left as they are.
+    let oplog = client.database("local").collection::<RawDocumentBuf>("oplog.rs");
+    // Only what is asked for: other tests write too.
     let namespace = doc! {"$regex": format!("^{prefix}")};
-    let filter = doc! {"$or": [
+    let filter = doc! {"ts": {"$gt": after}, "$or": [
         {"op": {"$in": ["i", "u", "d"]}, "ns": &namespace},
         {"op": "c", "o.applyOps.ns": &namespace},
     ]};
@@ -38,10 +44,12 @@ pub async fn changes(client: &Client, prefix: &str) -> Vec<Change> {
     let mut changes = Vec::new();
     while let Some(entry) = entries.try_next().await.expect("the oplog can be read") {
         let time = entry.get_timestamp("ts").expect("an oplog entry has a time");
-        if let Some(operations) = transaction(&entry) {
-            changes.extend(operations.iter().filter_map(|o| change(time, o.as_document()?, prefix)));
-        } else {
-            changes.extend(change(time, &entry, prefix));
+        match entry.get_document("o").and_then(|object| object.get_array("applyOps")) {
+            Ok(operations) => {
+                let operations = operations.into_iter().map(|o| o.expect("an operation is valid"));
+                changes.extend(operations.filter_map(|o| change(time, o.as_document()?, prefix)));
+            }
+            Err(_) => changes.extend(change(time, &entry, prefix)),
         }
     }
     changes
@@ -61,26 +69,23 @@ fn from_record(record: &Document) -> Change {
     }
 }
 
-fn transaction(entry: &Document) -> Option<&Vec<Bson>> {
-    entry.get_document("o").ok()?.get_array("applyOps").ok()
-}
-
-fn change(time: Timestamp, entry: &Document, prefix: &str) -> Option<Change> {
+fn change(time: Timestamp, entry: &RawDocument, prefix: &str) -> Option<Change> {
     let namespace = entry.get_str("ns").ok()?;
     if !namespace.starts_with(prefix) || namespace.ends_with(".$cmd") {
         return None;
     }
     let object = entry.get_document("o").ok()?;
-    let (op, id) = match entry.get_str("op").ok()? {
-        "i" => ("insert", object.get("_id")?),
-        "d" => ("delete", object.get("_id")?),
+    let (op, of) = match entry.get_str("op").ok()? {
+        "i" => ("insert", object),
+        "d" => ("delete", object),
         "u" => {
-            let op = if object.contains_key("$v") { "update" } else { "replace" };
-            (op, entry.get_document("o2").ok()?.get("_id")?)
+            let is_update = object.get("$v").is_ok_and(|version| version.is_some());
+            (if is_update { "update" } else { "replace" }, entry.get_document("o2").ok()?)
         }
         _ => return None,
     };
-    Some(Change { time, op: op.to_owned(), namespace: namespace.to_owned(), id: id.clone() })
+    let id = of.get("_id").ok()??.try_into().expect("an _id is a value");
+    Some(Change { time, op: op.to_owned(), namespace: namespace.to_owned(), id })
 }
 
 /// Writes into a database that nobody watches until the server's oplog, made tiny for it, no longer holds what it holds now.

@@ -194,7 +194,7 @@ fn operators(rng: &mut StdRng, document: &Document, names: Names) -> Document {
     for _ in 0..rng.random_range(1..4) {
         let at = path_in(rng, document, names);
         let array = array_path(rng, document, names);
-        let (operator, path, value) = match rng.random_range(0..20) {
+        let (operator, path, value) = match rng.random_range(0..23) {
             0..6 => ("$set", at, value(rng, 2, names)),
             6..8 => ("$unset", at, Bson::Int32(1)),
             8 => ("$inc", at, Bson::Int32(1)),
@@ -206,7 +206,16 @@ fn operators(rng: &mut StdRng, document: &Document, names: Names) -> Document {
             15 => ("$pop", array, Bson::Int32(if rng.random() { 1 } else { -1 })),
             16 => ("$addToSet", array, value(rng, 1, names)),
             17 => ("$rename", at, Bson::String(path_in(rng, document, names))),
-            18 => ("$bit", at, Bson::Document(doc! {"or": 4})),
+            18 => ("$bit", at, Bson::Document(doc! {["or", "and", "xor"][rng.random_range(0..3)]: 5})),
+            20 => {
+                let gone: Vec<Bson> = (0..3).map(|_| value(rng, 0, names)).collect();
+                ("$pullAll", array, Bson::Array(gone))
+            }
+            21 => {
+                let each: Vec<Bson> = (0..3).map(|_| value(rng, 1, names)).collect();
+                ("$addToSet", array, Bson::Document(doc! {"$each": each}))
+            }
+            22 => ("$push", array, value(rng, 1, names)),
             _ => ("$currentDate", at, Bson::Boolean(true)),
         };
         if update.get_document(operator).is_err() {
@@ -220,13 +229,27 @@ fn operators(rng: &mut StdRng, document: &Document, names: Names) -> Document {
 fn in_arrays(rng: &mut StdRng, document: &Document, names: Names) -> Update {
     let array = array_path(rng, document, names);
     let new = value(rng, 1, names);
-    match rng.random_range(0..4) {
+    match rng.random_range(0..7) {
         0 => Update::operators(doc! {"$set": {format!("{array}.$[]"): new}}),
         1 => Update {
             array_filters: vec![doc! {"e": {"$type": "number"}}],
             ..Update::operators(doc! {"$set": {format!("{array}.$[e]"): new}})
         },
         2 => Update::operators(doc! {"$set": {format!("{array}.$[].k"): new}}),
+        3 => Update {
+            array_filters: vec![doc! {"e": {"$type": "object"}}],
+            ..Update::operators(
+                doc! {"$set": {format!("{array}.$[e].a"): new}, "$unset": {format!("{array}.$[e].b"): 1}},
+            )
+        },
+        4 => Update {
+            array_filters: vec![doc! {"e": {"$type": "array"}}],
+            ..Update::operators(doc! {"$push": {format!("{array}.$[e]"): new}})
+        },
+        5 => Update {
+            filter: doc! {&array: {"$type": "object"}},
+            ..Update::operators(doc! {"$set": {format!("{array}.$.c"): new}})
+        },
         _ => Update {
             filter: doc! {&array: {"$type": "number"}},
             ..Update::operators(doc! {"$set": {format!("{array}.$"): new}})

@@ -11,6 +11,7 @@ mod canaries;
 mod capture;
 mod connections;
 mod delta;
+mod differential;
 mod document_from_deltas;
 mod faults;
 mod harness;

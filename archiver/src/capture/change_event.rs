@@ -6,6 +6,7 @@ use bson_walker::{Doc, Element, Writer, kind};
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Position};
+use crate::post_image::stored;
 
 /// Fields of a change event that are stored under a name of their own, or (the token) nowhere.
 const PLACED: [&str; 12] = [
@@ -49,7 +50,8 @@ pub fn to_event(raw: &[u8], settings: &impl ImageSettings, user: Option<&str>) -
         required(change, "clusterTime")?.as_timestamp().ok_or_else(|| malformed("clusterTime"))?;
     let mut body = Vec::with_capacity(raw.len());
     let mut writer = Writer::begin(&mut body);
-    writer.append_as("op", &required(change, "operationType")?);
+    let op = required(change, "operationType")?;
+    writer.append_as("op", &op);
     write_namespace(&mut writer, change);
     if let Some(key) = document(change, "documentKey") {
         writer.doc("key", key.as_bytes());
@@ -61,9 +63,10 @@ pub fn to_event(raw: &[u8], settings: &impl ImageSettings, user: Option<&str>) -
     for (name, field) in
         [("before", "fullDocumentBeforeChange"), ("after", "fullDocument"), ("delta", "updateDescription")]
     {
-        if let Some(doc) = document(change, field) {
-            writer.doc(name, doc.as_bytes());
-        }
+        let Some(doc) = document(change, field) else { continue };
+        let before = document(change, "fullDocumentBeforeChange");
+        let stored = op.as_str().filter(|_| name == "after").and_then(|op| stored(op, doc, before));
+        writer.doc(name, stored.as_deref().unwrap_or(doc.as_bytes()));
     }
     write_images(&mut writer, change, settings);
     write_transaction(&mut writer, change);

@@ -2,7 +2,7 @@
 //! witness to, and those whose first record is of a change to something that must have been there.
 
 use super::Namespace;
-use super::id::DocumentId;
+use super::id::{DocumentId, Id};
 use super::released::notes;
 use super::states::{Identity, States, quarantined};
 use crate::error::Result;
@@ -13,8 +13,7 @@ const BEGINNINGS: [&str; 2] = ["insert", "snapshot"];
 
 /// The documents with one id that are not known from their beginning.
 pub(super) struct Expected {
-    /// The forms in which the id can be stored.
-    ids: Vec<(u8, Vec<u8>)>,
+    ids: Vec<Id>,
     /// Those whose first record presupposes another one, and the partition that it is in.
     begun: Vec<(Identity, Option<u32>)>,
 }
@@ -33,7 +32,7 @@ impl Expected {
             }
             seen.push(identity);
         }
-        Ok(Expected { ids: id.forms(), begun })
+        Ok(Expected { ids: id.ids().collect(), begun })
     }
 
     /// The documents that this quarantine record is of, or whose insert it may be.
@@ -110,7 +109,8 @@ mod tests {
         let salts = || Salts::from([(None, salt.clone())]);
         let named = by("7", salts());
         assert_eq!(named.len(), 1);
-        assert_eq!((named[0].namespace.coll.as_str(), &named[0].id.1[..]), ("orders", &value[..]));
+        assert_eq!(named[0].namespace.coll, "orders");
+        assert_eq!(named[0].id, Id(bson_walker::kind::INT64, value.to_vec()));
         assert_eq!(by("8", salts()), []);
         assert_eq!(by("7", Salts::new()), [], "nobody can tell without the checkpoint");
         assert_eq!(by("7", Salts::from([(Some(1), salt.clone())])), []);

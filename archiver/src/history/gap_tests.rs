@@ -23,7 +23,7 @@ fn orders() -> Namespace {
 fn identity(id: i32) -> Identity {
     let bytes = bson::serialize_to_vec(&doc! {"_id": id}).unwrap();
     let element = bson_walker::Doc::new(&bytes).unwrap().get("_id").unwrap();
-    Identity { namespace: orders(), id: (element.kind(), element.value().to_vec()) }
+    Identity { namespace: orders(), id: super::id::Id::of(&element) }
 }
 
 fn bytes(document: &Document) -> Vec<u8> {

@@ -1,11 +1,99 @@
 //! A document's id as a person gives it, and which stored ids it can mean.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
 use bson_walker::{Doc, Element, Writer, kind};
 
 use crate::archive::extjson::{doc_id_text, value_from_text};
 use crate::error::{Error, Result};
+
+/// 2^63, the first double that no Int64 equals.
+const BEYOND_INT64: f64 = 9_223_372_036_854_775_808.0;
+
+/// A stored `_id`: its type byte and value. Equal are those that MongoDB takes for one, of which a document has now this, now that:
+/// a whole number as any type, but for Decimal128; and NaN whatever its payload.
+#[derive(Debug, Clone)]
+pub struct Id(pub u8, pub Vec<u8>);
+
+impl Id {
+    /// As it is in a record.
+    pub fn of(element: &Element<'_>) -> Id {
+        Id(element.kind(), element.value().to_vec())
+    }
+
+    /// The form by which it is compared.
+    fn compared(&self) -> (u8, Cow<'_, [u8]>) {
+        let double =
+            || Some(f64::from_le_bytes(self.1[..].try_into().ok()?)).filter(|_| self.0 == kind::DOUBLE);
+        match (self.whole(), double()) {
+            (Some(n), _) => (kind::INT64, n.to_le_bytes().to_vec().into()),
+            (None, Some(n)) if n.is_nan() => (kind::DOUBLE, f64::NAN.to_le_bytes().to_vec().into()),
+            _ => (self.0, (&self.1[..]).into()),
+        }
+    }
+
+    /// The whole number that it is.
+    fn whole(&self) -> Option<i64> {
+        match self.0 {
+            kind::INT32 => Some(i32::from_le_bytes(self.1[..].try_into().ok()?).into()),
+            kind::INT64 => Some(i64::from_le_bytes(self.1[..].try_into().ok()?)),
+            kind::DOUBLE => {
+                let n = f64::from_le_bytes(self.1[..].try_into().ok()?);
+                (n.trunc() == n && (-BEYOND_INT64..BEYOND_INT64).contains(&n)).then_some(n as i64)
+            }
+            _ => None,
+        }
+    }
+
+    /// All forms in which it can be stored.
+    pub(super) fn forms(&self) -> Vec<Id> {
+        let Some(n) = self.whole() else { return vec![self.clone()] };
+        let mut forms = vec![Id(kind::INT64, n.to_le_bytes().to_vec())];
+        forms.extend(i32::try_from(n).map(|n| Id(kind::INT32, n.to_le_bytes().to_vec())));
+        let double = n as f64;
+        if double < BEYOND_INT64 && double as i64 == n {
+            forms.push(Id(kind::DOUBLE, double.to_le_bytes().to_vec()));
+        }
+        if n == 0 {
+            forms.push(Id(kind::DOUBLE, (-0.0_f64).to_le_bytes().to_vec()));
+        }
+        forms
+    }
+
+    /// `{_id: <it>}`.
+    pub(super) fn document(&self) -> Vec<u8> {
+        Writer::build(|w| w.raw(self.0, b"_id", &self.1))
+    }
+}
+
+impl PartialEq for Id {
+    fn eq(&self, other: &Id) -> bool {
+        self.compared() == other.compared()
+    }
+}
+
+impl Eq for Id {}
+
+impl Ord for Id {
+    fn cmp(&self, other: &Id) -> Ordering {
+        self.compared().cmp(&other.compared())
+    }
+}
+
+impl PartialOrd for Id {
+    fn partial_cmp(&self, other: &Id) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.compared().hash(state);
+    }
+}
 
 /// The values that an id argument can mean: plain text is a string, an ObjectId where it is 24 hex digits, and a
 /// number, boolean or null where it reads as one; Extended JSON is what it says.
@@ -53,39 +141,20 @@ impl DocumentId {
 
     /// Whether a stored id is one of them. Numbers are compared by value, as MongoDB does.
     pub fn matches(&self, id: &Element<'_>) -> bool {
-        self.values().any(|value| same(&value, id))
+        let id = Id::of(id);
+        self.ids().any(|own| own == id)
     }
 
-    /// The type bytes and values with which they can be stored: a whole number as any type of number.
-    pub(super) fn forms(&self) -> Vec<(u8, Vec<u8>)> {
-        let mut forms = BTreeSet::new();
-        for value in self.values() {
-            forms.insert((value.kind(), value.value().to_vec()));
-            let Some(number) = number(&value) else { continue };
-            forms.insert((kind::DOUBLE, number.to_le_bytes().to_vec()));
-            let whole = number as i64;
-            if whole as f64 == number {
-                forms.insert((kind::INT64, whole.to_le_bytes().to_vec()));
-                forms.extend(i32::try_from(whole).map(|n| (kind::INT32, n.to_le_bytes().to_vec())));
-            }
-        }
-        forms.into_iter().collect()
+    /// The ids that it can mean.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
+        self.values().map(|value| Id::of(&value))
     }
 
     /// The texts that column `doc_id` can have for them.
     pub fn texts(&self) -> Vec<String> {
-        let mut texts = BTreeSet::new();
-        for value in self.values() {
-            texts.insert(doc_id_text(value));
-            if let Some(number) = number(&value) {
-                let whole = number as i64;
-                if whole as f64 == number {
-                    texts
-                        .insert(doc_id_text(first(&Writer::build(|w| w.i64("_id", whole))).unwrap_or(value)));
-                }
-                texts.insert(doc_id_text(first(&Writer::build(|w| w.f64("_id", number))).unwrap_or(value)));
-            }
-        }
+        let forms = self.ids().flat_map(|id| id.forms());
+        let texts: BTreeSet<String> =
+            forms.filter_map(|form| Some(doc_id_text(first(&form.document())?))).collect();
         texts.into_iter().collect()
     }
 }
@@ -103,12 +172,6 @@ fn object_id(text: &str) -> Option<Vec<u8>> {
 pub(super) fn number(value: &Element<'_>) -> Option<f64> {
     let exact = |n: i64| Some(n as f64).filter(|f| *f as i64 == n && n.unsigned_abs() <= 1 << 53);
     value.as_f64().or_else(|| exact(value.as_i32().map(i64::from).or(value.as_i64())?))
-}
-
-/// Whether MongoDB takes two ids for the same one; of numbers, Decimal128 is the same only as Decimal128.
-fn same(a: &Element<'_>, b: &Element<'_>) -> bool {
-    let bytes = a.kind() == b.kind() && a.value() == b.value();
-    bytes || matches!((number(a), number(b)), (Some(a), Some(b)) if a == b)
 }
 
 #[cfg(test)]
@@ -147,9 +210,41 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_mongodb_takes_for_one_id_are_one() {
+        let id = |stored: bson::Document| Id::of(&first(&bson::serialize_to_vec(&stored).unwrap()).unwrap());
+        let hash = |id: &Id| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            id.hash(&mut hasher);
+            hasher.finish()
+        };
+        let one = |a: bson::Document, b: bson::Document| {
+            let (a, b) = (id(a), id(b));
+            assert_eq!(a == b, hash(&a) == hash(&b));
+            a == b
+        };
+        assert!(one(doc! {"_id": 5}, doc! {"_id": 5_i64}) && one(doc! {"_id": 5.0}, doc! {"_id": 5_i64}));
+        assert!(
+            one(doc! {"_id": 0}, doc! {"_id": -0.0})
+                && one(doc! {"_id": 1_i64 << 60}, doc! {"_id": 2_f64.powi(60)})
+        );
+        assert!(one(doc! {"_id": f64::NAN}, doc! {"_id": -f64::NAN}));
+        assert!(one(doc! {"_id": i64::MIN}, doc! {"_id": -2_f64.powi(63)}));
+        for (a, b) in [
+            (doc! {"_id": 5}, doc! {"_id": 5.5}),
+            (doc! {"_id": 5}, doc! {"_id": "5"}),
+            (doc! {"_id": (1_i64 << 53) + 1}, doc! {"_id": 2_f64.powi(53)}),
+            (doc! {"_id": i64::MAX}, doc! {"_id": 2_f64.powi(63)}),
+            (doc! {"_id": {"a": 1}}, doc! {"_id": {"a": 1.0}}),
+        ] {
+            assert!(!one(a, b));
+        }
+    }
+
+    #[test]
     fn every_text_that_the_column_can_have_is_looked_up() {
         let texts = DocumentId::parse("5").unwrap().texts();
         assert_eq!(texts, ["5", "5.0"]);
+        assert_eq!(DocumentId::parse("0").unwrap().texts(), ["-0.0", "0", "0.0"]);
         assert_eq!(DocumentId::parse("A").unwrap().texts(), ["A"]);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod document;
+mod effect;
 mod expected;
 pub mod gaps;
 pub mod id;

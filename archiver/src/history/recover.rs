@@ -8,12 +8,12 @@ mod many;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bson::Timestamp;
-use bson_walker::{Doc, Writer};
+use bson_walker::Doc;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
 use super::gaps::{Finding, Found, is_inside, window_of};
-use super::id::DocumentId;
+use super::id::{DocumentId, Id};
 use super::policies::{Policies, policy_of};
 use super::states::{Identity, Known, Reason, State, States, target};
 use super::timeline::{Entry, Timeline};
@@ -114,7 +114,7 @@ fn of_timeline(timeline: &Timeline, id: &DocumentId, at: Option<i64>) -> Result<
         Some(at) if removed.is_some_and(|until| at <= until) => {
             (Known::unknown(Reason::Removed(removed.unwrap_or(at))), 0)
         }
-        Some(at) => at_time(&own, at)?,
+        Some(at) => at_time(&own, states, at)?,
         None => before_deletion(&own, states, identity, id)?,
     };
     let document = match known.state {
@@ -161,13 +161,18 @@ fn before_deletion(
 }
 
 /// The document after all changes before a second.
-fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
+fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
     for entry in own {
         if let Some((gap, after, until)) = window_of(&Record::new(&entry.record)?)?
             && is_inside(after, until, at)
         {
             return Ok((Known::unknown(Reason::InsideGap(gap)), gap));
         }
+    }
+    if let Some(first) = own.first()
+        && is_before_capture(first, states, at)?
+    {
+        return Ok((Known::unrecorded(), Record::new(&first.record)?.seq()?));
     }
     let mut last = None;
     for entry in own {
@@ -192,6 +197,15 @@ fn at_time(own: &[&Entry], at: i64) -> Result<(Known, i64)> {
             Ok((before_first(first, at)?, Record::new(&first.record)?.seq()?))
         }
     }
+}
+
+/// Whether a time is before that from which on all changes were recorded until the document's first record.
+fn is_before_capture(first: &Entry, states: &States, at: i64) -> Result<bool> {
+    let record = Record::new(&first.record)?;
+    let id = record.record_id()?;
+    let event = RecordId { seq: record.late().unwrap_or(id.seq), ..id };
+    let since = states.recorded_since(&first.identity.namespace, event);
+    Ok(since.is_some_and(|since| at <= i64::from(since.time)))
 }
 
 /// The document at a time before its first record.
@@ -328,7 +342,7 @@ async fn rebuild_few(
     let mut wanted: Vec<_> = wanted.into_iter().collect();
     wanted.sort_by_key(|(_, last)| last.at);
     for (identity, last) in wanted {
-        let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
+        let id = identity.id.document();
         let Some(element) = Doc::new(&id).ok().and_then(|d| d.get("_id")) else { continue };
         let timeline = history
             .timeline_among(source, &DocumentId::of(&element), Some(&identity.namespace), wide)
@@ -379,7 +393,7 @@ async fn rebuild_group(
     give: &mut impl AsyncFnMut(Recovered) -> Result<()>,
 ) -> Result<bool> {
     // By `_id` alone: a document's life goes on under another name when its collection is renamed.
-    let ids: HashSet<(u8, Vec<u8>)> = group.keys().map(|identity| identity.id.clone()).collect();
+    let ids: HashSet<Id> = group.keys().map(|identity| identity.id.clone()).collect();
     let mut ends: HashMap<RecordId, Vec<Identity>> = HashMap::new();
     for (identity, last) in &*group {
         ends.entry(last.at.2).or_default().push(identity.clone());
@@ -462,6 +476,6 @@ fn note_renames(wide: &[Vec<u8>], since: Timestamp, summary: &mut Summary) -> Re
 }
 
 fn id_text(identity: &Identity) -> String {
-    let id = Writer::build(|w| w.raw(identity.id.0, b"_id", &identity.id.1));
+    let id = identity.id.document();
     Doc::new(&id).ok().and_then(|doc| doc.get("_id")).map(doc_id_text).unwrap_or_default()
 }

@@ -14,11 +14,13 @@ use bson::Timestamp;
 use bson_walker::Doc;
 use bytes::Bytes;
 
-use super::document::{Contents, Unapplied, apply};
-use super::gaps::{Finding, Found, Gap, GapRecord};
-use super::policies::{Policies, policy_of};
+use super::document::{Contents, Unapplied};
+use super::effect::{Effect, effect};
+use super::gaps::{Gap, GapRecord};
+use super::id::Id;
+use super::policies::Policies;
 use super::released::notes;
-use super::watched::Watched;
+use super::watched::{WatchLists, Watched};
 use super::{Namespace, Salts, removed_words};
 use crate::error::Result;
 use crate::record::{Record, RecordId, unsalted_id_digest};
@@ -59,6 +61,8 @@ pub enum Reason {
     Renamed(i64),
     /// This record changed a document of another collection of that name.
     OtherCollection(i64),
+    /// It goes on under another `_id` since this record, which MongoDB takes for the same one.
+    OtherId(i64),
     /// This record's delta could not be applied.
     Delta(i64, Unapplied),
 }
@@ -78,6 +82,9 @@ impl fmt::Display for Reason {
             Reason::Unwatched(seq) => write!(f, "it is no longer watched since seq={seq}"),
             Reason::Renamed(seq) => write!(f, "another collection was renamed to this one seq={seq}"),
             Reason::OtherCollection(seq) => write!(f, "the collection is another one of that name seq={seq}"),
+            Reason::OtherId(seq) => {
+                write!(f, "its _id was replaced by an equal one of another type seq={seq}")
+            }
             Reason::Delta(seq, why) => write!(f, "{why} seq={seq}"),
         }
     }
@@ -106,7 +113,7 @@ impl Known {
         Known { state: State::Absent, policies: BTreeSet::new() }
     }
 
-    fn image(doc: Doc<'_>, policy: RecordId) -> Known {
+    pub(super) fn image(doc: Doc<'_>, policy: RecordId) -> Known {
         let state = State::Present(Bytes::copy_from_slice(doc.as_bytes()));
         Known { state, policies: BTreeSet::from([policy]) }
     }
@@ -126,15 +133,15 @@ pub struct Change {
 pub struct Identity {
     /// The namespace it is in.
     pub namespace: Namespace,
-    /// The `_id`'s type byte and value.
-    pub id: (u8, Vec<u8>),
+    /// The `_id`, in one of its forms.
+    pub id: Id,
 }
 
 impl Identity {
     /// The document that a record is about; `None` where it is about none.
     pub fn of(record: &Record<'_>) -> Option<Identity> {
         let id = record.id()?;
-        Some(Identity { namespace: Namespace::of(record)?, id: (id.kind(), id.value().to_vec()) })
+        Some(Identity { namespace: Namespace::of(record)?, id: Id::of(&id) })
     }
 }
 
@@ -204,8 +211,7 @@ pub struct States {
     gaps: BTreeMap<RecordId, Gap>,
     /// Renames of unknown collections into known ones.
     renames: BTreeSet<RecordId>,
-    /// As the last policy record of each partition says.
-    watched: BTreeMap<Option<u32>, Watched>,
+    watched: WatchLists,
 }
 
 impl States {
@@ -263,6 +269,12 @@ impl States {
         };
         let gaps: Vec<&Gap> = self.gaps.values().filter(concerns).collect();
         Some((gaps.iter().map(|gap| gap.after).min()?, gaps.iter().map(|gap| gap.until).max()?))
+    }
+
+    /// Since when nothing that happened in this namespace, in the partition of this record, was left out until it came; `None` where
+    /// no policy record says.
+    pub fn recorded_since(&self, namespace: &Namespace, record: RecordId) -> Option<Timestamp> {
+        self.watched.since(namespace, record)
     }
 
     /// Notes that there may be such a document, so that what concerns it is known of it before anything is recorded of it.
@@ -358,10 +370,15 @@ impl States {
         tracked.be_in(record)?;
         let told = self.told(&tracked);
         let mut effect = effect(record, &tracked.known, contents)?;
-        if let Some(watched) = self.watched.get(&tracked.partition)
+        if let Some(watched) = self.watched.last(tracked.partition)
             && watched.ends(&identity.namespace, record.seq()?)
         {
             tracked.set(Known::unknown(Reason::Unwatched(watched.seq)));
+        } else if let Some(id) = other_id(record, &identity, contents) {
+            let mut other = tracked.clone();
+            other.set(effect.after);
+            self.documents.insert(Identity { id, ..identity.clone() }, other);
+            tracked.set(Known::unknown(Reason::OtherId(record.seq()?)));
         } else if effect.is_certain {
             tracked.set(effect.after);
         } else {
@@ -424,6 +441,7 @@ impl States {
     /// Nobody sees any more what becomes of documents that are left out, whenever they were read; of those that are watched
     /// again, nothing is known yet.
     fn note_watched(&mut self, record: &Record<'_>) -> Result<()> {
+        self.watched.note(record)?;
         let Some(watched) = Watched::of(record)? else { return Ok(()) };
         let partition = record.record_id()?.partition;
         for (identity, tracked) in self.documents.iter_mut().filter(|(_, t)| t.partition == partition) {
@@ -434,7 +452,6 @@ impl States {
                 _ => {}
             }
         }
-        self.watched.insert(partition, watched);
         Ok(())
     }
 
@@ -507,15 +524,25 @@ impl States {
     }
 }
 
+/// The `_id` that a document goes on under behind a replacement: MongoDB lets one be replaced by any that it takes for equal.
+fn other_id(record: &Record<'_>, identity: &Identity, contents: Contents) -> Option<Id> {
+    let is_own = record.op() == "replace" && contents == Contents::Full;
+    let id = record.part("after").filter(|_| is_own)?.get("_id")?;
+    Some(Id::of(&id)).filter(|id| *id != identity.id)
+}
+
 /// What a quarantine record says in a field of its `detail`.
 pub fn quarantined<'a>(record: &Record<'a>, field: &str) -> Option<&'a str> {
     record.part("detail")?.get(field)?.as_str()
 }
 
 /// Whether a quarantine record's digest can be that of this `_id`. Earlier versions made it without a salt.
-fn may_be_of(digest: &str, (kind, value): &(u8, Vec<u8>), salt: Option<&Salt>) -> bool {
+fn may_be_of(digest: &str, id: &Id, salt: Option<&Salt>) -> bool {
     let Some(salt) = salt else { return true };
-    digest == salt.id_digest(*kind, value) || digest == unsalted_id_digest(*kind, value)
+    let of = |Id(kind, value)| {
+        digest == salt.id_digest(kind, &value) || digest == unsalted_id_digest(kind, &value)
+    };
+    id.forms().into_iter().any(of)
 }
 
 /// The new namespace of a rename.
@@ -529,66 +556,4 @@ pub fn target(record: &Record<'_>) -> Option<Namespace> {
 pub fn is_from_watched(record: &Record<'_>) -> bool {
     let detail = record.part("detail");
     detail.and_then(|detail| detail.get("fromWatched")).and_then(|e| e.as_bool()).unwrap_or(false)
-}
-
-/// The document before and after a record.
-struct Effect {
-    before: Known,
-    /// Whether `before` holds even where what was recorded is in doubt.
-    tells_before: bool,
-    after: Known,
-    /// Whether `after` does.
-    is_certain: bool,
-}
-
-/// What a record did, given what its document was before.
-fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> Result<Effect> {
-    let seq = record.seq()?;
-    let policy = policy_of(record);
-    let image = |name| record.part(name).map(|doc| Known::image(doc, policy));
-    let found = Found::of(record);
-    let (before, tells_before) = match record.op() {
-        "insert" => (Known::absent(), true),
-        // Reading a document says nothing of what it was before: of one that was compared, what was known is shown.
-        "snapshot" => (known.clone(), found.is_some()),
-        _ => match image("before") {
-            Some(image) => (image, true),
-            None => {
-                let moment = |f: Found| f.finding == Finding::Deleted && f.at_one_moment();
-                (known.clone(), found.is_some_and(moment))
-            }
-        },
-    };
-    let (after, is_certain) = match record.op() {
-        "delete" => (Known::absent(), true),
-        // A change of this document is missing.
-        "gap" => (Known::unknown(Reason::Gap(seq)), true),
-        "update" => match image("after") {
-            Some(image) => (image, true),
-            None => (updated(record, seq, &before, contents), tells_before),
-        },
-        "insert" | "replace" | "snapshot" => {
-            (image("after").unwrap_or_else(|| Known::unknown(Reason::NoImage(seq))), true)
-        }
-        // Operations this version does not know may change the document or not.
-        _ => image("after").map_or_else(|| (known.clone(), false), |image| (image, true)),
-    };
-    Ok(Effect { before, tells_before, after, is_certain })
-}
-
-fn updated(record: &Record<'_>, seq: i64, before: &Known, contents: Contents) -> Known {
-    let (bytes, delta) = match (&before.state, record.part("delta")) {
-        (State::Present(bytes), Some(delta)) => (bytes, delta),
-        (State::Present(_), None) => return Known::unknown(Reason::NoImage(seq)),
-        (State::Absent, _) => return Known::unknown(Reason::BeforeBaseline),
-        (State::Unknown(reason), _) => return Known::unknown(*reason),
-    };
-    match apply(bytes, delta, contents) {
-        Ok(after) => {
-            let mut policies = before.policies.clone();
-            policies.insert(policy_of(record));
-            Known { state: State::Present(after.into()), policies }
-        }
-        Err(why) => Known::unknown(Reason::Delta(seq, why)),
-    }
 }

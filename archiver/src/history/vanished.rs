@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use bson::Timestamp;
 
+use super::id::Id;
 use super::states::{Identity, target};
 use super::{History, Namespace};
 use crate::error::Result;
@@ -12,9 +13,6 @@ use crate::record::{Record, RecordId};
 
 /// When a record happened: its cluster time, and its place among those of the same time.
 pub(super) type Moment = (u32, u32, RecordId);
-
-/// A document's `_id`: its type byte and value.
-type Id = (u8, Vec<u8>);
 
 /// What became of the documents of some namespaces.
 #[derive(Debug, Default)]

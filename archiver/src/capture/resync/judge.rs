@@ -73,7 +73,7 @@ impl Judge {
             };
             let record = Record::new(body)?;
             if let (Some(identity), Some(after)) = (Identity::of(&record), record.part("after"))
-                && recorded.slice.has(identity.id.0, &identity.id.1)
+                && recorded.slice.has(&identity.id)
                 && self.finding(recorded, &identity, after.as_bytes()).is_some()
             {
                 return Ok(true);
@@ -114,7 +114,7 @@ impl Judge {
             (_, false) => self.ids = Ids::Rewritten,
             _ => {}
         }
-        if !recorded.slice.has(identity.id.0, &identity.id.1) {
+        if !recorded.slice.has(&identity.id) {
             return Ok(None);
         }
         let finding = self.finding(recorded, &identity, after.as_bytes());
@@ -135,7 +135,7 @@ impl Judge {
             _ => false,
         };
         recorded.states.settle(&before, self.gap);
-        (!said && recorded.slice.has(before.id.0, &before.id.1)).then_some(failed)
+        (!said && recorded.slice.has(&before.id)).then_some(failed)
     }
 
     fn finding(&self, recorded: &Recorded, identity: &Identity, after: &[u8]) -> Option<Finding> {

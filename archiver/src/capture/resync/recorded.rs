@@ -9,6 +9,7 @@ use bson::Timestamp;
 use crate::capture::lifecycle::LIFECYCLE;
 use crate::checkpoint::Resync;
 use crate::error::{Error, Result};
+use crate::history::id::Id;
 use crate::history::policies::Policies;
 use crate::history::released::Placed;
 use crate::history::states::{Identity, States, is_from_watched, target};
@@ -37,9 +38,9 @@ impl Slice {
         [Slice { of, ..self }, Slice { rest: self.rest + self.of, of }]
     }
 
-    pub(super) fn has(self, kind: u8, id: &[u8]) -> bool {
+    pub(super) fn has(self, id: &Id) -> bool {
         let mut hasher = DefaultHasher::new();
-        (kind, id).hash(&mut hasher);
+        id.hash(&mut hasher);
         hasher.finish() % self.of == self.rest
     }
 }
@@ -130,7 +131,7 @@ impl Recorded {
             }
             return self.follow(record);
         };
-        if self.slice.has(id.kind(), id.value()) {
+        if self.slice.has(&Id::of(&id)) {
             self.states.advance(record)?;
             if let Some(identity) = Identity::of(record) {
                 self.states.forget_if_absent(&identity);
@@ -185,9 +186,12 @@ mod tests {
     fn every_document_is_in_exactly_one_slice_however_often_they_are_halved() {
         let mut slices = vec![Slice::ALL];
         for _ in 0..4 {
-            let ids: Vec<[u8; 4]> = (0..500_u32).map(u32::to_le_bytes).collect();
-            for id in &ids {
-                assert_eq!(slices.iter().filter(|slice| slice.has(0x10, id)).count(), 1);
+            for n in 0..500_i32 {
+                let id = Id(0x10, n.to_le_bytes().to_vec());
+                let in_it: Vec<_> = slices.iter().filter(|slice| slice.has(&id)).collect();
+                assert_eq!(in_it.len(), 1);
+                let long = Id(0x12, i64::from(n).to_le_bytes().to_vec());
+                assert!(in_it[0].has(&long), "one document, whatever the type of its number");
             }
             let last = slices.remove(0);
             slices.extend(last.halves());

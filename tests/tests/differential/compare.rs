@@ -1,0 +1,350 @@
+//! Compares what history says of one program's documents with the truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
+
+use archiver::Kind as ErrorKind;
+use archiver::history::document::Unapplied;
+use archiver::history::id::DocumentId;
+use archiver::history::recover::{Recovered, by_id, deleted_since};
+use archiver::history::states::{Known, Reason, State};
+use archiver::history::timeline::{Entry, Timeline};
+use archiver::history::{History, Namespace};
+use archiver::record::Record;
+use archiver_tests::program::{By, Key, Kind, Program, Version, id_key, id_of};
+use bson::{Document, RawDocumentBuf, Timestamp, doc};
+use bson_walker::Doc;
+use plugin_sdk::plugin::Plugin as _;
+use redact::Redact;
+
+/// Every how manieth document is asked for by the second, too.
+const EACH: usize = 3;
+const OWN: [&str; 4] = ["insert", "update", "replace", "delete"];
+
+/// What was compared, and how much of it history can't tell.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Tally {
+    /// States that are the truth.
+    pub(super) exact: usize,
+    /// States of documents that are not known yet: their changes come before the baseline has read them.
+    pub(super) before_baseline: usize,
+    /// States behind a path with several readings.
+    pub(super) ambiguous: usize,
+    /// Documents given back as of a second.
+    pub(super) at_a_second: usize,
+    /// Deleted documents given back.
+    pub(super) deleted: usize,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.exact += other.exact;
+        self.before_baseline += other.before_baseline;
+        self.ambiguous += other.ambiguous;
+        self.at_a_second += other.at_a_second;
+        self.deleted += other.deleted;
+    }
+}
+
+impl Tally {
+    /// Panics where too much of it tells nothing.
+    pub(super) fn assert_telling(&self) {
+        assert!(self.exact > 1_000 && self.at_a_second > 100 && self.deleted > 50, "{self:?}");
+        assert!(self.before_baseline * 10 < self.exact, "{self:?}");
+        assert!(self.ambiguous * 5 < self.exact, "{self:?}");
+    }
+}
+
+/// What a source's plugin makes of a document: the same rules, run natively.
+pub(super) struct Redaction(Option<Redact>);
+
+impl Redaction {
+    /// By these rules, as TOML; empty: none.
+    pub(super) fn new(rules: &str) -> Redaction {
+        // The rules are written so that this makes JSON of them.
+        let mut json = rules.to_owned();
+        for name in ["rules", "path", "action", "keep_last", "value", "mode"] {
+            json = json.replace(&format!("{name} = "), &format!("\"{name}\": "));
+        }
+        Redaction((!rules.is_empty()).then(|| Redact::configure(&json).expect("rules")))
+    }
+
+    fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn of(&self, document: &RawDocumentBuf) -> Vec<u8> {
+        let Some(redact) = &self.0 else { return document.as_bytes().to_vec() };
+        let mut event = RawDocumentBuf::new();
+        event.append(bson::raw::cstr!("op"), "insert");
+        event.append(bson::raw::cstr!("ns"), bson::rawdoc! {"db": "d", "coll": "c"});
+        let mut key = RawDocumentBuf::new();
+        key.append(bson::raw::cstr!("_id"), bson::RawBson::from(document.get("_id").unwrap().unwrap()));
+        event.append(bson::raw::cstr!("key"), key);
+        event.append(bson::raw::cstr!("clusterTime"), Timestamp { time: 1, increment: 1 });
+        event.append(bson::raw::cstr!("after"), document.clone());
+        let outcome = plugin_sdk::testing::run(redact, event.as_bytes()).expect("no rule fails");
+        let bytes = outcome.into_bytes(event.as_bytes()).expect("nothing is dropped");
+        Doc::new(&bytes).unwrap().get("after").unwrap().as_doc().unwrap().as_bytes().to_vec()
+    }
+}
+
+/// One document of a program in one source.
+struct Case<'a> {
+    source: &'a str,
+    program: &'a Program,
+    redaction: &'a Redaction,
+    key: &'a Key,
+    versions: &'a [Version],
+    /// When the capture began.
+    began: Timestamp,
+}
+
+/// Compares everything that this source has of a program's documents.
+pub(super) async fn all(history: &History, source: &str, program: &Program, redaction: &Redaction) -> Tally {
+    let wide = history.wide(source).await.unwrap();
+    let began = Record::new(&wide[0]).unwrap().cluster_time().unwrap();
+    let mut tally = Tally::default();
+    let mut gone = BTreeMap::new();
+    for (key, versions) in &program.versions {
+        if !redaction.is_none() && key.0 != Kind::Plain {
+            continue;
+        }
+        let case = Case { source, program, redaction, key, versions, began };
+        let is_known = case.timeline(history, &mut tally).await;
+        if is_known {
+            gone.extend(case.gone().map(|document| (key.clone(), document)));
+        }
+    }
+    deleted(history, source, program, redaction, gone, &mut tally).await;
+    tally
+}
+
+impl Case<'_> {
+    fn namespace(&self) -> Namespace {
+        Namespace { db: self.program.db().to_owned(), coll: self.program.collection(self.key.0) }
+    }
+
+    fn id(&self) -> DocumentId {
+        DocumentId::of(&Doc::new(&self.key.1).unwrap().get("_id").unwrap())
+    }
+
+    /// The truth at a time.
+    fn as_of(&self, is_then: impl Fn(Timestamp) -> bool) -> Option<&RawDocumentBuf> {
+        self.versions.iter().rfind(|version| is_then(version.time))?.document.as_ref()
+    }
+
+    /// Whether everything is known of it; compares what is told of it.
+    async fn timeline(&self, history: &History, tally: &mut Tally) -> bool {
+        let (id, namespace) = (self.id(), self.namespace());
+        let timeline = match history.timeline(self.source, &id, Some(&namespace)).await {
+            Ok(timeline) => timeline,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let is_old = |version: &Version| version.time <= self.began;
+                assert!(self.versions.iter().all(is_old), "no record\n{}", self.told(&[]));
+                let last = self.versions.last().unwrap();
+                assert!(last.document.is_none(), "not in the baseline\n{}", self.told(&[]));
+                return false;
+            }
+            Err(error) => panic!("{error:?}\n{}", self.told(&[])),
+        };
+        let is_exact = self.entries(&timeline, tally);
+        if self.program.seed() as usize % EACH == (self.key.1.len() + self.source.len()) % EACH {
+            self.seconds(history, &timeline, is_exact, tally).await;
+        }
+        is_exact
+    }
+
+    fn entries(&self, timeline: &Timeline, tally: &mut Tally) -> bool {
+        let entries = &timeline.entries;
+        let own: Vec<&Version> = self.versions.iter().filter(|version| version.by == By::Itself).collect();
+        let records = |entry: &&Entry| OWN.contains(&Record::new(&entry.record).unwrap().op());
+        let Some(missing) = own.len().checked_sub(entries.iter().filter(records).count()) else {
+            panic!("more records than changes\n{}", self.told(entries));
+        };
+        let early = |version: &&Version| version.time <= self.began;
+        assert!(own[..missing].iter().all(early), "changes have no record\n{}", self.told(entries));
+        let mut own = own[missing..].iter();
+        let (mut has_begun, mut is_exact) = (false, true);
+        for entry in entries {
+            let record = Record::new(&entry.record).unwrap();
+            let time = record.cluster_time().unwrap();
+            let (before, after) = match OWN.contains(&record.op()) {
+                true => {
+                    let version = own.next().unwrap();
+                    assert_eq!(version.time, time, "another change\n{}", self.told(entries));
+                    let at = self.versions.iter().position(|other| std::ptr::eq(*version, other)).unwrap();
+                    (
+                        at.checked_sub(1).and_then(|at| self.versions[at].document.as_ref()),
+                        version.document.as_ref(),
+                    )
+                }
+                false if record.op() == "snapshot" => (None, self.as_of(|then| then <= time)),
+                false => (self.as_of(|then| then < time), self.as_of(|then| then <= time)),
+            };
+            if record.op() != "snapshot" {
+                is_exact &= self.check("before", &entry.before, before, has_begun, tally, entries, &record);
+            }
+            has_begun |= ["insert", "replace", "snapshot", "delete", "rename"].contains(&record.op());
+            is_exact &= self.check("after", &entry.after, after, has_begun, tally, entries, &record);
+        }
+        is_exact
+    }
+
+    #[track_caller]
+    fn check(
+        &self,
+        side: &str,
+        known: &Known,
+        truth: Option<&RawDocumentBuf>,
+        has_begun: bool,
+        tally: &mut Tally,
+        entries: &[Entry],
+        record: &Record<'_>,
+    ) -> bool {
+        let wrong = |what: &str| -> ! {
+            let truth = truth.map(|t| decoded(&self.redaction.of(t)));
+            let found = match &known.state {
+                State::Present(bytes) => decoded(bytes).to_string(),
+                other => format!("{other:?}"),
+            };
+            let (op, seq) = (record.op(), record.record_id().unwrap());
+            let (found, truth) = (short(&found), short(&format!("{truth:?}")));
+            panic!("{what} {side} {op} seq={seq}\nfound {found}\ntruth {truth}\n{}", self.told(entries))
+        };
+        match (&known.state, truth) {
+            (State::Present(found), Some(truth)) if found[..] == self.redaction.of(truth)[..] => {
+                tally.exact += 1
+            }
+            (State::Absent, None) => tally.exact += 1,
+            (State::Unknown(Reason::BeforeBaseline), _) if !has_begun => {
+                tally.before_baseline += 1;
+                return false;
+            }
+            (State::Unknown(Reason::Delta(_, Unapplied::Ambiguous)), _) if self.may_be_ambiguous() => {
+                tally.ambiguous += 1;
+                return false;
+            }
+            (State::Unknown(_), _) => wrong("not told"),
+            _ => wrong("not the truth"),
+        }
+        true
+    }
+
+    fn may_be_ambiguous(&self) -> bool {
+        self.key.0 == Kind::Dotted || !self.redaction.is_none()
+    }
+
+    /// Compares what is given back as of every second.
+    async fn seconds(&self, history: &History, timeline: &Timeline, is_exact: bool, tally: &mut Tally) {
+        let (id, namespace) = (self.id(), self.namespace());
+        for at in self.asked() {
+            let truth = self.as_of(|then| i64::from(then.time) < at).map(|truth| self.redaction.of(truth));
+            let found = by_id(history, self.source, &id, Some(at), Some(&namespace)).await;
+            match (found, truth) {
+                (Ok((found, _)), Some(truth)) if found.document[..] == truth[..] => tally.at_a_second += 1,
+                (Err(error), None) if error.to_string().contains("did not exist") => tally.at_a_second += 1,
+                (Err(error), _)
+                    if error.to_string().contains("can't tell")
+                        && (!is_exact || at <= self.first_told(timeline)) => {}
+                (found, truth) => {
+                    let found = found.map(|(found, _)| decoded(&found.document));
+                    let truth = truth.map(|truth| decoded(&truth));
+                    panic!("at {at}\nfound {found:?}\ntruth {truth:?}\n{}", self.told(&timeline.entries))
+                }
+            }
+        }
+    }
+
+    /// Around its changes, and around the beginning of the capture.
+    fn asked(&self) -> BTreeSet<i64> {
+        let changes = self.versions.iter().map(|version| version.time).filter(|time| *time > self.began);
+        let seconds = changes.chain([self.began]).map(|time| i64::from(time.time));
+        seconds.flat_map(|second| [second, second + 1]).collect()
+    }
+
+    /// Up to which second nothing is known.
+    fn first_told(&self, timeline: &Timeline) -> i64 {
+        let first = Record::new(&timeline.entries[0].record).unwrap();
+        let time = if first.op() == "snapshot" { first.cluster_time().unwrap() } else { self.began };
+        i64::from(time.time)
+    }
+
+    /// The document that `recover --deleted-since` must give back, if it is deleted.
+    fn gone(&self) -> Option<Vec<u8>> {
+        let last = self.versions.last()?;
+        let is_gone = last.document.is_none() && last.by != By::Rename && last.time > self.began;
+        let before = self.versions.iter().rev().find_map(|version| version.document.as_ref());
+        before.filter(|_| is_gone).map(|document| self.redaction.of(document))
+    }
+
+    fn told(&self, entries: &[Entry]) -> String {
+        let mut text = format!(
+            "source {} collection {} {} ARCHIVER_TEST_SEED of the program {}\n",
+            self.source,
+            self.program.collection(self.key.0),
+            decoded(&self.key.1),
+            self.program.seed()
+        );
+        for version in self.versions {
+            let document = version.document.as_ref().map(|d| decoded(d.as_bytes()));
+            text += &format!("truth {} {:?} {}\n", version.time, version.by, short(&format!("{document:?}")));
+        }
+        for entry in entries {
+            let after = match &entry.after.state {
+                State::Present(bytes) => decoded(bytes).to_string(),
+                other => format!("{other:?}"),
+            };
+            text += &format!(
+                "record {}\n    after {}\n",
+                short(&decoded(&entry.record).to_string()),
+                short(&after)
+            );
+        }
+        text
+    }
+}
+
+fn short(text: &str) -> String {
+    text.replace(&"p".repeat(990), "…").chars().take(1_000).collect()
+}
+
+fn decoded(bytes: &[u8]) -> Document {
+    let raw = |_| doc! {"undecodable": format!("{:?}", RawDocumentBuf::from_bytes(bytes.to_vec()))};
+    bson::deserialize_from_slice(bytes).unwrap_or_else(raw)
+}
+
+/// Compares what is given back of everything that was deleted.
+async fn deleted(
+    history: &History,
+    source: &str,
+    program: &Program,
+    redaction: &Redaction,
+    gone: BTreeMap<Key, Vec<u8>>,
+    tally: &mut Tally,
+) {
+    let mut found: BTreeMap<Key, Vec<u8>> = BTreeMap::new();
+    let give = async |recovered: Recovered| {
+        let Some(kind) = program.kind(&recovered.namespace.coll) else { return Ok(()) };
+        let document = RawDocumentBuf::from_bytes(recovered.document.to_vec()).unwrap();
+        let key = (kind, id_key(&id_of(&document)));
+        assert!(
+            found.insert(key, recovered.document.to_vec()).is_none(),
+            "{recovered:?} is given back twice"
+        );
+        Ok(())
+    };
+    deleted_since(history, source, 0, None, give).await.unwrap();
+    for (key, document) in &gone {
+        let given = found.get(key).map(|bytes| decoded(bytes));
+        let what = format!("{source} {:?} {} seed {}", key.0, decoded(&key.1), program.seed());
+        assert!(found.get(key) == Some(document), "{what}\nfound {given:?}\ntruth {}", decoded(document));
+        tally.deleted += 1;
+    }
+    for (key, document) in found.iter().filter(|(key, _)| redaction.is_none() || key.0 == Kind::Plain) {
+        let versions = &program.versions[key];
+        let last = versions.iter().rev().find_map(|version| version.document.as_ref()).unwrap();
+        assert_eq!(*document, redaction.of(last), "given back, {source} {key:?}");
+        assert!(versions.last().unwrap().document.is_none(), "not deleted, {source} {key:?}");
+    }
+}

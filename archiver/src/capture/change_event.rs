@@ -244,6 +244,35 @@ mod tests {
     }
 
     #[test]
+    fn images_are_kept_as_they_are_stored_and_not_as_they_are_told() {
+        let field = |name: &[u8], n: i32| (name.to_vec(), n.to_le_bytes());
+        let told = |fields: Vec<(Vec<u8>, [u8; 4])>| {
+            Writer::build(|w| fields.iter().for_each(|(name, n)| w.raw(kind::INT32, name, n)))
+        };
+        let moved = told(vec![field(b"_id", 1), field(b"a", 1), field(b"b", 2), field(b"a", 3)]);
+        let id_behind = told(vec![field(b"a", 3), field(b"_id", 1)]);
+        for (op, image, stored) in
+            [("update", &moved, vec!["_id", "b", "a"]), ("replace", &id_behind, vec!["_id", "a"])]
+        {
+            let raw = Writer::build(|w| {
+                w.doc("_id", Doc::EMPTY.as_bytes());
+                w.str("operationType", op);
+                w.timestamp("clusterTime", 9, 2);
+                w.doc("fullDocument", image);
+                w.doc(
+                    "fullDocumentBeforeChange",
+                    &told(vec![field(b"_id", 1), field(b"a", 1), field(b"b", 2)]),
+                );
+            });
+            let event = to_event(&raw, &Disabled, None).unwrap();
+            let body: Document = bson::deserialize_from_slice(&event.body).unwrap();
+            let after = body.get_document("after").unwrap();
+            assert_eq!(after.keys().collect::<Vec<_>>(), stored, "{op}");
+            assert_eq!(after.get_i32("a"), Ok(3));
+        }
+    }
+
+    #[test]
     fn an_image_that_was_left_out_says_why_and_one_that_never_was_says_that() {
         let change = doc! {
             "_id": {"_data": "82"}, "operationType": "update", "clusterTime": time(),

@@ -22,7 +22,7 @@ const MAX_PADDING: usize = 1_500_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unapplied {
     /// A path of the delta can be read in several ways for this document.
-    #[error("a changed path has several readings")]
+    #[error("a changed path is ambiguous: it has several readings")]
     Ambiguous,
     /// The delta does not belong to this document: a path leads through something that is not there.
     #[error("the change does not fit the document: {0}")]

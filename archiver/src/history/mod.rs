@@ -257,3 +257,5 @@ mod gap_tests;
 mod many_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;

@@ -12,6 +12,7 @@ use bson_walker::Doc;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
+use super::document::Unapplied;
 use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::{DocumentId, Id};
 use super::policies::{Policies, policy_of};
@@ -132,6 +133,7 @@ fn of_timeline(timeline: &Timeline, id: &DocumentId, at: Option<i64>) -> Result<
             ))
             .hint(match (reason, *removed_until) {
                 (Reason::Gap(_) | Reason::InsideGap(_), _) => "archiver history shows the gap; with --at a time before it gives the document as it was then".to_owned(),
+                (Reason::Delta(_, Unapplied::Ambiguous), _) => "its next replacement or image tells again what it is; with pre- and post-images no path is ambiguous".to_owned(),
                 (Reason::BeforeBaseline, Some(until)) => format!("{}: it was there before", removed_words(until)),
                 _ => "archiver history shows what is kept of it; with --at another time may be given".to_owned(),
             }));

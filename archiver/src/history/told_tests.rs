@@ -1,0 +1,201 @@
+//! Where a document can be told and where not, and why: each answer with its words.
+#![allow(clippy::unwrap_used)]
+
+use bson::{Bson, Document, doc};
+use tempfile::TempDir;
+
+use super::id::DocumentId;
+use super::recover::{by_id, deleted_since};
+use super::states::{Reason, State};
+use super::testing::{DAY, Shop};
+use super::*;
+
+async fn history(shop: &Shop, ends: &[i64]) -> (History, TempDir) {
+    let (archive, folder) = shop.archive(ends).await;
+    (History::new(None, archive), folder)
+}
+
+fn id(text: &str) -> DocumentId {
+    DocumentId::parse(text).unwrap()
+}
+
+/// The document as of a second, or what is said instead.
+async fn told(history: &History, text: &str, at: i64) -> std::result::Result<Document, String> {
+    let found = by_id(history, "shop", &id(text), Some(at), None).await;
+    found.map(|(r, _)| bson::deserialize_from_slice(&r.document).unwrap()).map_err(|e| e.explain())
+}
+
+#[track_caller]
+fn assert_said(answer: std::result::Result<Document, String>, words: &str) {
+    let said = answer.unwrap_err();
+    assert!(said.contains(words), "{said}");
+}
+
+fn set(fields: Document) -> Document {
+    doc! {"delta": {"updatedFields": fields, "removedFields": [], "truncatedArrays": []}}
+}
+
+#[tokio::test]
+async fn before_the_capture_began_nothing_is_known_whatever_the_first_record_tells() {
+    for (op, parts, behind) in [
+        ("insert", doc! {"after": {"_id": 1}}, None),
+        ("update", doc! {"before": {"_id": 1}, "after": {"_id": 1, "x": 1}}, Some(doc! {"_id": 1})),
+        ("delete", doc! {"before": {"_id": 1}}, Some(doc! {"_id": 1})),
+    ] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.second += 10;
+        shop.change(op, 1, parts);
+        let (history, _folder) = history(&shop, &[]).await;
+        for before in [0, i64::from(DAY) - 1, i64::from(DAY)] {
+            assert_said(told(&history, "1", before).await, "nothing is kept of it from before");
+        }
+        let then = told(&history, "1", i64::from(DAY) + 1).await;
+        match behind {
+            Some(document) => assert_eq!(then.unwrap(), document),
+            None => assert_said(then, "did not exist at that time"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn before_its_namespace_was_watched_nothing_is_known_of_a_document() {
+    let mut shop = Shop::default();
+    let watch = |shop: &mut Shop, list: &[&str]| {
+        let detail = doc! {"plugins": [], "watch": list};
+        shop.push(doc! {"op": "policy"}, doc! {"detail": detail});
+        i64::from(shop.second) - 1
+    };
+    shop.second = DAY;
+    watch(&mut shop, &["shop.orders"]);
+    shop.second += 5;
+    watch(&mut shop, &["shop.others"]);
+    shop.second += 5;
+    let again = watch(&mut shop, &["shop.*"]);
+    shop.second += 5;
+    watch(&mut shop, &["shop.orders"]);
+    shop.second += 5;
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    let (history, _folder) = history(&shop, &[]).await;
+    for before in [i64::from(DAY) + 2, again - 1, again] {
+        assert_said(told(&history, "1", before).await, "nothing is kept of it from before");
+    }
+    assert_said(told(&history, "1", again + 1).await, "did not exist at that time");
+}
+
+#[tokio::test]
+async fn a_path_with_several_readings_is_ambiguous_until_an_image_or_the_server_tells() {
+    let both = doc! {"_id": 1, "a.b": 1, "a": {"b": 1}};
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", 1, doc! {"after": both.clone()});
+    let seq = shop.change("update", 1, set(doc! {"a.b": 7}));
+    let doubtful = i64::from(shop.second);
+    shop.change("update", 1, set(doc! {"c": 1}));
+    let still = i64::from(shop.second);
+    shop.change("update", 1, doc! {"before": {"_id": 1, "x": 1}, "after": {"_id": 1, "x": 2}});
+    let known = i64::from(shop.second);
+
+    let mut disambiguated = set(doc! {"a.b": 7});
+    let paths = doc! {"a.b": ["a", "b"]};
+    disambiguated.get_document_mut("delta").unwrap().insert("disambiguatedPaths", paths);
+    shop.change("insert", 2, doc! {"after": {"_id": 2, "a.b": 1, "a": {"b": 1}}});
+    shop.change("update", 2, disambiguated);
+    let end = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    for at in [doubtful, still - 1] {
+        let words = format!("a changed path is ambiguous: it has several readings seq={seq}");
+        assert_said(told(&history, "1", at).await, &words);
+    }
+    // The next image tells what it was just before.
+    assert_eq!(told(&history, "1", still).await.unwrap(), doc! {"_id": 1, "x": 1});
+    assert_eq!(told(&history, "1", known).await.unwrap(), doc! {"_id": 1, "x": 2});
+    assert_eq!(told(&history, "2", end).await.unwrap(), doc! {"_id": 2, "a.b": 1, "a": {"b": 7}});
+}
+
+#[tokio::test]
+async fn an_id_that_becomes_an_equal_number_of_another_type_is_that_of_one_document() {
+    for one in [Bson::Int32(1), Bson::Int64(1), Bson::Double(1.0)] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.change("insert", 1, doc! {"after": {"_id": 1}});
+        shop.change("replace", 1, doc! {"after": {"_id": one.clone(), "n": 1}});
+        shop.change("update", one.clone(), set(doc! {"n": 2}));
+        let then = i64::from(shop.second);
+        let seq = shop.change("delete", one.clone(), doc! {});
+        shop.change("insert", 1.0, doc! {"after": {"_id": 1.0}});
+        let end = i64::from(shop.second);
+        shop.change("delete", 1.0, doc! {});
+        let (history, _folder) = history(&shop, &[4]).await;
+        let changed = doc! {"_id": one.clone(), "n": 2};
+        assert_eq!(told(&history, "1", then).await.unwrap(), changed);
+        assert_eq!(told(&history, "1", end).await.unwrap(), doc! {"_id": 1.0});
+        let timeline = history.timeline("shop", &id("1"), None).await.unwrap();
+        let deletion =
+            timeline.entries.iter().find(|e| Record::new(&e.record).unwrap().seq().unwrap() == seq);
+        assert_eq!(deletion.unwrap().after.state, State::Absent);
+        let mut given = Vec::new();
+        let give = async |r: recover::Recovered| -> Result<()> {
+            given.push(bson::deserialize_from_slice::<Document>(&r.document).unwrap());
+            Ok(())
+        };
+        deleted_since(&history, "shop", 0, None, give).await.unwrap();
+        assert_eq!(given, [doc! {"_id": 1.0}]);
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_becomes_an_equal_one_that_is_not_followed_says_so() {
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", doc! {"a": 1}, doc! {"after": {"_id": {"a": 1}}});
+    let before = i64::from(shop.second);
+    let seq = shop.change("replace", doc! {"a": 1}, doc! {"after": {"_id": {"a": 1.0}, "n": 1}});
+    shop.change("update", doc! {"a": 1.0}, set(doc! {"n": 2}));
+    let end = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    let first = r#"{"a": 1}"#;
+    assert_eq!(told(&history, first, before).await.unwrap(), doc! {"_id": {"a": 1}});
+    let words = format!("its _id was replaced by an equal one of another type seq={seq}");
+    assert_said(told(&history, first, end).await, &words);
+    assert_said(told(&history, r#"{"a": 1.0}"#, end).await, "nothing is kept of it from before");
+    // Whoever reads all records knows it under both.
+    let mut states = states::States::new(Policies::default(), Salts::new());
+    let mut last = None;
+    for bytes in &shop.records {
+        last = states.advance(&Record::new(bytes).unwrap()).unwrap();
+    }
+    let State::Present(bytes) = last.unwrap().after.state else { panic!("known") };
+    assert_eq!(bson::deserialize_from_slice::<Document>(&bytes).unwrap(), doc! {"_id": {"a": 1.0}, "n": 2});
+}
+
+#[tokio::test]
+async fn images_that_were_recorded_as_they_came_are_read_as_they_were_stored() {
+    let twice = |fields: &[(&str, i32)]| -> Bson {
+        let bytes = bson_walker::Writer::build(|w| fields.iter().for_each(|(name, n)| w.i32(name, *n)));
+        bson::RawBson::Document(bson::RawDocumentBuf::from_bytes(bytes).unwrap()).try_into().unwrap()
+    };
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", 1, doc! {"after": {"_id": 1, "a": 1}});
+    shop.change("replace", 1, doc! {"after": twice(&[("a", 2), ("_id", 1), ("b", 3)])});
+    let (history, _folder) = history(&shop, &[]).await;
+    let end = i64::from(shop.second);
+    let found = told(&history, "1", end).await.unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["_id", "a", "b"]);
+}
+
+#[tokio::test]
+async fn a_withheld_change_is_of_its_document_whatever_the_type_of_its_number() {
+    let salt = crate::salt::Salt::random();
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.change("insert", 2, doc! {"after": {"_id": 2}});
+    let digest = salt.id_digest(bson_walker::kind::INT64, &1_i64.to_le_bytes());
+    let detail = doc! {"detail": {"op": "update", "keyDigest": digest}};
+    let seq = shop.push(doc! {"op": "quarantine", "ns": {"db": "shop", "coll": "orders"}}, detail);
+    let mut states = states::States::new(Policies::default(), Salts::from([(None, salt)]));
+    let mut identities = Vec::new();
+    for bytes in &shop.records {
+        let record = Record::new(bytes).unwrap();
+        identities.extend(states::Identity::of(&record));
+        states.advance(&record).unwrap();
+    }
+    assert_eq!(states.now(&identities[0]).state, State::Unknown(Reason::Quarantined(seq)));
+    assert!(matches!(states.now(&identities[1]).state, State::Present(_)));
+}

@@ -212,7 +212,8 @@ impl Program {
                 doc! {"delete": collection, "deletes": [{"q": {"_id": {"$in": ids}}, "limit": 0}]}
             }
             5 => self.find_and_modify(kind),
-            6 | 7 => {
+            // In a transaction its session reads between two writes.
+            6 | 7 if self.is_fit => {
                 self.is_fit = false;
                 let updates: Vec<Document> = (0..4).map(|_| self.statement(kind)).collect();
                 doc! {"update": collection, "updates": updates, "ordered": self.rng.random::<bool>()}

@@ -48,6 +48,17 @@ fn arrays_are_cut_before_they_are_set_and_padded_with_nulls() {
 }
 
 #[test]
+fn elements_beyond_the_end_stand_where_their_indexes_say_in_whatever_order_they_come() {
+    check(
+        doc! {"a": [1], "b": {"c": []}},
+        set(doc! {"a.5": 5, "a.2": {"x": 1}, "b.c.1": 1}),
+        doc! {"a": [1, null, {"x": 1}, null, null, 5], "b": {"c": [null, 1]}},
+    );
+    let no_index = set(doc! {"a.01": 7});
+    assert_eq!(applied_to(&doc! {"a": [1, 2]}, &no_index, Contents::Full), Err(Unapplied::Ambiguous));
+}
+
+#[test]
 fn numbers_are_names_in_documents_and_indexes_in_arrays() {
     check(
         doc! {"a": {"0": 1}, "b": [1], "c": {"00": 1}},

@@ -11,6 +11,7 @@ use archiver::history::states::{Known, Reason, State};
 use archiver::history::timeline::{Entry, Timeline};
 use archiver::history::{History, Namespace};
 use archiver::record::Record;
+use archiver_tests::Fixture;
 use archiver_tests::program::{By, Key, Kind, Program, Version, id_key, id_of};
 use bson::{Document, RawDocumentBuf, Timestamp, doc};
 use bson_walker::Doc;
@@ -312,6 +313,33 @@ fn short(text: &str) -> String {
 fn decoded(bytes: &[u8]) -> Document {
     let raw = |_| doc! {"undecodable": format!("{:?}", RawDocumentBuf::from_bytes(bytes.to_vec()))};
     bson::deserialize_from_slice(bytes).unwrap_or_else(raw)
+}
+
+/// Compares what the command gives back of some documents as they are in the end, and returns of how many.
+pub(super) async fn by_command(fixture: &Fixture, source: &str, program: &Program) -> usize {
+    let is_told = |key: &Key| key.0 != Kind::Dotted;
+    let present = program.versions.iter().filter(|(key, _)| is_told(key));
+    let present = present.filter_map(|(key, versions)| Some((key, versions.last()?.document.as_ref()?)));
+    let end = program.versions.values().flatten().map(|version| i64::from(version.time.time)).max().unwrap();
+    let mut compared = 0;
+    for (key, document) in present.step_by(5) {
+        let mut id = String::new();
+        let of = bson::serialize_to_vec(&doc! {"_id": id_of(document)}).unwrap();
+        let _ = archiver::archive::extjson::to_canonical(Doc::new(&of).unwrap(), &mut id);
+        let id = id.trim_start_matches("{\"_id\":").strip_suffix('}').unwrap();
+        let at = bson::DateTime::from_millis((end + 1) * 1_000).try_to_rfc3339_string().unwrap();
+        let namespace = format!("{}.{}", program.db(), program.collection(key.0));
+        let command = ["recover", "--source", source, "--namespace", &namespace, "--id", id, "--at", &at];
+        let found = fixture.archiver.run_for_bytes(&[&command[..], &["--format", "bson"]].concat()).await;
+        let (told, truth) = (decoded(&found), decoded(document.as_bytes()));
+        assert!(
+            found == document.as_bytes(),
+            "{command:?}\nfound {told}\ntruth {truth}\nseed {}",
+            program.seed()
+        );
+        compared += 1;
+    }
+    compared
 }
 
 /// Compares what is given back of everything that was deleted.

@@ -20,7 +20,6 @@ use rand::{RngExt, SeedableRng};
 
 /// Programs that run at the same time, on one database.
 const AT_ONCE: usize = 4;
-const STEPS: usize = 60;
 
 /// A source's name, the configuration of its plugin, and how many partitions it has.
 const HOT: [(&str, &str, u32); 2] = [("all", "", 1), ("masked", MASK, 1)];
@@ -50,11 +49,10 @@ fn sources(sources: &[(&str, &str, u32)], archive: &str) -> String {
     text
 }
 
-/// How many rounds of programs: `$ARCHIVER_TEST_PROGRAMS` is about how many programs.
-fn rounds() -> usize {
-    let programs: usize =
-        std::env::var("ARCHIVER_TEST_PROGRAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(AT_ONCE);
-    programs.div_ceil(AT_ONCE)
+/// How many rounds of programs, and of how many steps: `$ARCHIVER_TEST_PROGRAMS` says about how many programs, which are longer then.
+fn rounds() -> (u64, usize) {
+    let programs = std::env::var("ARCHIVER_TEST_PROGRAMS").ok().and_then(|n| n.parse::<u64>().ok());
+    programs.map_or((1, 80), |programs| (programs.div_ceil(AT_ONCE as u64), 200))
 }
 
 /// What the commands read, through the library.
@@ -83,7 +81,7 @@ async fn caught_up(fixture: &Fixture, sources: &[(&str, &str, u32)]) {
 }
 
 /// One round: programs whose first steps are before the baseline, some while it is read, the others behind it.
-async fn round(server: &Server, seed: u64) -> Tally {
+async fn round(server: &Server, seed: u64, steps: usize) -> Tally {
     let hot = Fixture::new(server);
     let cold = hot.second(server);
     hot.configure(&sources(&HOT, "hot_retention = \"7d\""));
@@ -93,12 +91,12 @@ async fn round(server: &Server, seed: u64) -> Tally {
     for number in 0..AT_ONCE {
         programs.push(Program::new(server.client(), &hot.db, rng.random(), number).await);
     }
-    run_all(&mut programs, STEPS / 4).await;
+    run_all(&mut programs, steps / 4).await;
     let running = hot.start();
-    let (_, _) = tokio::join!(run_all(&mut programs, STEPS / 4), cold.run_once());
-    run_all(&mut programs, STEPS / 4).await;
+    let (_, _) = tokio::join!(run_all(&mut programs, steps / 4), cold.run_once());
+    run_all(&mut programs, steps / 4).await;
     cold.run_once().await;
-    run_all(&mut programs, STEPS / 4).await;
+    run_all(&mut programs, steps / 4).await;
     cold.run_once().await;
     caught_up(&hot, &HOT).await;
     running.terminate().await.expect_code(0);
@@ -115,6 +113,7 @@ async fn round(server: &Server, seed: u64) -> Tally {
     }
     for program in &programs {
         program.assert_present().await;
+        tally.at_a_second += compare::by_command(&cold, "parts", program).await;
     }
     tally
 }
@@ -122,12 +121,12 @@ async fn round(server: &Server, seed: u64) -> Tally {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_document_after_every_record_is_what_the_server_says_it_was() {
     let server = Server::shared().await;
-    let first = seed();
+    let (first, (rounds, steps)) = (seed(), rounds());
     let mut tally = Tally::default();
-    for number in 0..rounds() as u64 {
+    for number in 0..rounds {
         let seed = first.wrapping_add(number);
         println!("round ARCHIVER_TEST_SEED={seed}");
-        tally += round(&server, seed).await;
+        tally += round(&server, seed, steps).await;
         println!("{tally:?}");
     }
     tally.assert_telling();

@@ -200,8 +200,8 @@ fn holds(sealed: &Sealed, operations: &[&str], from: Timestamp) -> bool {
     any && (last.t, last.i) >= (from.time, from.increment)
 }
 
-/// Sorts records by cluster time, then partition and seq, late ones at the place of their events, and removes what was read from both tiers. Fails as corrupt where
-/// the tiers have different records of one seq.
+/// Sorts records by cluster time, then partition and seq, late ones at the place of their events, documents that were read behind the changes of that time, which are in
+/// them; and removes what was read from both tiers. Fails as corrupt where the tiers have different records of one seq.
 fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     let mut by_id: BTreeMap<RecordId, Vec<u8>> = BTreeMap::new();
     for bytes in records {
@@ -220,7 +220,9 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     }
     let mut sorted = Vec::with_capacity(by_id.len());
     for bytes in by_id.into_values() {
-        sorted.push((place(&Record::new(&bytes)?)?, bytes));
+        let record = Record::new(&bytes)?;
+        let (time, event, id) = place(&record)?;
+        sorted.push(((time, record.op() == "snapshot", event, id), bytes));
     }
     sorted.sort_by_key(|(at, _)| *at);
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())

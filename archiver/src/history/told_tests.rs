@@ -199,3 +199,36 @@ async fn a_withheld_change_is_of_its_document_whatever_the_type_of_its_number() 
     assert_eq!(states.now(&identities[0]).state, State::Unknown(Reason::Quarantined(seq)));
     assert!(matches!(states.now(&identities[1]).state, State::Present(_)));
 }
+
+#[tokio::test]
+async fn what_a_baseline_read_at_the_time_of_a_change_is_known_behind_it() {
+    let mut shop = Shop::with_plugins(&[]);
+    let read = shop.second + 9;
+    shop.second = read;
+    shop.change("snapshot", 1, doc! {"after": {"_id": 1, "a": 5}});
+    // Two changes in a transaction of that time, the second of which takes away what the first has changed.
+    for delta in [doc! {"a.b": 1}, doc! {"a": 5}] {
+        shop.second = read;
+        shop.change("update", 1, set(delta));
+    }
+    let then = i64::from(shop.second);
+    shop.second += 5;
+    shop.change("update", 1, set(doc! {"c": 1}));
+    let (history, _folder) = history(&shop, &[]).await;
+    assert_eq!(told(&history, "1", then).await.unwrap(), doc! {"_id": 1, "a": 5});
+    assert_eq!(told(&history, "1", then + 9).await.unwrap(), doc! {"_id": 1, "a": 5, "c": 1});
+    let timeline = history.timeline("shop", &id("1"), None).await.unwrap();
+    let op = |entry: &timeline::Entry| Record::new(&entry.record).unwrap().op().to_owned();
+    assert_eq!(
+        timeline.entries.iter().map(op).collect::<Vec<_>>(),
+        ["update", "update", "snapshot", "update"]
+    );
+    // As they were written, it is the same.
+    let mut states = states::States::default();
+    let mut last = None;
+    for bytes in &shop.records {
+        last = states.advance(&Record::new(bytes).unwrap()).unwrap();
+    }
+    let State::Present(bytes) = last.unwrap().after.state else { panic!("known") };
+    assert_eq!(bson::deserialize_from_slice::<Document>(&bytes).unwrap(), doc! {"_id": 1, "a": 5, "c": 1});
+}

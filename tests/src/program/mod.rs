@@ -125,7 +125,7 @@ impl Program {
     pub async fn new(client: &Client, db: &Database, seed: u64, number: usize) -> Program {
         let mut rng = StdRng::seed_from_u64(seed);
         let ids = ids(&mut rng);
-        let oplog = client.database("local").collection::<Document>("oplog.rs");
+        let oplog = client.database("local").collection::<RawDocumentBuf>("oplog.rs");
         let program = Program {
             seed,
             number,
@@ -317,7 +317,7 @@ impl Program {
 
     /// When the newest command of this kind happened.
     async fn time_of(&self, filter: Document) -> Timestamp {
-        let oplog = self.client.database("local").collection::<Document>("oplog.rs");
+        let oplog = self.client.database("local").collection::<RawDocumentBuf>("oplog.rs");
         let mut filter = filter;
         filter.insert("ts", doc! {"$gt": self.read_until});
         filter.insert("ns", format!("{}.$cmd", self.db.name()));

@@ -232,3 +232,25 @@ async fn what_a_baseline_read_at_the_time_of_a_change_is_known_behind_it() {
     let State::Present(bytes) = last.unwrap().after.state else { panic!("known") };
     assert_eq!(bson::deserialize_from_slice::<Document>(&bytes).unwrap(), doc! {"_id": 1, "a": 5, "c": 1});
 }
+
+#[tokio::test]
+async fn a_rename_ends_documents_under_the_old_name_and_a_drop_those_of_its_collection_alone() {
+    let mut shop = Shop::with_plugins(&[]);
+    let of = |coll: &str, op: &str| doc! {"op": op, "ns": {"db": "shop", "coll": coll}};
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.push(of("others", "drop"), doc! {});
+    let there = i64::from(shop.second);
+    let to = doc! {"to": {"db": "shop", "coll": "moved"}, "fromWatched": true};
+    shop.push(of("orders", "rename"), doc! {"detail": to});
+    let moved = i64::from(shop.second);
+    shop.push(of("moved", "drop"), doc! {});
+    let dropped = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    let is_there = async |coll: &str, at: i64| {
+        let namespace = Namespace::parse(&format!("shop.{coll}")).unwrap();
+        by_id(&history, "shop", &id("1"), Some(at), Some(&namespace)).await.is_ok()
+    };
+    assert!(is_there("orders", there).await && !is_there("orders", moved).await);
+    assert!(!is_there("moved", there).await && is_there("moved", moved).await);
+    assert!(!is_there("moved", dropped).await && !is_there("orders", dropped).await);
+}

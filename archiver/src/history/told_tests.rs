@@ -254,3 +254,17 @@ async fn a_rename_ends_documents_under_the_old_name_and_a_drop_those_of_its_coll
     assert!(!is_there("moved", there).await && is_there("moved", moved).await);
     assert!(!is_there("moved", dropped).await && !is_there("orders", dropped).await);
 }
+
+#[tokio::test]
+async fn a_change_inside_of_what_a_plugin_took_out_is_told_with_what_it_left() {
+    let mut shop = Shop::with_plugins(&["redact"]);
+    shop.change("insert", 1, doc! {"after": {"_id": 1, "customer": "[redacted]"}});
+    shop.change("update", 1, set(doc! {"address.city": "Oslo", "customer.name": "[redacted]"}));
+    let end = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    let left = doc! {"_id": 1, "customer": "[redacted]", "address": {"city": "Oslo"}};
+    assert_eq!(told(&history, "1", end).await.unwrap(), left);
+    let (found, policies) = by_id(&history, "shop", &id("1"), Some(end), None).await.unwrap();
+    let through: Vec<_> = found.policies.iter().filter_map(|policy| policies.plugins(*policy)).collect();
+    assert_eq!(through, [["redact 1 (sha256 ab)".to_owned()]], "and through which plugin");
+}

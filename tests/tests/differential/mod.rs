@@ -52,7 +52,7 @@ fn sources(sources: &[(&str, &str, u32)], archive: &str) -> String {
 /// How many rounds of programs, and of how many steps: `$ARCHIVER_TEST_PROGRAMS` says about how many programs, which are longer then.
 fn rounds() -> (u64, usize) {
     let programs = std::env::var("ARCHIVER_TEST_PROGRAMS").ok().and_then(|n| n.parse::<u64>().ok());
-    programs.map_or((1, 80), |programs| (programs.div_ceil(AT_ONCE as u64), 200))
+    programs.map_or((1, 60), |programs| (programs.div_ceil(AT_ONCE as u64), 200))
 }
 
 /// What the commands read, through the library.

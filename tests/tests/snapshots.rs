@@ -178,7 +178,7 @@ async fn collections_that_are_dropped_renamed_or_replaced_while_they_are_read() 
     let moved = of(&records, &["rename"])[0];
     for record in &renamed {
         let expected = if time(record) < time(moved) { "renamed" } else { "another name" };
-        assert_eq!(text(record, "ns.coll"), expected, "{record}");
+        assert_eq!(text(record, "ns.coll"), expected, "{record} {moved}");
     }
     for name in ["dropped", "replaced"] {
         let ids = ids_of(&about(name));

@@ -127,20 +127,24 @@ fn collect<'a>(root: Doc<'a>, delta: Doc<'a>, contents: Contents) -> Result<Edit
     for element in part(delta, "updatedFields").elements() {
         let element = element.map_err(malformed)?;
         if let Some(steps) = paths.resolve(element.name(), Purpose::Set)? {
-            set(root, &mut edits, &steps, element);
+            set(&paths, &mut edits, &steps, element);
         }
     }
     Ok(edits)
 }
 
 /// Notes one entry of `updatedFields`.
-fn set<'a>(root: Doc<'a>, edits: &mut Edits<'a>, steps: &[Step<'a>], element: Element<'a>) {
+fn set<'a>(paths: &Paths<'a>, edits: &mut Edits<'a>, steps: &[Step<'a>], element: Element<'a>) {
     let Some((leaf, parents)) = steps.split_last() else { return };
-    let exists = lookup(root, steps).is_some();
+    let present = lookup(paths.root, steps);
+    let exists = present.is_some();
+    // A plugin lists a field that it replaces where something inside of it was changed, wherever MongoDB lists that.
+    let is_replaced = paths.contents == Contents::Redacted
+        && present.is_some_and(|e| (e.kind(), e.value()) == (element.kind(), element.value()));
     let level = edits.at(parents);
     // `_id` never changes, so that it is listed means that it was moved; MongoDB then stores it first all the same.
     let is_id = parents.is_empty() && *leaf == Step::Field(b"_id");
-    let moved = level.inserting && exists && !is_id && matches!(leaf, Step::Field(_));
+    let moved = level.inserting && exists && !is_id && !is_replaced && matches!(leaf, Step::Field(_));
     level.inserting |= !exists || is_id;
     level.child(*leaf).action = Some(if moved { Action::Move(element) } else { Action::Set(element) });
 }

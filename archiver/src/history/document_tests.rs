@@ -134,6 +134,15 @@ fn redacted_parents_are_made_or_left_as_they_are() {
 }
 
 #[test]
+fn a_field_that_a_plugin_replaces_stays_where_it_is_when_something_inside_of_it_changes() {
+    let before = doc! {"_id": 1, "a": "[a]", "x": 1, "e": {"d": "***", "z": 1}};
+    // In clear: `a.4`, `x` moved, `e.d.q`.
+    let delta = set(doc! {"n": 1, "a": "[a]", "x": 2, "e.ü": 1, "e.d": "***"});
+    let after = doc! {"_id": 1, "a": "[a]", "e": {"d": "***", "z": 1, "ü": 1}, "n": 1, "x": 2};
+    assert_eq!(applied_to(&before, &delta, Contents::Redacted).unwrap().to_string(), after.to_string());
+}
+
+#[test]
 fn a_delta_of_another_document_is_refused() {
     let mismatched = set(doc! {"a.b": 1});
     let mut listed = mismatched.clone();

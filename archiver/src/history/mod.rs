@@ -42,6 +42,9 @@ use released::place;
 /// Segments looked into at the same time.
 const LOOKUPS: usize = 16;
 const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
+/// What stands behind the changes of documents of the same time: what was read then, which holds them; and what happens to whole
+/// collections, which keeps its place among that.
+const BEHIND_CHANGES: [&str; 4] = ["snapshot", "rename", "drop", "dropDatabase"];
 /// Operations that concern more than one document: whole namespaces, or the source.
 const WIDE: [&str; 6] = ["drop", "dropDatabase", "rename", "gap", "quarantine", "policy"];
 
@@ -222,7 +225,7 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     for bytes in by_id.into_values() {
         let record = Record::new(&bytes)?;
         let (time, event, id) = place(&record)?;
-        sorted.push(((time, record.op() == "snapshot", event, id), bytes));
+        sorted.push(((time, BEHIND_CHANGES.contains(&record.op()), event, id), bytes));
     }
     sorted.sort_by_key(|(at, _)| *at);
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())

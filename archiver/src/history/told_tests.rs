@@ -268,3 +268,20 @@ async fn a_change_inside_of_what_a_plugin_took_out_is_told_with_what_it_left() {
     let through: Vec<_> = found.policies.iter().filter_map(|policy| policies.plugins(*policy)).collect();
     assert_eq!(through, [["redact 1 (sha256 ab)".to_owned()]], "and through which plugin");
 }
+
+/// A baseline can read a collection under its old name at the very time at which it is renamed.
+#[tokio::test]
+async fn what_a_baseline_read_at_the_time_of_a_rename_goes_on_under_the_new_name() {
+    let mut shop = Shop::with_plugins(&[]);
+    let to = doc! {"to": {"db": "shop", "coll": "moved"}, "fromWatched": true};
+    shop.change("snapshot", 1, doc! {"after": {"_id": 1}});
+    shop.second -= 1;
+    shop.push(doc! {"op": "rename", "ns": {"db": "shop", "coll": "orders"}}, doc! {"detail": to});
+    let end = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    let there = async |coll: &str| {
+        let namespace = Namespace::parse(&format!("shop.{coll}")).unwrap();
+        by_id(&history, "shop", &id("1"), Some(end), Some(&namespace)).await.is_ok()
+    };
+    assert!(there("moved").await && !there("orders").await);
+}

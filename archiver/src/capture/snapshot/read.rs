@@ -101,7 +101,13 @@ impl Snapshot {
         loop {
             let present = operation_time(&self.client.database(&collection.db)).await?;
             let hold = self.barrier.hold(present);
-            let error = match self.fetch(collection, range, limit, hold.time).await {
+            let read = match self.fetch(collection, range, limit, hold.time).await {
+                // A rename has its time a moment before its collection has the other name. What was read in between would stand
+                // behind the rename under the old name, so it is only taken where the name still holds.
+                Ok(found) => self.find(collection, 1, hold.time, |_| {}).await.map(|_| found),
+                Err(error) => Err(error),
+            };
+            let error = match read {
                 Ok(found) => return Ok((found, Some(hold))),
                 Err(error) => error,
             };

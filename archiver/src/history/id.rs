@@ -63,6 +63,12 @@ impl Id {
         forms
     }
 
+    /// Bytes that are equal where ids are.
+    pub(super) fn key(&self) -> Vec<u8> {
+        let (kind, value) = self.compared();
+        [&[kind], &*value].concat()
+    }
+
     /// `{_id: <it>}`.
     pub(super) fn document(&self) -> Vec<u8> {
         Writer::build(|w| w.raw(self.0, b"_id", &self.1))

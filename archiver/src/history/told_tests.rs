@@ -5,7 +5,7 @@ use bson::{Bson, Document, doc};
 use tempfile::TempDir;
 
 use super::id::DocumentId;
-use super::recover::{by_id, deleted_since};
+use super::recover::{Conditions, as_of, by_id, deleted_since};
 use super::states::{Reason, State};
 use super::testing::{DAY, Shop};
 use super::*;
@@ -138,6 +138,14 @@ async fn an_id_that_becomes_an_equal_number_of_another_type_is_that_of_one_docum
         };
         deleted_since(&history, "shop", 0, None, give).await.unwrap();
         assert_eq!(given, [doc! {"_id": 1.0}]);
+        let mut given = Vec::new();
+        let give = async |r: recover::Recovered| -> Result<()> {
+            given.push(bson::deserialize_from_slice::<Document>(&r.document).unwrap());
+            Ok(())
+        };
+        let all = Conditions::default();
+        as_of(&history, "shop", then, None, &all, give).await.unwrap();
+        assert_eq!(given, [changed], "among all documents, too");
     }
 }
 

@@ -8,7 +8,7 @@ use super::conditions::Conditions;
 use super::gather::{Key, gather};
 use super::{Lost, ONE_BY_ONE, Recovered, Summary, at_time, by_id, id_text, of_timeline};
 use crate::error::{Error, Kind, Result};
-use crate::history::id::DocumentId;
+use crate::history::id::{DocumentId, Id};
 use crate::history::policies::Policies;
 use crate::history::released::notes;
 use crate::history::states::{Identity, State, quarantined};
@@ -40,7 +40,7 @@ pub async fn as_of(
             .hint(format!("{}; a later --at can be answered", removed_words(until))));
     }
     let mut summary = Summary { policies: wide.policies.clone(), removed_until, ..Summary::default() };
-    let key: &Key<'_> = &|id: &Element<'_>| Some([&[id.kind()], id.value()].concat());
+    let key: &Key<'_> = &|id: &Element<'_>| Some(Id::of(id).key());
     let mut gathered = gather(history, source, key).await?;
     while let Some(group) = gathered.next(key)? {
         for (_, own) in group.documents() {
@@ -101,16 +101,16 @@ pub async fn by_many_ids(
     let wide = Wide::read(history, source).await?;
     let removed_until = history.removed_until(source).await?;
     for ids in ids.chunks(IDS_A_PASS) {
-        let mut wanted: HashMap<(u8, Vec<u8>), Vec<u32>> = HashMap::new();
+        let mut wanted: HashMap<Id, Vec<u32>> = HashMap::new();
         for (n, id) in ids.iter().enumerate() {
-            for form in id.forms() {
-                wanted.entry(form).or_default().push(n as u32);
+            for meant in id.ids() {
+                wanted.entry(meant).or_default().push(n as u32);
             }
         }
         // What one id can mean, another can too: their records are gathered together.
         let keys = together(&wanted, ids.len());
         let key = |id: &Element<'_>| -> Option<Vec<u8>> {
-            let n = *wanted.get(&(id.kind(), id.value().to_vec()))?.first()?;
+            let n = *wanted.get(&Id::of(id))?.first()?;
             Some(keys[n as usize].to_be_bytes().to_vec())
         };
         let mut by_key: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -164,7 +164,7 @@ fn one(
 }
 
 /// The lowest of the ids that share a form with each one, directly or by way of others.
-fn together(wanted: &HashMap<(u8, Vec<u8>), Vec<u32>>, ids: usize) -> Vec<u32> {
+fn together(wanted: &HashMap<Id, Vec<u32>>, ids: usize) -> Vec<u32> {
     let mut lowest: Vec<u32> = (0..ids as u32).collect();
     fn root(lowest: &mut [u32], n: u32) -> u32 {
         let mut at = n;
@@ -219,7 +219,7 @@ impl Wide {
     fn timeline(&self, id: &DocumentId, own: &[Vec<u8>]) -> Result<Timeline> {
         let mut wide = self.of_all.clone();
         if !self.of_one.is_empty() {
-            for (kind, value) in id.forms() {
+            for Id(kind, value) in id.ids().flat_map(|id| id.forms()) {
                 let salted = self.salts.values().map(|salt: &Salt| salt.id_digest(kind, &value));
                 for digest in salted.chain([unsalted_id_digest(kind, &value)]) {
                     wide.extend(self.of_one.get(&digest).into_iter().flatten().cloned());
@@ -245,7 +245,7 @@ impl Wide {
         let mut found = Vec::new();
         for identity in identities {
             let entries: Vec<&Entry> = timeline.entries.iter().filter(|e| e.identity == *identity).collect();
-            let (known, seq) = at_time(&entries, at)?;
+            let (known, seq) = at_time(&entries, &timeline.states, at)?;
             let (namespace, id) = (identity.namespace.clone(), id_text(identity));
             match known.state {
                 State::Absent => {}

@@ -16,6 +16,7 @@ use super::tail::Place;
 use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
 use crate::history::Namespace;
+use crate::history::id::Id;
 use crate::history::states::Identity;
 use crate::stream_id::StreamId;
 
@@ -172,8 +173,7 @@ impl StateFile {
             let (Some(db), Some(coll), Some(id)) = (text("db"), text("coll"), entry.get("id")) else {
                 continue;
             };
-            let identity =
-                Identity { namespace: Namespace { db, coll }, id: (id.kind(), id.value().to_vec()) };
+            let identity = Identity { namespace: Namespace { db, coll }, id: Id::of(&id) };
             let document = entry.get("document").and_then(|e| e.as_doc());
             bases.insert(identity, document.map(|doc| Bytes::copy_from_slice(doc.as_bytes())));
         }
@@ -250,7 +250,7 @@ mod tests {
         state.set(&StreamId::whole("payments"), &place(50));
         let identity = |n: u8| Identity {
             namespace: Namespace { db: "shop".to_owned(), coll: "orders".to_owned() },
-            id: (bson_walker::kind::STRING, vec![2, 0, 0, 0, n, 0]),
+            id: Id(bson_walker::kind::STRING, vec![2, 0, 0, 0, n, 0]),
         };
         let document = Bytes::from(Writer::build(|w| w.str("_id", "x")));
         let bases = Bases::from([(identity(b'x'), Some(document)), (identity(b'y'), None)]);

@@ -13,6 +13,7 @@ use crate::config::{Config, Secret};
 use crate::deployment::{code, connect, durable, server};
 use crate::error::{Error, Result};
 use crate::history::Namespace;
+use crate::history::id::Id;
 use crate::history::states::Identity;
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -160,10 +161,7 @@ impl Target {
         while let Some(document) = cursor.try_next().await.map_err(failed)? {
             let document = Bytes::from(document.into_bytes());
             let id = Doc::new(&document).ok().and_then(|d| d.get("_id"));
-            // Only as it is: 1.0 is found for 1, and is another document's.
-            let its = |identity: &&&Identity| {
-                id.is_some_and(|id| (id.kind(), id.value()) == (identity.id.0, &identity.id.1[..]))
-            };
+            let its = |identity: &&&Identity| id.is_some_and(|id| Id::of(&id) == identity.id);
             if let Some(identity) = identities.iter().find(its) {
                 bytes += document.len();
                 found.push(((*identity).clone(), document));
@@ -359,7 +357,7 @@ impl Target {
         let mut ids = found.map_err(failed)?;
         while let Some(document) = ids.try_next().await.map_err(failed)? {
             let Some(id) = Doc::new(document.as_bytes()).ok().and_then(|d| d.get("_id")) else { continue };
-            let identity = Identity { namespace: namespace.clone(), id: (id.kind(), id.value().to_vec()) };
+            let identity = Identity { namespace: namespace.clone(), id: Id::of(&id) };
             if goes(&identity) {
                 let write = Write { collection: collection.to_owned(), identity, after: None, is_new: false };
                 self.delete(collection, &[&write], None).await?;
@@ -382,8 +380,7 @@ impl Target {
             let document = Bytes::from(document.into_bytes());
             let Some(id) = Doc::new(&document).ok().and_then(|d| d.get("_id")) else { continue };
             let write = |(namespace, collection): (&Namespace, &str), after| {
-                let identity =
-                    Identity { namespace: namespace.clone(), id: (id.kind(), id.value().to_vec()) };
+                let identity = Identity { namespace: namespace.clone(), id: Id::of(&id) };
                 Write { collection: collection.to_owned(), identity, after, is_new: false }
             };
             let (gone, come) = (write(from, None), write(to, Some(document.clone())));

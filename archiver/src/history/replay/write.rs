@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::target::{Target, Write, is_odd};
 use crate::error::{Error, Result};
+use crate::history::id::Id;
 use crate::history::states::Identity;
 
 /// How a document is written: what is alike, and of one collection, is one command.
@@ -88,7 +89,7 @@ fn phases(writes: &[Write]) -> Vec<BTreeMap<&str, Vec<&Write>>> {
 /// Stands for a document: equal ones for all forms of a number that MongoDB takes for the same `_id`. Others may share it, which only
 /// keeps them in order.
 fn document(write: &Write) -> u64 {
-    let Identity { namespace, id: (kind, value) } = &write.identity;
+    let Identity { namespace, id: Id(kind, value) } = &write.identity;
     let mut hash = DefaultHasher::new();
     namespace.hash(&mut hash);
     hash_value(*kind, value, &mut hash);
@@ -137,7 +138,7 @@ mod tests {
         let namespace = Namespace { db: "d".to_owned(), coll: "c".to_owned() };
         Write {
             collection: "c".to_owned(),
-            identity: Identity { namespace, id: (id.kind(), id.value().to_vec()) },
+            identity: Identity { namespace, id: Id::of(&id) },
             after: after.map(|after| Bytes::from(bson::serialize_to_vec(&after).unwrap())),
             is_new,
         }

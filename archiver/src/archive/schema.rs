@@ -21,6 +21,8 @@ use crate::stream_id::StreamId;
 pub const ROW_GROUP_ROWS: usize = 16_384;
 /// BSON bytes in a row group at which it is ended, so that fat documents do not make huge ones.
 pub const ROW_GROUP_BYTES: usize = 32 << 20;
+/// Rows in a page at most: a lookup that hits reads one page of every column.
+const PAGE_ROWS: usize = 2_048;
 /// The share of absent ids that the bloom filter lets through.
 const BLOOM_FPP: f64 = 0.01;
 const ZSTD_LEVEL: i32 = 3;
@@ -145,6 +147,7 @@ pub fn writer_properties(footer: &Footer<'_>) -> Result<WriterProperties> {
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_bloom_filter_position(BloomFilterPosition::End)

@@ -38,13 +38,11 @@ use crate::stream_id::StreamId;
 use id::DocumentId;
 use policies::Policies;
 use released::place;
+use states::Identity;
 
 /// Segments looked into at the same time.
 const LOOKUPS: usize = 16;
 const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
-/// What stands behind the changes of documents of the same time: what was read then, which holds them; and what happens to whole
-/// collections, which keeps its place among that.
-const BEHIND_CHANGES: [&str; 4] = ["snapshot", "rename", "drop", "dropDatabase"];
 /// Operations that concern more than one document: whole namespaces, or the source.
 const WIDE: [&str; 6] = ["drop", "dropDatabase", "rename", "gap", "quarantine", "policy"];
 
@@ -224,11 +222,33 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     let mut sorted = Vec::with_capacity(by_id.len());
     for bytes in by_id.into_values() {
         let record = Record::new(&bytes)?;
-        let (time, event, id) = place(&record)?;
-        sorted.push(((time, BEHIND_CHANGES.contains(&record.op()), event, id), bytes));
+        sorted.push((place(&record)?, bytes));
     }
     sorted.sort_by_key(|(at, _)| *at);
+    let mut sorted: Vec<(Timestamp, Vec<u8>)> = sorted.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
+    for at in (0..sorted.len()).rev() {
+        let behind = last_change_of_its_time(&sorted[at..])?;
+        sorted[at..=at + behind].rotate_left(1);
+    }
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())
+}
+
+/// How far behind a document that was read the last change of it is that has its very time, and is in it.
+fn last_change_of_its_time(sorted: &[(Timestamp, Vec<u8>)]) -> Result<usize> {
+    let Some(((time, bytes), rest)) = sorted.split_first() else { return Ok(0) };
+    let record = Record::new(bytes)?;
+    if record.op() != "snapshot" {
+        return Ok(0);
+    }
+    let identity = Identity::of(&record);
+    let mut last = 0;
+    for (n, (_, bytes)) in (1..).zip(rest.iter().take_while(|(other, _)| other == time)) {
+        let other = Record::new(bytes)?;
+        if other.op() != "snapshot" && Identity::of(&other) == identity {
+            last = n;
+        }
+    }
+    Ok(last)
 }
 
 /// What to say where history has been removed by retention, up to this time.

@@ -386,6 +386,10 @@ impl States {
         }
         if !effect.tells_before {
             effect.before = told;
+            let shows_it = matches!(record.op(), "update" | "replace" | "delete");
+            if shows_it && effect.before.state == State::Absent {
+                effect.before = Known::unrecorded();
+            }
         }
         if is_snapshot {
             tracked.baseline = Some(time);

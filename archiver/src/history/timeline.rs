@@ -118,9 +118,14 @@ impl Timeline {
             match Identity::of(&record) {
                 Some(identity) => {
                     let doubt = states.doubt(&identity);
+                    let was_absent =
+                        states.recorded(&identity).is_some_and(|known| known.state == State::Absent);
                     if let Some(Change { before, after }) = states.advance(&record)? {
                         if Found::of(&record).is_some() {
                             resolve(&mut entries, &identity, doubt, &after)?;
+                        } else if was_absent && record.op() != "insert" {
+                            let then = if record.op() == "snapshot" { &after } else { &before };
+                            came_along(&mut entries, &identity, then)?;
                         }
                         entries.push(Entry {
                             record: bytes.clone(),
@@ -191,6 +196,17 @@ fn resolve(entries: &mut [Entry], identity: &Identity, doubt: Option<RecordId>, 
     let Some(doubt) = doubt else { return Ok(()) };
     if let Some(last) = entries.iter_mut().rev().find(|entry| entry.identity == *identity)
         && is_behind(&Record::new(&last.record)?, doubt)?
+    {
+        last.after = known.clone();
+    }
+    Ok(())
+}
+
+/// Says what a document was since a rename that seemed to end it, where its next record shows that it was there: it came with the
+/// renamed collection, in which no baseline had read it yet.
+fn came_along(entries: &mut [Entry], identity: &Identity, known: &Known) -> Result<()> {
+    if let Some(last) = entries.iter_mut().rev().find(|entry| entry.identity == *identity)
+        && Record::new(&last.record)?.op() == "rename"
     {
         last.after = known.clone();
     }

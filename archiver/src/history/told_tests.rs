@@ -293,3 +293,25 @@ async fn what_a_baseline_read_at_the_time_of_a_rename_goes_on_under_the_new_name
     };
     assert!(there("moved").await && !there("orders").await);
 }
+
+#[tokio::test]
+async fn a_document_that_no_baseline_had_read_came_with_the_collection_that_took_the_name() {
+    let to = doc! {"to": {"db": "shop", "coll": "orders"}, "fromWatched": true};
+    for (op, parts, behind) in [
+        ("snapshot", doc! {"after": {"_id": 1, "x": 2}}, Some(doc! {"_id": 1, "x": 2})),
+        ("update", doc! {"before": {"_id": 1, "x": 2}, "after": {"_id": 1}}, Some(doc! {"_id": 1, "x": 2})),
+        ("delete", doc! {}, None),
+    ] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.change("insert", 1, doc! {"after": {"_id": 1, "x": 1}});
+        shop.push(doc! {"op": "rename", "ns": {"db": "shop", "coll": "others"}}, doc! {"detail": to.clone()});
+        let then = i64::from(shop.second);
+        shop.second += 5;
+        shop.change(op, 1, parts);
+        let (history, _folder) = history(&shop, &[]).await;
+        match behind {
+            Some(document) => assert_eq!(told(&history, "1", then).await.unwrap(), document),
+            None => assert_said(told(&history, "1", then).await, "nothing is kept of it from before"),
+        }
+    }
+}

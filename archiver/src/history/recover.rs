@@ -201,12 +201,12 @@ fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
     }
 }
 
-/// Whether a time is before that from which on all changes were recorded until the document's first record.
+/// Whether a time is before that from which on all changes of one collection were recorded until the document's first record.
 fn is_before_capture(first: &Entry, states: &States, at: i64) -> Result<bool> {
     let record = Record::new(&first.record)?;
     let id = record.record_id()?;
     let event = RecordId { seq: record.late().unwrap_or(id.seq), ..id };
-    let since = states.recorded_since(&first.identity.namespace, event);
+    let since = states.recorded_since(&first.identity.namespace, event, record.cluster_time()?);
     Ok(since.is_some_and(|since| at <= i64::from(since.time)))
 }
 

@@ -273,8 +273,13 @@ impl States {
 
     /// Since when nothing that happened in this namespace, in the partition of this record, was left out until it came; `None` where
     /// no policy record says.
-    pub fn recorded_since(&self, namespace: &Namespace, record: RecordId) -> Option<Timestamp> {
-        self.watched.since(namespace, record)
+    pub fn recorded_since(
+        &self,
+        namespace: &Namespace,
+        record: RecordId,
+        time: Timestamp,
+    ) -> Option<Timestamp> {
+        self.watched.since(namespace, record, time)
     }
 
     /// Notes that there may be such a document, so that what concerns it is known of it before anything is recorded of it.
@@ -461,6 +466,7 @@ impl States {
 
     fn end_namespace(&mut self, record: &Record<'_>) -> Result<()> {
         let time = record.cluster_time()?;
+        self.watched.turn(time, record.db().unwrap_or_default(), record.coll());
         for (identity, tracked) in &mut self.documents {
             let in_it = record.db() == Some(identity.namespace.db.as_str())
                 && record.coll().is_none_or(|coll| coll == identity.namespace.coll);
@@ -476,6 +482,9 @@ impl States {
     fn rename(&mut self, record: &Record<'_>) -> Result<()> {
         let (Some(from), Some(to)) = (Namespace::of(record), target(record)) else { return Ok(()) };
         let (id, time) = (record.record_id()?, record.cluster_time()?);
+        for name in [&from, &to] {
+            self.watched.turn(time, &name.db, Some(&name.coll));
+        }
         if !is_from_watched(record) {
             self.doubt_all(id, time, |identity, _| identity.namespace == to);
             self.renames.insert(id);

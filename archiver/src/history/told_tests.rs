@@ -315,3 +315,20 @@ async fn a_document_that_no_baseline_had_read_came_with_the_collection_that_took
         }
     }
 }
+
+#[tokio::test]
+async fn what_was_there_before_a_collection_ended_unread_is_not_told_by_its_successors_first_insert() {
+    for ends in [doc! {"db": "shop", "coll": "orders"}, doc! {"db": "shop"}] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.second += 5;
+        let op = if ends.len() == 1 { "dropDatabase" } else { "drop" };
+        shop.push(doc! {"op": op, "ns": ends}, doc! {});
+        let ended = i64::from(shop.second) - 1;
+        shop.push(doc! {"op": "drop", "ns": {"db": "shop", "coll": "others"}}, doc! {});
+        shop.second += 5;
+        shop.change("insert", 1, doc! {"after": {"_id": 1}});
+        let (history, _folder) = history(&shop, &[]).await;
+        assert_said(told(&history, "1", ended - 1).await, "nothing is kept of it from before");
+        assert_said(told(&history, "1", ended + 1).await, "did not exist at that time");
+    }
+}

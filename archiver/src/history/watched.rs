@@ -49,6 +49,8 @@ pub(super) struct WatchLists {
     /// When each partition began.
     began: BTreeMap<Option<u32>, Timestamp>,
     lists: BTreeMap<Option<u32>, Vec<Watched>>,
+    /// When collections, or whole databases, ended or came under another name.
+    turns: Vec<(Timestamp, String, Option<String>)>,
 }
 
 impl WatchLists {
@@ -62,19 +64,34 @@ impl WatchLists {
         Ok(())
     }
 
+    /// Notes that another collection can have this name from now on: what was not recorded of the one before may have been there.
+    pub(super) fn turn(&mut self, time: Timestamp, db: &str, coll: Option<&str>) {
+        self.turns.push((time, db.to_owned(), coll.map(str::to_owned)));
+    }
+
     /// As a partition's last policy record says.
     pub(super) fn last(&self, partition: Option<u32>) -> Option<&Watched> {
         self.lists.get(&partition)?.last()
     }
 
-    /// Since when a namespace was watched without a break when this record came.
-    pub(super) fn since(&self, namespace: &Namespace, record: RecordId) -> Option<Timestamp> {
+    /// Since when one collection was watched under this name without a break, when a record came.
+    pub(super) fn since(
+        &self,
+        namespace: &Namespace,
+        record: RecordId,
+        time: Timestamp,
+    ) -> Option<Timestamp> {
         let began = *self.began.get(&record.partition)?;
         let lists = self.lists.get(&record.partition).map_or(&[][..], Vec::as_slice);
         let before: Vec<&Watched> = lists.iter().filter(|list| list.seq < record.seq).collect();
-        match before.iter().rposition(|list| !list.covers(namespace)) {
-            Some(left_out) => before.get(left_out + 1).map(|list| list.time),
-            None => Some(began),
-        }
+        let watched = match before.iter().rposition(|list| !list.covers(namespace)) {
+            Some(left_out) => before.get(left_out + 1)?.time,
+            None => began,
+        };
+        let is_its = |db: &str, coll: Option<&str>| {
+            db == namespace.db && coll.is_none_or(|coll| coll == namespace.coll)
+        };
+        let turns = self.turns.iter().filter(|(at, db, coll)| *at < time && is_its(db, coll.as_deref()));
+        turns.map(|turn| turn.0).chain([watched]).max()
     }
 }

@@ -288,7 +288,10 @@ impl Case<'_> {
     /// Up to which second nothing is known.
     fn first_told(&self, timeline: &Timeline) -> i64 {
         let first = Record::new(&timeline.entries[0].record).unwrap();
-        let time = if first.op() == "snapshot" { first.cluster_time().unwrap() } else { self.began };
+        // What was there before the collection's name went to another one may not have been read.
+        let may_turn = matches!(self.key.0, Kind::Numbers | Kind::Moved);
+        let time =
+            if may_turn || first.op() == "snapshot" { first.cluster_time().unwrap() } else { self.began };
         i64::from(time.time)
     }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::page_index::offset_index::PageLocation;
 
 use super::super::day::Day;
 use super::super::manifest::{ClusterTime, FORMAT};
@@ -121,6 +123,20 @@ pub(super) fn batch_rows(metadata: &ParquetMetaData) -> usize {
     (BATCH_BYTES / fattest.unwrap_or(1).max(1)).clamp(1, BATCH_ROWS) as usize
 }
 
+/// Whether these can be the pages of a column chunk: one behind the other from its first to its last byte, with rows in each. A reader that
+/// trusts others may never end.
+pub(super) fn are_in_line(chunk: &ColumnChunkMetaData, pages: &[PageLocation], rows: i64) -> bool {
+    let (start, length) = chunk.byte_range();
+    let chunk_end = i64::try_from(start.saturating_add(length)).unwrap_or(i64::MAX);
+    let ends = pages.iter().map(|page| page.offset.saturating_add(i64::from(page.compressed_page_size)));
+    let begins = pages.iter().map(|page| page.offset).skip(1).chain([chunk_end]);
+    let firsts = pages.iter().map(|page| page.first_row_index);
+    let nexts = firsts.clone().skip(1).chain([rows]);
+    let begins_well =
+        pages.first().is_some_and(|p| p.offset == chunk.data_page_offset() && p.first_row_index == 0);
+    begins_well && ends.eq(begins) && firsts.zip(nexts).all(|(first, next)| first < next)
+}
+
 pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::corrupt("a segment file does not read as Parquet").because(error)
 }
@@ -148,7 +164,11 @@ impl Iterator for Rows {
             }
             let batch = guarded(|| {
                 let batch = self.reader.next().transpose().map_err(unreadable)?;
-                batch.map(|batch| decode::records(&batch)).transpose()
+                let decoded = |batch: RecordBatch| {
+                    schema::check(&batch.schema())?;
+                    decode::records(&batch)
+                };
+                batch.map(decoded).transpose()
             });
             match batch {
                 Ok(None) => return None,

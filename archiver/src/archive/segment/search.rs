@@ -138,7 +138,20 @@ impl Search {
             .with_offset_index_mask(ColumnChunkMask::row_groups(of_groups));
         reader.load_page_index(&mut self.file).await?;
         self.metadata = Arc::new(reader.finish()?);
-        Ok(())
+        let wrong = groups.iter().any(|group| {
+            let index = self.metadata.page_index_for_row_group(*group);
+            let group = self.metadata.row_group(*group);
+            let mut chunks = group.columns().iter().enumerate();
+            chunks.any(|(n, chunk)| {
+                index
+                    .page_locations(n)
+                    .is_some_and(|pages| !read::are_in_line(chunk, pages, group.num_rows()))
+            })
+        });
+        match wrong {
+            true => Err(ParquetError::General("the page index names other pages than there are".to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// The rows of these row groups in whose pages the id can be.
@@ -191,10 +204,16 @@ async fn records(
         return Ok(Err(error));
     }
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    // What no record is rebuilt from is not read; and skipping in a damaged list the Parquet reader may never end.
+    let derived = [DOC_ID, "changed"];
+    let needed = schema::columns();
+    let needed =
+        needed.fields().iter().map(|field| field.name().as_str()).filter(|name| !derived.contains(name));
+    let needed = ProjectionMask::columns(builder.parquet_schema(), needed);
     let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, move |batch| predicate(&batch)))]);
     let batch_rows = read::batch_rows(builder.metadata());
-    let mut stream =
-        builder.with_row_groups(groups).with_row_filter(filter).with_batch_size(batch_rows).build()?;
+    let builder = builder.with_row_groups(groups).with_projection(needed).with_row_filter(filter);
+    let mut stream = builder.with_batch_size(batch_rows).build()?;
     let mut found: Vec<(i64, Vec<u8>)> = Vec::new();
     while let Some(batch) = stream.try_next().await? {
         let batch = decode::records(&batch).and_then(|records| records.into_iter().map(with_seq).collect());

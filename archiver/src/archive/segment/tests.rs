@@ -215,6 +215,24 @@ proptest! {
     }
 }
 
+/// Of levels that never begin a record the Parquet reader skips for ever.
+#[tokio::test]
+async fn a_damaged_list_does_not_hold_up_a_search() {
+    let (segment, _) = sample(1, 300);
+    let manifest = manifest(&segment);
+    let metadata = ArrowReaderMetadata::load(&segment.file, ArrowReaderOptions::new()).unwrap();
+    let lists = metadata.metadata().row_group(0).columns();
+    let (start, length) = lists.iter().find(|c| c.column_descr().max_rep_level() > 0).unwrap().byte_range();
+    for at in start..start + length {
+        let mut damaged = segment.file.to_vec();
+        damaged[at as usize] ^= 1;
+        let archive = Archive::new(std::sync::Arc::new(InMemory::new()), "", "memory").unwrap();
+        archive.commit(&Segment { file: damaged.into(), ..segment.clone() }).await.unwrap();
+        let found = archive.find_document(&manifest, "customer-7").await.unwrap();
+        assert!(!found.is_empty());
+    }
+}
+
 #[test]
 fn every_record_can_be_kept_whole() {
     let (segment, records) = sample(1, 50);

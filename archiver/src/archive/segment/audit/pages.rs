@@ -13,7 +13,7 @@ use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::reader::SerializedPageReader;
 use parquet::file::statistics::Statistics;
 
-use super::super::read::unreadable;
+use super::super::read::{are_in_line, unreadable};
 use super::outside;
 use crate::error::{Error, Result};
 
@@ -94,17 +94,10 @@ fn are_there(
     pages: &[PageLocation],
     rows: i64,
 ) -> Result<bool> {
-    let (start, length) = chunk.byte_range();
-    let chunk_end = i64::try_from(start + length).unwrap_or(i64::MAX);
-    let ends = pages.iter().map(|page| page.offset.saturating_add(i64::from(page.compressed_page_size)));
-    let begins = pages.iter().map(|page| page.offset).skip(1).chain([chunk_end]);
-    let mut adjacent = pages.first().is_some_and(|first| first.offset == chunk.data_page_offset());
-    adjacent &= ends.eq(begins);
-    let firsts: Vec<i64> = pages.iter().map(|page| page.first_row_index).chain([rows]).collect();
-    let in_order = firsts.first() == Some(&0) && firsts.windows(2).all(|pair| pair[0] < pair[1]);
-    if !adjacent || !in_order {
+    if !are_in_line(chunk, pages, rows) {
         return Ok(false);
     }
+    let firsts: Vec<i64> = pages.iter().map(|page| page.first_row_index).chain([rows]).collect();
     let is_list = chunk.column_descr().max_rep_level() > 0;
     let total = usize::try_from(rows).unwrap_or_default();
     let mut reader = SerializedPageReader::new(Arc::clone(file), chunk, total, None).map_err(unreadable)?;

@@ -97,7 +97,7 @@ struct Case<'a> {
     redaction: &'a Redaction,
     key: &'a Key,
     versions: &'a [Version],
-    /// When the capture began.
+    /// When the capture of the last partition began.
     began: Timestamp,
 }
 
@@ -112,7 +112,10 @@ struct Place<'a> {
 /// Compares everything that this source has of a program's documents.
 pub(super) async fn all(history: &History, source: &str, program: &Program, redaction: &Redaction) -> Tally {
     let wide = history.wide(source).await.unwrap();
-    let began = Record::new(&wide[0]).unwrap().cluster_time().unwrap();
+    // Each partition begins with its policy record.
+    let policies =
+        wide.iter().map(|bytes| Record::new(bytes).unwrap()).filter(|record| record.op() == "policy");
+    let began = policies.map(|record| record.cluster_time().unwrap()).max().unwrap();
     let mut tally = Tally::default();
     let mut gone = BTreeMap::new();
     for (key, versions) in &program.versions {

@@ -22,9 +22,9 @@ use crate::progress::{Did, IdKey, Planned, RangeProgress, Step};
 const ATTEMPTS: usize = 20;
 /// … and how long to wait in between.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The collection was changed while a batch was read, or its past is gone: NamespaceNotFound, CursorNotFound,
-/// QueryPlanKilled, SnapshotTooOld, SnapshotUnavailable. It can be read at a newer time.
-const CHANGED: [i32; 5] = [26, 43, 175, 239, 246];
+/// The collection was or is changed while a batch is read, or its past is gone: LockTimeout, NamespaceNotFound, CursorNotFound,
+/// WriteConflict, QueryPlanKilled, SnapshotTooOld, SnapshotUnavailable. It can be read at a newer time.
+const CHANGED: [i32; 7] = [24, 26, 43, 112, 175, 239, 246];
 /// CollectionUUIDMismatch: the collection has another name, which the answer gives, or is gone.
 const UUID_MISMATCH: i32 = 361;
 /// `min` is not before `max`, and nothing is in between: they are one `_id` in two types, or the last document was `MaxKey`.
@@ -104,7 +104,7 @@ impl Snapshot {
             let read = match self.fetch(collection, range, limit, hold.time).await {
                 // A rename has its time a moment before its collection has the other name. What was read in between would stand
                 // behind the rename under the old name, so it is only taken where the name still holds.
-                Ok(found) => self.find(collection, 1, hold.time, |_| {}).await.map(|_| found),
+                Ok(found) => self.check_name(collection).await.map(|()| found),
                 Err(error) => Err(error),
             };
             let error = match read {
@@ -222,6 +222,20 @@ impl Snapshot {
         });
         let command = RawDocumentBuf::from_bytes(command)?;
         self.client.database(&collection.db).run_raw_cursor_command(command).await
+    }
+
+    /// Fails where the collection does not have its name any more. In a transaction, because only there a read takes the collection's
+    /// lock: so it comes before a rename, or behind the whole of it.
+    async fn check_name(&self, collection: &Planned) -> Result<(), MongoError> {
+        let Planned { db, coll, uuid, .. } = collection;
+        let mut find = doc! {"find": coll, "limit": 1, "singleBatch": true, "projection": {"_id": 1}};
+        find.extend(uuid.map(|uuid| ("collectionUUID".to_owned(), uuid.into())));
+        let mut session = self.client.start_session().await?;
+        session.start_transaction().await?;
+        let found = self.client.database(db).run_command(find).session(&mut session).await;
+        // Nothing was written: where this does not arrive, the server ends it by itself.
+        session.abort_transaction().await.ok();
+        found.map(|_| ())
     }
 
     /// The name that a collection has now, in the answer to its old one; `None` where it is gone or not watched.

@@ -66,12 +66,36 @@ pub(super) fn place(record: &Record<'_>) -> Result<(Timestamp, RecordId, RecordI
 
 /// A stream's records in seq order, but for late ones, which stand where their events stood.
 pub struct Placed {
-    history: History,
-    stream: StreamId,
     records: Records,
     released: Released,
-    /// Reads late records: they lie together, in about the order in which they are asked for.
-    late: Option<Records>,
+    late: LateRecords,
+}
+
+/// Reads late records: they lie together, in about the order in which they are asked for.
+pub(super) struct LateRecords {
+    history: History,
+    stream: StreamId,
+    /// Stands behind the last one.
+    records: Option<Records>,
+}
+
+impl LateRecords {
+    /// Those of this stream.
+    pub(super) fn of(history: &History, stream: &StreamId) -> LateRecords {
+        LateRecords { history: history.clone(), stream: stream.clone(), records: None }
+    }
+
+    /// One of them; `None` where it has expired, which it may behind its quarantine record.
+    pub(super) async fn read(&mut self, late: RecordId) -> Result<Option<Vec<u8>>> {
+        let at = self.records.take().filter(|records| records.next_seq() == late.seq);
+        let mut records = at.unwrap_or_else(|| self.history.records(&self.stream, late.seq));
+        let Some(found) = records.next().await? else { return Ok(None) };
+        if Record::new(&found)?.record_id()? != late {
+            return Ok(None);
+        }
+        self.records = Some(records);
+        Ok(Some(found))
+    }
 }
 
 impl History {
@@ -83,13 +107,7 @@ impl History {
     /// The records of a stream with the late ones in their places, as far as events have been released by now.
     pub async fn placed_records(&self, stream: &StreamId) -> Result<Placed> {
         let released = self.released(&stream.source).await?;
-        Ok(Placed {
-            history: self.clone(),
-            stream: stream.clone(),
-            records: self.records(stream, 1),
-            released,
-            late: None,
-        })
+        Ok(Placed { records: self.records(stream, 1), released, late: LateRecords::of(self, stream) })
     }
 }
 
@@ -106,23 +124,15 @@ impl Placed {
             let record = Record::new(&bytes)?;
             match self.released.outcome(record.record_id()?) {
                 _ if record.late().is_some() => {}
-                // Behind its quarantine record the late one may have expired.
-                Some(Some(late)) => match self.late(late.seq).await? {
-                    Some(record) if Record::new(&record)?.record_id()? == late => return Ok(Some(record)),
-                    _ => self.late = None,
-                },
+                Some(Some(late)) => {
+                    if let Some(record) = self.late.read(late).await? {
+                        return Ok(Some(record));
+                    }
+                }
                 Some(None) => {}
                 None => return Ok(Some(bytes)),
             }
         }
         Ok(None)
-    }
-
-    async fn late(&mut self, seq: i64) -> Result<Option<Vec<u8>>> {
-        let at = self.late.take().filter(|late| late.next_seq() == seq);
-        let mut late = at.unwrap_or_else(|| self.history.records(&self.stream, seq));
-        let record = late.next().await?;
-        self.late = Some(late);
-        Ok(record)
     }
 }

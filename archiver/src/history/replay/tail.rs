@@ -9,7 +9,7 @@ use super::baselines::Baselines;
 use super::range::{Bound, Range};
 use crate::error::Result;
 use crate::history::History;
-use crate::history::released::Released;
+use crate::history::released::{LateRecords, Released};
 use crate::history::stream::{Records, is_timed};
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
@@ -44,7 +44,7 @@ pub(super) struct Tail {
     pub(super) stream: StreamId,
     records: Records,
     released: Released,
-    late: Option<Records>,
+    late: LateRecords,
     place: Place,
     range: Range,
     pub(super) baselines: Baselines,
@@ -77,9 +77,9 @@ impl Tail {
         let mut tail = Tail {
             history: history.clone(),
             records: history.records(&stream, place.next),
+            late: LateRecords::of(history, &stream),
             stream,
             released,
-            late: None,
             place,
             range,
             baselines: Baselines::default(),
@@ -188,22 +188,11 @@ impl Tail {
             None => Ok(Some(bytes)),
             Some(None) => Ok(None),
             Some(Some(late)) => {
-                let found = self.late(late.seq).await?;
-                // Behind its quarantine record the late one may have expired.
-                let found = found.filter(|b| Record::new(b).is_ok_and(|r| r.record_id().ok() == Some(late)));
+                let found = self.late.read(late).await?;
                 self.place.late.insert(late.seq);
                 Ok(found)
             }
         }
-    }
-
-    /// Reads a late record: they lie together, in about the order in which they are asked for.
-    async fn late(&mut self, seq: i64) -> Result<Option<Vec<u8>>> {
-        let at = self.late.take().filter(|late| late.next_seq() == seq);
-        let mut late = at.unwrap_or_else(|| self.history.records(&self.stream, seq));
-        let record = late.next().await?;
-        self.late = Some(late);
-        Ok(record)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use archiver::archive::manifest::{Context, Manifest, Sealed};
+use archiver::archive::manifest::Sealed;
 use archiver::archive::segment::SegmentBuilder;
 use archiver::archive::store::Archive;
 use archiver::history::History;
@@ -26,6 +26,7 @@ use object_store::{
     ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 
+use crate::chain;
 use crate::roll;
 use crate::spread::Spread;
 
@@ -134,17 +135,7 @@ async fn fill(archive: &Archive, segments: usize, records: usize) -> Result<Vec<
         for _ in 0..records {
             builder.push(&history.next().to_vec()?)?;
         }
-        let segment = builder.finish()?;
-        archive.commit(&segment).await?;
-        let context = Context {
-            log: "bench",
-            counters: None,
-            policy_digest: "",
-            server: "",
-            created: String::new(),
-            previous: last.as_ref(),
-        };
-        last = Some(archive.seal(&Manifest::new(&segment, context)).await?);
+        chain::extend(archive, builder, &mut last).await?;
     }
     Ok(history.ids())
 }

@@ -5,6 +5,7 @@
 
 mod bare;
 mod capture;
+mod chain;
 mod hand_over;
 mod latency;
 mod lookup;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use archiver::archive::manifest::{Context, Manifest, Sealed};
+use archiver::archive::manifest::Sealed;
 use archiver::archive::segment::SegmentBuilder;
 use archiver::archive::store::Archive;
 use archiver::config::Config;
@@ -16,6 +16,7 @@ use bson::{Document, Timestamp, doc, oid::ObjectId};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::chain;
 use crate::process::peak_memory;
 use crate::spread::Spread;
 
@@ -199,17 +200,8 @@ impl Filling {
 
     async fn seal(&mut self) -> Result<()> {
         self.bytes += self.builder.bson_bytes();
-        let segment = std::mem::replace(&mut self.builder, new_builder()).finish()?;
-        self.archive.commit(&segment).await?;
-        let context = Context {
-            log: "bench",
-            counters: None,
-            policy_digest: "",
-            server: "",
-            created: String::new(),
-            previous: self.last.as_ref(),
-        };
-        self.last = Some(self.archive.seal(&Manifest::new(&segment, context)).await?);
+        let builder = std::mem::replace(&mut self.builder, new_builder());
+        chain::extend(&self.archive, builder, &mut self.last).await?;
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use archiver::archive::manifest::{Context, Manifest, Sealed};
+use archiver::archive::manifest::Sealed;
 use archiver::archive::segment::SegmentBuilder;
 use archiver::archive::store::Archive;
 use archiver::stream_id::StreamId;
@@ -12,6 +12,7 @@ use archiver_tests::{Fixture, Server, replica_set, tools};
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
 
+use crate::chain;
 use crate::process::peak_memory;
 use crate::roll::History;
 use crate::spread::Spread;
@@ -91,17 +92,7 @@ async fn world(server: &Server, records: usize, changes: usize, images: bool) ->
             builder.push(&record.to_vec()?)?;
         }
         left -= left.min(SEGMENT_RECORDS);
-        let segment = builder.finish()?;
-        archive.commit(&segment).await?;
-        let context = Context {
-            log: "bench",
-            counters: None,
-            policy_digest: "",
-            server: "",
-            created: String::new(),
-            previous: last.as_ref(),
-        };
-        last = Some(archive.seal(&Manifest::new(&segment, context)).await?);
+        chain::extend(&archive, builder, &mut last).await?;
     }
     Ok(World { fixture, documents })
 }

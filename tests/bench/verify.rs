@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use archiver::archive::manifest::{Context, Manifest, Sealed};
+use archiver::archive::manifest::Sealed;
 use archiver::archive::segment::SegmentBuilder;
 use archiver::archive::store::Archive;
 use archiver::stream_id::StreamId;
@@ -13,6 +13,7 @@ use archiver_tests::{fixture, tools};
 use bson::{Document, doc};
 use sha2::{Digest, Sha256};
 
+use crate::chain;
 use crate::plugins::event;
 use crate::spread::Spread;
 
@@ -65,17 +66,7 @@ async fn write(archive: &Archive, bytes: usize) -> Result<(i64, usize)> {
             builder.push(&record.to_vec()?)?;
         }
         written += builder.bson_bytes();
-        let segment = builder.finish()?;
-        archive.commit(&segment).await?;
-        let context = Context {
-            log: "bench",
-            counters: None,
-            policy_digest: "",
-            server: "",
-            created: "2026-01-01T00:00:00Z".to_owned(),
-            previous: previous.as_ref(),
-        };
-        previous = Some(archive.seal(&Manifest::new(&segment, context)).await?);
+        chain::extend(archive, builder, &mut previous).await?;
     }
     Ok((seq, written))
 }

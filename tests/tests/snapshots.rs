@@ -13,6 +13,7 @@ use archiver_tests::truth::assert_dense;
 use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Server, oplog, wait_until};
 use bson::{Bson, DateTime, Document, Timestamp, doc};
+use mongodb::IndexModel;
 use mongodb::options::{ClusteredIndex, Collation, CollationStrength, CreateCollectionOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -191,6 +192,44 @@ async fn collections_that_are_dropped_renamed_or_replaced_while_they_are_read() 
         "what is new is in the stream from its birth"
     );
     assert_eq!(of(&records, &["insert"]).len(), 2 * EACH as usize);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_transaction_before_an_index_build_holds_a_baseline_up_and_ends_nothing() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("shop", &["items"]));
+    let items = fixture.collection("items");
+    items.insert_many((0..10).map(|n| doc! {"_id": n})).await.unwrap();
+    let mut session = server.client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    items.insert_one(doc! {"_id": 10}).session(&mut session).await.unwrap();
+    let building = tokio::spawn({
+        let items = items.clone();
+        async move { items.create_index(IndexModel::builder().keys(doc! {"a": 1}).build()).await }
+    });
+    let waits = doc! {"currentOp": true, "waitingForLock": true, "ns": items.namespace().to_string()};
+    wait_until("the index build to wait for the transaction", SOON, async || {
+        let waiting = server.client().database("admin").run_command(waits.clone()).await.unwrap();
+        (!waiting.get_array("inprog").unwrap().is_empty()).then_some(())
+    })
+    .await;
+
+    let running = fixture.archiver.start(&["run", "--once"]);
+    wait_until("the baseline to wait", SOON, async || {
+        running.stderr().contains("the baseline waits for a lock").then_some(())
+    })
+    .await;
+    // Longer than the reader tries again where a collection changes under it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(fixture.count("shop").await, 1, "nothing is read yet but the policy");
+    session.commit_transaction().await.unwrap();
+    building.await.unwrap().unwrap();
+    let outcome = running.finish(SOON).await.expect_code(0);
+    assert!(!outcome.stderr.contains("starting over"), "{}", outcome.stderr);
+    let records = fixture.records("shop").await;
+    assert_dense(&records);
+    assert_eq!(of(&records, &["snapshot"]).len(), 11);
 }
 
 /// A collection of its own kind, with strings that differ in more than case, in an order that is not that of their bytes.

@@ -1,6 +1,6 @@
 //! Compares one source's records with what happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Bson, Document, Timestamp};
 
@@ -49,6 +49,7 @@ pub fn assert_told(story: &Story, watched: Watched<'_>, records: &[Document]) {
     let told: Vec<&Document> = records.iter().filter(is_event).collect();
     let happened: Vec<usize> =
         (0..story.events.len()).filter(|n| watched.covers(&story.events[*n])).collect();
+    assert_each_has_its_other(story, &happened, &told);
     assert!(told.len() <= happened.len(), "{} events made {} records", happened.len(), told.len());
     let (missing, happened) = happened.split_at(happened.len() - told.len());
     for (event, record) in happened.iter().zip(&told) {
@@ -61,6 +62,20 @@ pub fn assert_told(story: &Story, watched: Watched<'_>, records: &[Document]) {
     }
     assert_in_order(records);
     assert_beginnings(story, watched, records);
+}
+
+/// Names the events without a record, and the records without an event, from the first record on.
+#[track_caller]
+fn assert_each_has_its_other(story: &Story, happened: &[usize], told: &[&Document]) {
+    let Some(begin) = told.iter().map(|record| time(record)).min() else { return };
+    let recorded: BTreeSet<Timestamp> = told.iter().map(|record| time(record)).collect();
+    let events = happened.iter().map(|n| &story.events[*n]);
+    let known: BTreeSet<Timestamp> = events.clone().map(|event| event.time).collect();
+    let lost: Vec<&Event> =
+        events.filter(|event| event.time > begin && !recorded.contains(&event.time)).collect();
+    let invented: Vec<&&Document> = told.iter().filter(|record| !known.contains(&time(record))).collect();
+    assert!(lost.is_empty(), "events without a record: {lost:#?}");
+    assert!(invented.is_empty(), "records without an event: {invented:#?}");
 }
 
 /// Whether a record is of what a comparison behind a gap found.

@@ -29,10 +29,12 @@ fn rounds(in_the_suite: usize) -> usize {
     std::env::var("ARCHIVER_FAULT_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(in_the_suite)
 }
 
-/// A server whose oplog nobody else fills, on which a transaction of more than four operations takes several entries.
+/// A server whose oplog nobody else fills, on which a transaction of more than four operations takes several entries, and one
+/// that its application has left open does not hold the others up for long.
 fn settings() -> Settings {
     let parameters = vec![
         "maxNumberOfTransactionOperationsInSingleOplogEntry=4".to_owned(),
+        "transactionLifetimeLimitSeconds=10".to_owned(),
         "enableTestCommands=1".to_owned(),
     ];
     Settings { oplog_megabytes: 990, parameters, ..Settings::default() }

@@ -130,13 +130,15 @@ impl Snapshot {
         let (sender, receiver) = mpsc::channel(SMALL_BATCHES_AHEAD);
         tokio::spawn(async move {
             let outlet = Outlet::new(sender, self.limits);
-            let read = self
-                .parts(left, &outlet)
-                .try_for_each_concurrent(READERS, |part| self.read_range(part, &outlet, &stop))
-                .await;
-            if let Err(error) = read {
-                // A closed channel means that nobody wants to know any more.
-                outlet.sender.send(Err(error)).await.ok();
+            let ranges = self.parts(left, &outlet);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                read = ranges.try_for_each_concurrent(READERS, |part| self.read_range(part, &outlet)) => {
+                    if let Err(error) = read {
+                        // A closed channel means that nobody wants to know any more.
+                        outlet.sender.send(Err(error)).await.ok();
+                    }
+                }
             }
         });
         Ok(receiver)

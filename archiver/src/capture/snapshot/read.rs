@@ -1,14 +1,13 @@
 //! Reads one range of one collection, a batch at a time: each as of a time of its own, behind the place where the last one
 //! ended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use bson_walker::{Doc, Writer};
 use mongodb::Cursor;
 use mongodb::error::Error as MongoError;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{Outlet, Part, Snapshot};
 use crate::capture::barrier::Hold;
@@ -22,9 +21,18 @@ use crate::progress::{Did, IdKey, Planned, RangeProgress, Step};
 const ATTEMPTS: usize = 20;
 /// … and how long to wait in between.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The collection was or is changed while a batch is read, or its past is gone: LockTimeout, NamespaceNotFound, CursorNotFound,
+/// The collection was or is changed while a batch is read, or its past is gone: NamespaceNotFound, CursorNotFound,
 /// WriteConflict, QueryPlanKilled, SnapshotTooOld, SnapshotUnavailable. It can be read at a newer time.
-const CHANGED: [i32; 7] = [24, 26, 43, 112, 175, 239, 246];
+const CHANGED: [i32; 6] = [26, 43, 112, 175, 239, 246];
+/// LockTimeout: somebody waits for the collection, to build an index say, behind a transaction that has changed it. MongoDB
+/// ends that after a minute at most (`transactionLifetimeLimitSeconds`), …
+const LOCKED: i32 = 24;
+/// … so it passes: how often to look, …
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+/// … and to say so.
+const LOCK_REMINDER: Duration = Duration::from_secs(60);
+const LOCK_HINT: &str = "an index build or a change of the collection waits for it behind an open transaction; \
+    db.currentOp({waitingForLock: true}) shows which";
 /// CollectionUUIDMismatch: the collection has another name, which the answer gives, or is gone.
 const UUID_MISMATCH: i32 = 361;
 /// `min` is not before `max`, and nothing is in between: they are one `_id` in two types, or the last document was `MaxKey`.
@@ -51,17 +59,12 @@ impl Found {
 }
 
 impl Snapshot {
-    /// Reads a range to its end, or until stopped, and sends what it finds.
-    pub(super) async fn read_range(
-        &self,
-        part: Part,
-        outlet: &Outlet,
-        stop: &CancellationToken,
-    ) -> Result<()> {
+    /// Reads a range to its end and sends what it finds.
+    pub(super) async fn read_range(&self, part: Part, outlet: &Outlet) -> Result<()> {
         let Part { number, mut collection, mut range } = part;
         let mut limit = self.limits.batch_max_events;
         let mut done = false;
-        while !done && !stop.is_cancelled() {
+        while !done {
             let (found, hold) = self.read_batch(&mut collection, &range, limit).await?;
             limit = self.limit_after(&found, limit);
             done = found.done;
@@ -98,6 +101,7 @@ impl Snapshot {
     ) -> Result<(Found, Option<Hold>)> {
         let nothing = || (Found { done: true, ..Found::default() }, None);
         let mut attempt = 1;
+        let mut said: Option<Instant> = None;
         loop {
             let present = operation_time(&self.client.database(&collection.db)).await?;
             let hold = self.barrier.hold(present);
@@ -122,6 +126,14 @@ impl Snapshot {
                         return Ok(nothing());
                     }
                 },
+                Some(LOCKED) => {
+                    if said.is_none_or(|said| said.elapsed() > LOCK_REMINDER) {
+                        said = Some(Instant::now());
+                        warn!(database = %db, collection = %coll, hint = LOCK_HINT, "the baseline waits for a lock");
+                    }
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                    continue;
+                }
                 Some(code) if CHANGED.contains(&code) && attempt < ATTEMPTS => {
                     debug!(database = %db, collection = %coll, code, "changed while it is read, trying again");
                     tokio::time::sleep(PAUSE).await;

@@ -1,7 +1,13 @@
 //! The harness itself: a server comes up, DuckDB answers, and the oracle sees every change exactly once.
 
+use std::time::Duration;
+
+use archiver_tests::application::finished;
+use archiver_tests::replica_set::Settings;
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Server, duckdb, oplog};
+use bson::doc;
+use mongodb::IndexModel;
 
 #[tokio::test]
 async fn the_oracle_sees_every_change_of_the_workload_exactly_once() {
@@ -20,4 +26,22 @@ fn duckdb_answers_in_json() {
     assert_eq!(rows[0]["answer"], 42);
     assert_eq!(rows[0]["time"], "2026-01-02T03:04:05+00:00");
     assert!(duckdb::try_query("SELECT nonsense").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_build_whose_client_is_gone_is_waited_for() {
+    let parameters = vec!["enableTestCommands=1".to_owned()];
+    let server = Server::own(Settings { parameters, ..Settings::default() }).await;
+    let fixture = Fixture::new(&server);
+    let items = fixture.collection("items");
+    items.insert_many((0..10).map(|n| doc! {"_id": n})).await.unwrap();
+    let admin = server.client().database("admin");
+    let fail_point = |mode: &str| doc! {"configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode};
+    admin.run_command(fail_point("alwaysOn")).await.unwrap();
+    let build = items.create_index(IndexModel::builder().keys(doc! {"a": 1}).build());
+    tokio::time::timeout(Duration::from_secs(1), build).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(1), finished(&fixture.db)).await.unwrap_err();
+    admin.run_command(fail_point("off")).await.unwrap();
+    finished(&fixture.db).await;
+    assert_eq!(items.list_index_names().await.unwrap(), ["_id_", "a_1"]);
 }

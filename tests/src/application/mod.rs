@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bson::doc;
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::ChangeStreamPreAndPostImages;
 use mongodb::{Client, Database};
@@ -20,12 +21,16 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
+use crate::wait::wait_until;
+
 /// Collections of documents that stay under their names. The last one keeps images.
 pub const STEADY: [&str; 3] = ["orders", "items", "imaged"];
 /// Collections that are created, dropped and renamed into each other.
 pub const RESTLESS: [&str; 3] = ["red", "green", "blue"];
 /// The longest pause between two operations of one writer.
 const PAUSE: Duration = Duration::from_millis(8);
+/// An open transaction, behind which others wait, ends by itself.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// How often each operation was done, and how often one was refused, by error code.
 #[derive(Debug, Default, Clone)]
@@ -39,6 +44,7 @@ pub struct Tally {
 /// A running application.
 #[derive(Debug)]
 pub struct Application {
+    db: Database,
     writers: JoinSet<Tally>,
     stop: Arc<AtomicBool>,
 }
@@ -61,16 +67,17 @@ impl Application {
                 writer.tally
             });
         }
-        Application { writers: running, stop }
+        Application { db, writers: running, stop }
     }
 
-    /// Lets every writer finish what it does.
+    /// Lets every writer finish what it does, and the server what a writer has not waited for.
     pub async fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut sum = Tally::default();
         for tally in self.writers.join_all().await {
             sum.add(&tally);
         }
+        finished(&self.db).await;
         println!("{} operations, refused {:?}", sum.done.values().sum::<u64>(), sum.refused);
         sum
     }
@@ -81,6 +88,23 @@ pub async fn prepare(db: &Database) {
     let images = ChangeStreamPreAndPostImages::builder().enabled(true).build();
     let created = db.create_collection(STEADY[2]).change_stream_pre_and_post_images(images).await;
     created.expect("a collection can be created");
+}
+
+/// Waits until nothing is at work in a database that could still change it: an index build goes on by itself where its
+/// primary has stepped down, and what waits for a lock goes on when its client has given up.
+pub async fn finished(db: &Database) {
+    let writes = doc! {
+        "active": true,
+        "ns": {"$regex": format!("^{}\\.", db.name())},
+        "op": {"$nin": ["query", "getmore"]},
+    };
+    let pipeline = [doc! {"$currentOp": {}}, doc! {"$match": writes}];
+    let admin = db.client().database("admin");
+    wait_until("the application's last operations", LIMIT, async || {
+        let mut at_work = admin.aggregate(pipeline.clone()).await.ok()?;
+        (!at_work.advance().await.ok()?).then_some(())
+    })
+    .await;
 }
 
 impl Tally {

@@ -68,6 +68,8 @@ pub struct SourceStatus {
     pub quarantined: i64,
     /// How many of them are withheld still.
     pub withheld: u64,
+    /// How many notices of reads and recoveries wait to become records of the source; its first partition has them all.
+    pub notices: u64,
     /// How many stretches of history are known to be missing.
     pub gaps: Option<i64>,
     /// Gaps behind which the present has not been compared yet with what is known, the one that is being compared first.
@@ -245,6 +247,7 @@ impl Deployment {
             status.problems.push("it left a checkpoint but is not in the configuration".to_owned());
         }
         status.legal_holds = self.holds.in_force_of(&stream.source);
+        status.notices = self.log.count_notices(stream).await?;
         self.add_lease(stream, &mut status).await?;
         if let Some(checkpoint) = self.log.checkpoint(stream).await? {
             if status.state == State::NeverStarted {

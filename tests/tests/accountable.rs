@@ -197,6 +197,9 @@ async fn whatever_lies_in_the_queue_becomes_a_record() {
         doc! {"_id": {"source": "others", "notice": 2}, "op": "access"},
     ];
     queue.insert_many(odd).await.unwrap();
+    let status = fixture.ok(&["status"]).await;
+    let expected = "orders: notices of reads and recoveries: 3; they become records when it runs again";
+    assert!(status.contains(expected), "{status}");
     fixture.run_once().await;
     assert_eq!(waiting(&fixture).await, 1, "that of another source");
     let records = records(&fixture, "access").await;
@@ -205,4 +208,5 @@ async fn whatever_lies_in_the_queue_becomes_a_record() {
     fixture.ok(&["verify"]).await;
     let json: Value = serde_json::from_str(&fixture.ok(&["status", "--format", "json"]).await).unwrap();
     assert_eq!(json[0]["problems"].as_array().map(Vec::len), Some(0), "{json}");
+    assert_eq!(json[0]["notices"], 0, "{json}");
 }

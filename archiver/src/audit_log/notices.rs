@@ -35,9 +35,9 @@ impl AuditLog {
         Ok(notice.id)
     }
 
-    /// The first notices about a source, oldest first, for the stream that records them: one of a source's streams does.
+    /// The first notices about a source, oldest first, for the stream that records them.
     pub async fn notices(&self, stream: &StreamId) -> Result<Vec<Notice>> {
-        if stream.partition.is_some_and(|partition| partition != 0) {
+        if !records_notices(stream) {
             return Ok(Vec::new());
         }
         let failed = |e| mongo_error("reading notices", e);
@@ -48,6 +48,15 @@ impl AuditLog {
         // Ids of one second are in no order where several processes made them.
         notices.sort_by_key(|notice| notice.at);
         Ok(notices)
+    }
+
+    /// How many notices wait for the stream that records them.
+    pub async fn count_notices(&self, stream: &StreamId) -> Result<u64> {
+        if !records_notices(stream) {
+            return Ok(0);
+        }
+        let counted = self.notices_collection().count_documents(of(&stream.source)).await;
+        counted.map_err(|e| mongo_error("counting notices", e))
     }
 
     /// Takes notices out of the queue, in the session's transaction. Fails where one is not in it.
@@ -104,6 +113,11 @@ fn read(stored: Document) -> Option<Notice> {
     };
     let at = stored.get_datetime("at").ok().copied();
     Some(Notice { id, of, at, detail: stored.get_document("detail").cloned().unwrap_or_default() })
+}
+
+/// One of a source's streams records what is noted of it.
+fn records_notices(stream: &StreamId) -> bool {
+    stream.partition.is_none_or(|partition| partition == 0)
 }
 
 /// Selects a source's notices, through the `_id` index.

@@ -140,10 +140,21 @@ fn remarks(source: &SourceStatus) -> String {
     let others =
         source.counters.dropped.iter().filter(|(name, _)| !source.counters.plugins.contains_key(*name));
     lines.extend(others.map(|(name, n)| format!("dropped by {name}: {n}")));
+    lines.extend(noted(source));
     lines.extend(kept(source));
     lines.extend(source.last_error.iter().map(|e| format!("last error at {}: {}", e.at, e.message)));
     lines.extend(source.problems.iter().map(|problem| format!("problem: {problem}")));
     lines.iter().map(|line| format!("{}: {line}\n", name(source))).collect()
+}
+
+/// What was read or recovered and is not on record yet.
+fn noted(source: &SourceStatus) -> Option<String> {
+    let when = match source.state {
+        State::Running => "in a moment",
+        _ => "when it runs again",
+    };
+    let notices = source.notices;
+    (notices > 0).then(|| format!("notices of reads and recoveries: {notices}; they become records {when}"))
 }
 
 /// What has expired, and what is held.

@@ -74,6 +74,14 @@ impl ThreeNodes {
         let _ = admin_of(&primary).await.run_command(command).await;
     }
 
+    /// Sets one of MongoDB's fail points on every member.
+    pub async fn set_fail_point(&self, name: &str, mode: &str) {
+        for member in &self.members {
+            let command = doc! {"configureFailPoint": name, "mode": mode};
+            admin_of(&member.address()).await.run_command(command).await.expect("test commands are enabled");
+        }
+    }
+
     /// `kill -9` of the primary, which comes back as a secondary.
     pub async fn kill_primary(&mut self) {
         let primary = self.primary().await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use archiver_tests::application::finished;
 use archiver_tests::replica_set::Settings;
+use archiver_tests::three_nodes::ThreeNodes;
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Server, duckdb, oplog};
 use bson::doc;
@@ -29,19 +30,20 @@ fn duckdb_answers_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_index_build_whose_client_is_gone_is_waited_for() {
+async fn an_index_build_whose_primary_has_stepped_down_is_waited_for() {
     let parameters = vec!["enableTestCommands=1".to_owned()];
-    let server = Server::own(Settings { parameters, ..Settings::default() }).await;
-    let fixture = Fixture::new(&server);
+    let nodes = ThreeNodes::start(Settings { parameters, ..Settings::default() }).await;
+    let fixture = Fixture::new(&nodes.server);
     let items = fixture.collection("items");
     items.insert_many((0..10).map(|n| doc! {"_id": n})).await.unwrap();
-    let admin = server.client().database("admin");
-    let fail_point = |mode: &str| doc! {"configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode};
-    admin.run_command(fail_point("alwaysOn")).await.unwrap();
+    nodes.set_fail_point("hangIndexBuildAfterSignalPrimaryForCommitReadiness", "alwaysOn").await;
     let build = items.create_index(IndexModel::builder().keys(doc! {"a": 1}).build());
     tokio::time::timeout(Duration::from_secs(1), build).await.unwrap_err();
     tokio::time::timeout(Duration::from_secs(1), finished(&fixture.db)).await.unwrap_err();
-    admin.run_command(fail_point("off")).await.unwrap();
+    nodes.step_down().await;
+    nodes.primary().await;
+    tokio::time::timeout(Duration::from_secs(3), finished(&fixture.db)).await.unwrap_err();
+    nodes.set_fail_point("hangIndexBuildAfterSignalPrimaryForCommitReadiness", "off").await;
     finished(&fixture.db).await;
     assert_eq!(items.list_index_names().await.unwrap(), ["_id_", "a_1"]);
 }

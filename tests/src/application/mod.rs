@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bson::doc;
+use bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::ChangeStreamPreAndPostImages;
 use mongodb::{Client, Database};
@@ -93,18 +93,36 @@ pub async fn prepare(db: &Database) {
 /// Waits until nothing is at work in a database that could still change it: an index build goes on by itself where its
 /// primary has stepped down, and what waits for a lock goes on when its client has given up.
 pub async fn finished(db: &Database) {
+    wait_until("the application's last operations", LIMIT, async || {
+        (!is_written(db).await.ok()? && !is_indexed(db).await.ok()?).then_some(())
+    })
+    .await;
+}
+
+/// Whether an operation is at work in a database, other than reads.
+async fn is_written(db: &Database) -> mongodb::error::Result<bool> {
     let writes = doc! {
         "active": true,
         "ns": {"$regex": format!("^{}\\.", db.name())},
         "op": {"$nin": ["query", "getmore"]},
     };
     let pipeline = [doc! {"$currentOp": {}}, doc! {"$match": writes}];
-    let admin = db.client().database("admin");
-    wait_until("the application's last operations", LIMIT, async || {
-        let mut at_work = admin.aggregate(pipeline.clone()).await.ok()?;
-        (!at_work.advance().await.ok()?).then_some(())
-    })
-    .await;
+    db.client().database("admin").aggregate(pipeline).await?.advance().await
+}
+
+/// Whether an index is being built, which the operations of a new primary do not tell.
+async fn is_indexed(db: &Database) -> mongodb::error::Result<bool> {
+    let building = [
+        doc! {"$collStats": {"storageStats": {}}},
+        doc! {"$match": {"storageStats.indexBuilds.0": {"$exists": true}}},
+    ];
+    for name in db.list_collection_names().await? {
+        let collection = db.collection::<Document>(&name);
+        if collection.aggregate(building.clone()).await?.advance().await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Tally {

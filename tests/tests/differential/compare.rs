@@ -56,11 +56,18 @@ impl Tally {
     }
 }
 
+/// What a source's rules do with whatever they do not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Kept,
+    Masked,
+    Removed,
+}
+
 /// What a source's plugin makes of a document: the same rules, run natively.
 pub(super) struct Redaction {
     plugin: Option<Redact>,
-    /// Whether it masks whatever no rule names, …
-    masks_all: bool,
+    rest: Rest,
 }
 
 impl Redaction {
@@ -72,7 +79,12 @@ impl Redaction {
             json = json.replace(&format!("{name} = "), &format!("\"{name}\": "));
         }
         let plugin = (!rules.is_empty()).then(|| Redact::configure(&json).expect("rules"));
-        Redaction { plugin, masks_all: rules.contains("unnamed = \"mask\"") }
+        let rest = match (rules.contains("mode = \"allow\""), rules.contains("unnamed = \"mask\"")) {
+            (false, _) => Rest::Kept,
+            (true, true) => Rest::Masked,
+            (true, false) => Rest::Removed,
+        };
+        Redaction { plugin, rest }
     }
 
     fn is_none(&self) -> bool {
@@ -84,9 +96,10 @@ impl Redaction {
         self.is_same(found, &self.of(truth))
     }
 
-    /// … so that the nulls up to which an update has filled an array, of which no delta tells, are as good as masked.
+    /// Whether two are the same, as far as deltas tell.
     fn is_same(&self, found: &[u8], truth: &[u8]) -> bool {
-        found == truth || self.masks_all && without_nulls(decoded(found)) == without_nulls(decoded(truth))
+        let blurred = |bytes| blurred(decoded(bytes), self.rest);
+        found == truth || self.rest != Rest::Kept && blurred(found) == blurred(truth)
     }
 
     fn of(&self, document: &RawDocumentBuf) -> Vec<u8> {
@@ -348,16 +361,25 @@ impl Case<'_> {
     }
 }
 
-fn without_nulls(document: Document) -> Document {
-    fn of(value: Bson) -> Bson {
-        match value {
-            Bson::Null => "***".into(),
-            Bson::Document(document) => without_nulls(document).into(),
-            Bson::Array(values) => Bson::Array(values.into_iter().map(of).collect()),
-            other => other,
-        }
+/// Without what no delta tells where an allow list has hidden the rest: the nulls up to which an update has filled an array, where it
+/// is masked, and the order of fields, where it is removed.
+fn blurred(document: Document, rest: Rest) -> Document {
+    let value = |value: Bson| match value {
+        Bson::Null if rest == Rest::Masked => "***".into(),
+        Bson::Document(document) => blurred(document, rest).into(),
+        Bson::Array(values) => blurred_array(values, rest),
+        other => other,
+    };
+    let mut fields: Vec<_> = document.into_iter().map(|(name, field)| (name, value(field))).collect();
+    if rest == Rest::Removed {
+        fields.sort_by(|a, b| a.0.cmp(&b.0));
     }
-    document.into_iter().map(|(name, value)| (name, of(value))).collect()
+    fields.into_iter().collect()
+}
+
+fn blurred_array(values: Vec<Bson>, rest: Rest) -> Bson {
+    let fields = values.into_iter().enumerate().map(|(n, value)| (format!("{n:09}"), value)).collect();
+    blurred(fields, rest).into()
 }
 
 fn short(text: &str) -> String {

@@ -23,11 +23,12 @@ const AT_ONCE: usize = 4;
 
 /// A source's name, the configuration of its plugin, and how many partitions it has.
 const HOT: [(&str, &str, u32); 3] = [("all", "", 1), ("masked", MASK, 1), ("allowed", ALLOW, 1)];
-const COLD: [(&str, &str, u32); 4] =
-    [("all", "", 1), ("parts", "", 3), ("removed", REMOVE, 1), ("replaced", REPLACE, 2)];
+const COLD: [(&str, &str, u32); 5] =
+    [("all", "", 1), ("parts", "", 3), ("removed", REMOVE, 1), ("replaced", REPLACE, 2), ("kept", KEEP, 1)];
 const MASK: &str =
     r#"{ rules = [{ path = "a.b", action = "mask", keep_last = 2 }, { path = "**.d", action = "mask" }] }"#;
 const ALLOW: &str = r#"{ mode = "allow", unnamed = "mask", rules = [{ path = "_id", action = "keep" }, { path = "a", action = "keep" }, { path = "**.c", action = "keep" }] }"#;
+const KEEP: &str = r#"{ mode = "allow", rules = [{ path = "_id", action = "keep" }, { path = "a", action = "keep" }, { path = "**.c", action = "keep" }] }"#;
 const REMOVE: &str =
     r#"{ rules = [{ path = "a", action = "remove" }, { path = "b.c", action = "remove" }] }"#;
 const REPLACE: &str = r#"{ rules = [{ path = "a", action = "replace", value = "[a]" }, { path = "c.*", action = "replace", value = 7 }] }"#;

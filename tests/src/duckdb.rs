@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::cloud::{AZURE_ACCOUNT, AZURE_ENDPOINT};
 use crate::tools;
 
 const PROGRAM: &str = r#"
@@ -43,6 +44,11 @@ pub fn try_query(sql: &str) -> Result<Vec<Value>, String> {
 }
 
 fn run(sql: &str, python: &mut Command) -> Result<Vec<Value>, String> {
+    if let Ok(endpoint) = std::env::var(AZURE_ENDPOINT) {
+        // The Delta extension takes no address for Azurite from the secret.
+        let address = endpoint.trim_end_matches(AZURE_ACCOUNT).trim_end_matches('/');
+        python.env("AZURITE_BLOB_STORAGE_URL", address);
+    }
     let mut child = python
         .args(["-c", PROGRAM])
         .stdin(Stdio::piped())

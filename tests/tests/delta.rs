@@ -130,6 +130,14 @@ async fn duckdb_and_delta_rs_see_what_the_glob_shows_on_s3() {
     whole_life(&fixture, &server, &Place::bucket(&bucket)).await;
 }
 
+#[tokio::test]
+async fn duckdb_and_delta_rs_see_what_the_glob_shows_on_azure() {
+    let server = Server::shared().await;
+    let (fixture, bucket) = (Fixture::new(&server), Bucket::new(Kind::Azure).await);
+    fixture.configure(&(bucket.section(&(SMALL.to_owned() + DELTA)) + SOURCE));
+    whole_life(&fixture, &server, &Place::bucket(&bucket)).await;
+}
+
 /// Bounds are only bounds: no filter that the glob answers may be answered otherwise by the table.
 #[tokio::test]
 async fn no_filter_loses_rows() {

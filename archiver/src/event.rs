@@ -2,7 +2,7 @@
 //! record but without `_id` and `policy`. Does not know where events come from or go to.
 
 use bson::Timestamp;
-use bson_walker::Doc;
+use bson_walker::{Doc, Element, Writer};
 
 use crate::error::{Error, Result};
 
@@ -49,5 +49,54 @@ impl Event {
     pub fn doc(&self) -> Result<Doc<'_>> {
         Doc::new(&self.body)
             .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))
+    }
+}
+/// The field of `detail` that says that plugins have changed an event.
+pub const REDACTED: &str = "redacted";
+
+/// An event that plugins have changed, with the mark that says so, whatever they say of it.
+pub fn mark_redacted(body: &[u8]) -> Vec<u8> {
+    let doc = Doc::new(body).unwrap_or(Doc::EMPTY);
+    let name = b"detail";
+    let detail = doc.get("detail").and_then(|detail| detail.as_doc()).unwrap_or(Doc::EMPTY);
+    Writer::build(|event| {
+        for element in doc.elements().map_while(Result::ok).filter(|element| element.name() != name) {
+            event.append(&element);
+        }
+        let mut marked = event.begin_doc(name);
+        let others = |element: &Element<'_>| element.name() != REDACTED.as_bytes();
+        for element in detail.elements().map_while(Result::ok).filter(others) {
+            marked.append(&element);
+        }
+        marked.bool(REDACTED, true);
+        marked.end();
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Document, doc};
+
+    use super::*;
+
+    #[test]
+    fn the_mark_is_true_whatever_stands_in_its_place_and_all_else_stays() {
+        let marked = |event: Document| -> Document {
+            let event = bson::serialize_to_vec(&event).unwrap();
+            bson::deserialize_from_slice(&mark_redacted(&event)).unwrap()
+        };
+        let event = doc! {"op": "insert", "after": {"_id": 1, "redacted": false}};
+        let mut expected = event.clone();
+        expected.insert("detail", doc! {"redacted": true});
+        assert_eq!(marked(event.clone()), expected);
+        for odd in [doc! {"redacted": false}.into(), bson::Bson::from(7)] {
+            let mut event = event.clone();
+            event.insert("detail", odd);
+            assert_eq!(marked(event), expected);
+        }
+        let mut event = event;
+        event.insert("detail", doc! {"late": 5_i64, "redacted": "no", "x": {}});
+        expected.insert("detail", doc! {"late": 5_i64, "x": {}, "redacted": true});
+        assert_eq!(marked(event), expected);
     }
 }

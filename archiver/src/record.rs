@@ -9,6 +9,7 @@ use bson_walker::{Doc, Element, Writer, kind};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::event::REDACTED;
 use crate::stream_id::StreamId;
 
 /// A SHA-256 digest.
@@ -155,6 +156,12 @@ impl<'a> Record<'a> {
     /// The seq of the `quarantine` record that this one's event had before it was released; `None` for all other records.
     pub fn late(&self) -> Option<i64> {
         self.part("detail")?.get("late")?.as_i64()
+    }
+
+    /// Whether plugins have changed its event. Under a policy that does not say so, it may be so without the mark.
+    pub fn is_redacted(&self) -> bool {
+        let mark = self.part("detail").and_then(|detail| detail.get(REDACTED));
+        mark.and_then(|mark| mark.as_bool()).unwrap_or(false)
     }
 
     /// The record's leaf in the Merkle tree: `SHA256(0x00 ‖ canonical bytes)`.

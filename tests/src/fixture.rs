@@ -152,11 +152,15 @@ impl Fixture {
 
     /// A `[[plugin]]` section for the `redact` plugin with these rules (TOML, without the brackets).
     pub fn redact(name: &str, rules: &str) -> String {
-        let file = tools::plugin("redact");
-        let sha256 = tools::sha256(&file);
-        let path = file.display();
+        Fixture::plugin("redact", name, &format!("{{ rules = [{rules}] }}"))
+    }
+
+    /// A `[[plugin]]` section for one of the shipped plugins, with this configuration (TOML).
+    pub fn plugin(shipped: &str, name: &str, config: &str) -> String {
+        let file = tools::plugin(shipped);
+        let (path, sha256) = (file.display(), tools::sha256(&file));
         format!(
-            "[[plugin]]\nname = \"{name}\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {{ rules = [{rules}] }}\n\n"
+            "[[plugin]]\nname = \"{name}\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\nconfig = {config}\n\n"
         )
     }
 

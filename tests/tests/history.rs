@@ -43,7 +43,9 @@ async fn a_redacted_document_comes_back_with_a_note_that_it_is() {
     let outcome =
         fixture.archiver.run(&["recover", "--source", "customers", "--id", "c1"]).await.expect_code(0);
     assert_eq!(outcome.stdout, "{\"_id\":\"c1\",\"name\":\"Anne\"}\n");
-    assert!(outcome.stderr.contains("recorded through plugins") && outcome.stderr.contains("redact"));
+    assert!(
+        outcome.stderr.contains("1 of 1 documents are redacted") && outcome.stderr.contains("redact-pii")
+    );
     let plain = with_a_deleted_customer("", "").await;
     let outcome =
         plain.archiver.run(&["recover", "--source", "customers", "--id", "c1"]).await.expect_code(0);

@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// Let --apply replace live documents
     #[arg(long, requires = "apply")]
     pub(super) overwrite: bool,
-    /// Write documents that were recorded through plugins, too: what redaction took away is not in them
+    /// Write documents that plugins have changed, or may have, too: what redaction took away is not in them
     #[arg(long, requires = "to_namespace")]
     pub(super) allow_redacted: bool,
     /// Why, in one line: stands in the record that --apply leaves in the source's history. Without --apply a recovery leaves a record

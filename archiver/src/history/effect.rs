@@ -4,7 +4,7 @@ use bson_walker::Doc;
 
 use super::document::{Contents, apply};
 use super::gaps::{Finding, Found};
-use super::policies::policy_of;
+use super::policies::Origin;
 use super::states::{Known, Reason, State};
 use crate::error::Result;
 use crate::post_image::stored;
@@ -28,7 +28,7 @@ pub(super) fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> 
         "insert" => (Known::absent(), true),
         // Reading a document says nothing of what it was before: of one that was compared, what was known is shown.
         "snapshot" => (known.clone(), found.is_some()),
-        _ => match record.part("before").map(|doc| Known::image(doc, policy_of(record))) {
+        _ => match record.part("before").map(|doc| Known::image(doc, Origin::of(record))) {
             Some(image) => (image, true),
             None => {
                 let moment = |f: Found| f.finding == Finding::Deleted && f.at_one_moment();
@@ -58,7 +58,7 @@ fn after_image(record: &Record<'_>) -> Option<Known> {
     let after = record.part("after")?;
     let stored = stored(record.op(), after, record.part("before"));
     let stored = stored.as_deref().and_then(|bytes| Doc::new(bytes).ok()).unwrap_or(after);
-    Some(Known::image(stored, policy_of(record)))
+    Some(Known::image(stored, Origin::of(record)))
 }
 
 fn updated(record: &Record<'_>, seq: i64, before: &Known, contents: Contents) -> Known {
@@ -70,9 +70,9 @@ fn updated(record: &Record<'_>, seq: i64, before: &Known, contents: Contents) ->
     };
     match apply(bytes, delta, contents) {
         Ok(after) => {
-            let mut policies = before.policies.clone();
-            policies.insert(policy_of(record));
-            Known { state: State::Present(after.into()), policies }
+            let mut origins = before.origins.clone();
+            origins.insert(Origin::of(record));
+            Known { state: State::Present(after.into()), origins }
         }
         Err(why) => Known::unknown(Reason::Delta(seq, why)),
     }

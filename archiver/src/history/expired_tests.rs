@@ -87,7 +87,7 @@ async fn what_is_not_known_any_more_is_said_to_be_removed() {
     assert!(error.to_string().contains("did not exist at that time"), "{error}");
     let (recovered, policies) = ask("3", Some(DAY + 60)).await.unwrap();
     assert_eq!(&recovered.document[..], bson::serialize_to_vec(&doc! {"_id": 3, "n": 1}).unwrap());
-    let policy = recovered.policies.first().copied().unwrap();
+    let policy = recovered.origins.first().unwrap().policy;
     assert_eq!(policies.plugins(policy), Some([].as_slice()));
     let all = async |at: u32| {
         let give = async |_| Ok(());

@@ -19,6 +19,23 @@ struct Policy {
     /// Which plugins with which configurations: name, file, configuration. A file speaks one contract, whether the record says so or,
     /// as in those of earlier versions, not.
     chain: Vec<[String; 3]>,
+    /// Whether each record under it says whether plugins have changed its event, and none can be missing.
+    tells: bool,
+}
+
+/// What a part of a document's history was recorded under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The policy record.
+    pub policy: RecordId,
+    /// Whether the record itself is marked as changed by plugins.
+    pub is_redacted: bool,
+}
+
+impl Origin {
+    pub(super) fn of(record: &Record<'_>) -> Origin {
+        Origin { policy: policy_of(record), is_redacted: record.is_redacted() }
+    }
 }
 
 impl Policies {
@@ -27,14 +44,17 @@ impl Policies {
         if record.op() != "policy" {
             return Ok(());
         }
-        let list = record.part("detail").and_then(|d| d.get("plugins")).and_then(|e| e.as_doc());
-        let Some(list) = list else { return Ok(()) };
+        let Some(detail) = record.part("detail") else { return Ok(()) };
+        let Some(list) = detail.get("plugins").and_then(|e| e.as_doc()) else { return Ok(()) };
         let list: Vec<Doc<'_>> = list.elements().map_while(|e| e.ok()?.as_doc()).collect();
         let plugins = list.iter().map(|entry| plugin(*entry)).collect();
         let part = |entry: &Doc<'_>, name| text(*entry, name).unwrap_or_default().to_owned();
         let chain =
             list.iter().map(|entry| ["name", "sha256", "config_sha256"].map(|name| part(entry, name)));
-        self.0.insert(record.record_id()?, Policy { plugins, chain: chain.collect() });
+        let is = |of: &Doc<'_>, name| of.get(name).and_then(|e| e.as_bool());
+        let is_whole = list.iter().all(|entry| is(entry, "may_drop") == Some(false));
+        let tells = is(&detail, "marks_redacted") == Some(true) && is_whole;
+        self.0.insert(record.record_id()?, Policy { plugins, chain: chain.collect(), tells });
         Ok(())
     }
 
@@ -49,10 +69,14 @@ impl Policies {
         one == other || chain(one).is_some() && chain(one) == chain(other)
     }
 
-    /// Whether plugins may have changed what was recorded under these: one of them has plugins, or is not known. Records do not tell
-    /// whether a plugin did.
-    pub fn may_be_changed(&self, policies: &BTreeSet<RecordId>) -> bool {
-        policies.iter().any(|policy| self.plugins(*policy).is_none_or(|plugins| !plugins.is_empty()))
+    /// Whether a document that was put together from these is not, or need not be, MongoDB's own: a plugin has changed a part of it;
+    /// or a policy is not known, or has plugins and was recorded before records said so; or one of its plugins may drop events.
+    pub fn may_be_redacted(&self, origins: &BTreeSet<Origin>) -> bool {
+        origins.iter().any(|origin| match self.0.get(&origin.policy) {
+            None => true,
+            Some(policy) if policy.plugins.is_empty() => false,
+            Some(policy) => origin.is_redacted || !policy.tells,
+        })
     }
 
     /// Whether a record's contents are MongoDB's own. Where the policy is not known, they need not be.
@@ -113,5 +137,38 @@ mod tests {
         assert_eq!(policies.plugins(now).unwrap(), with_contract);
         assert!(policies.are_alike(earlier, now));
         assert!(!policies.are_alike(now, other));
+    }
+
+    #[test]
+    fn a_document_is_redacted_where_a_record_says_so_or_nobody_can_know() {
+        let mut policies = Policies::default();
+        let mut seq = 0;
+        let mut note = |detail: Document| {
+            seq += 1;
+            let time = Timestamp { time: 1, increment: 1 };
+            let body = bson::serialize_to_vec(&doc! {"op": "policy", "clusterTime": time, "detail": detail})
+                .unwrap();
+            let id = RecordId { partition: None, seq };
+            let record = Record::encode(id, Doc::new(&body).unwrap(), seq);
+            policies.note(&Record::new(&record).unwrap()).unwrap();
+            id
+        };
+        let plugin = |may_drop: bool| doc! {"name": "p", "may_drop": may_drop};
+        let none = note(doc! {"plugins": []});
+        let tells = note(doc! {"plugins": [plugin(false)], "marks_redacted": true});
+        let drops = note(doc! {"plugins": [plugin(false), plugin(true)], "marks_redacted": true});
+        let earlier = note(doc! {"plugins": [{"name": "p"}]});
+        let unmarked = note(doc! {"plugins": [plugin(false)]});
+        let unknown = RecordId { partition: Some(3), seq: 1 };
+        let may_be = |of: &[(RecordId, bool)]| {
+            let origins =
+                of.iter().map(|(policy, is_redacted)| Origin { policy: *policy, is_redacted: *is_redacted });
+            policies.may_be_redacted(&origins.collect())
+        };
+        assert!(!may_be(&[]) && !may_be(&[(none, false), (tells, false)]));
+        assert!(may_be(&[(tells, false), (tells, true)]), "one record is enough");
+        for policy in [drops, earlier, unmarked, unknown] {
+            assert!(may_be(&[(tells, false), (policy, false)]), "{policy}");
+        }
     }
 }

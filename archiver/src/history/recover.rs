@@ -15,7 +15,7 @@ use futures_util::TryStreamExt;
 use super::document::Unapplied;
 use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::{DocumentId, Id};
-use super::policies::{Policies, policy_of};
+use super::policies::{Origin, Policies};
 use super::states::{Identity, Known, Reason, State, States, target};
 use super::timeline::{Entry, Timeline};
 use super::vanished::{Moment, Vanished};
@@ -44,10 +44,10 @@ pub struct Recovered {
     pub document: Bytes,
     /// The record just before which (a deletion), or with which (a time), it was like this.
     pub seq: i64,
-    /// The policies that it was recorded under: what plugins took away is not in it.
-    pub policies: BTreeSet<RecordId>,
-    /// Whether one of these has plugins, which may have changed it.
-    pub through_plugins: bool,
+    /// What it was recorded under.
+    pub origins: BTreeSet<Origin>,
+    /// Whether plugins have changed it, or may have: what they took away is not in it.
+    pub is_redacted: bool,
 }
 
 /// A document that history can't give back.
@@ -72,7 +72,7 @@ pub struct Summary {
     pub renamed: Vec<(Namespace, Namespace)>,
     /// Until when history has been removed by retention: documents that have not changed since are not known.
     pub removed_until: Option<Timestamp>,
-    /// The policies, to name the plugins of [`Recovered::policies`].
+    /// The policies, to name the plugins of [`Recovered::origins`].
     pub policies: Policies,
 }
 
@@ -140,8 +140,8 @@ fn of_timeline(timeline: &Timeline, id: &DocumentId, at: Option<i64>) -> Result<
         }
     };
     let (namespace, id) = (identity.namespace.clone(), id_text(identity));
-    let through_plugins = states.policies().may_be_changed(&known.policies);
-    Ok(Recovered { namespace, id, document, seq, policies: known.policies, through_plugins })
+    let is_redacted = states.policies().may_be_redacted(&known.origins);
+    Ok(Recovered { namespace, id, document, seq, origins: known.origins, is_redacted })
 }
 
 /// The document just before its last deletion, whether it was inserted again or not.
@@ -261,14 +261,14 @@ pub async fn deleted_since(
         }
         wanted.remove(&identity);
         summary.recovered += 1;
-        let policies = BTreeSet::from([policy_of(&record)]);
+        let origins = BTreeSet::from([Origin::of(&record)]);
         give(Recovered {
             id: id_text(&identity),
             namespace: identity.namespace,
             document: Bytes::copy_from_slice(image.as_bytes()),
             seq: record.seq()?,
-            through_plugins: summary.policies.may_be_changed(&policies),
-            policies,
+            is_redacted: summary.policies.may_be_redacted(&origins),
+            origins,
         })
         .await
     };
@@ -452,9 +452,9 @@ async fn hand_over(
     let why = match known.state {
         State::Present(document) => {
             summary.recovered += 1;
-            let (seq, policies) = (last.at.2.seq, known.policies);
-            let through_plugins = summary.policies.may_be_changed(&policies);
-            return give(Recovered { namespace, id, document, seq, policies, through_plugins }).await;
+            let (seq, origins) = (last.at.2.seq, known.origins);
+            let is_redacted = summary.policies.may_be_redacted(&origins);
+            return give(Recovered { namespace, id, document, seq, origins, is_redacted }).await;
         }
         State::Unknown(reason) => reason.to_string(),
         State::Absent => "its deletion is recorded, and its existence is not".to_owned(),

@@ -18,7 +18,7 @@ use super::document::{Contents, Unapplied};
 use super::effect::{Effect, effect};
 use super::gaps::{Gap, GapRecord};
 use super::id::Id;
-use super::policies::Policies;
+use super::policies::{Origin, Policies};
 use super::released::notes;
 use super::watched::{WatchLists, Watched};
 use super::{Namespace, Salts, removed_words};
@@ -90,18 +90,18 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A state, and the policies that what it is made of was recorded under.
+/// A state, and what it is made of was recorded under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// What the document was.
     pub state: State,
-    /// The policy records.
-    pub policies: BTreeSet<RecordId>,
+    /// The policies, and which of the records are marked as changed by plugins.
+    pub origins: BTreeSet<Origin>,
 }
 
 impl Known {
     pub(super) fn unknown(reason: Reason) -> Known {
-        Known { state: State::Unknown(reason), policies: BTreeSet::new() }
+        Known { state: State::Unknown(reason), origins: BTreeSet::new() }
     }
 
     /// Nothing is kept.
@@ -110,12 +110,12 @@ impl Known {
     }
 
     pub(super) fn absent() -> Known {
-        Known { state: State::Absent, policies: BTreeSet::new() }
+        Known { state: State::Absent, origins: BTreeSet::new() }
     }
 
-    pub(super) fn image(doc: Doc<'_>, policy: RecordId) -> Known {
+    pub(super) fn image(doc: Doc<'_>, origin: Origin) -> Known {
         let state = State::Present(Bytes::copy_from_slice(doc.as_bytes()));
-        Known { state, policies: BTreeSet::from([policy]) }
+        Known { state, origins: BTreeSet::from([origin]) }
     }
 }
 

@@ -198,7 +198,7 @@ async fn everything_deleted_since_a_time_comes_back_but_what_was_inserted_again(
         let history = history(&shop, &[middle, end]).await;
         let mut given = Vec::new();
         let give = async |r: Recovered| -> Result<()> {
-            assert_eq!(r.policies.len(), 1);
+            assert_eq!(r.origins.len(), 1);
             given.push(document(&r));
             Ok(())
         };

@@ -182,8 +182,7 @@ fn wide_entries(
     };
     for identity in moved.into_iter().filter(is_there) {
         if !identities.contains(&identity) {
-            let (before, after) =
-                (Known { state: State::Absent, policies: Default::default() }, states.now(&identity));
+            let (before, after) = (Known::absent(), states.now(&identity));
             entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
             identities.push(identity);
         }

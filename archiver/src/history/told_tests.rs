@@ -273,7 +273,7 @@ async fn a_change_inside_of_what_a_plugin_took_out_is_told_with_what_it_left() {
     let left = doc! {"_id": 1, "customer": "[redacted]", "address": {"city": "Oslo"}};
     assert_eq!(told(&history, "1", end).await.unwrap(), left);
     let (found, policies) = by_id(&history, "shop", &id("1"), Some(end), None).await.unwrap();
-    let through: Vec<_> = found.policies.iter().filter_map(|policy| policies.plugins(*policy)).collect();
+    let through: Vec<_> = found.origins.iter().filter_map(|origin| policies.plugins(origin.policy)).collect();
     assert_eq!(through, [["redact 1 (sha256 ab)".to_owned()]], "and through which plugin");
 }
 

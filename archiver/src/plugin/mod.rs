@@ -32,6 +32,7 @@ pub use outcome::{Failure, FailureCode, Outcome};
 use crate::checkpoint::PluginCounters;
 use crate::config::PluginConfig;
 use crate::error::Result;
+use crate::event::mark_redacted;
 use crate::record::hex;
 use check::Verdict;
 use contract::CONTRACT;
@@ -80,7 +81,7 @@ impl PluginChain {
     }
 
     /// What a policy record says about this chain, as BSON:
-    /// `{plugins: [{name, version, sha256, config_sha256, contract}], contract}`.
+    /// `{plugins: [{name, version, sha256, config_sha256, contract, may_drop}], contract, marks_redacted}`.
     pub fn policy(&self) -> Vec<u8> {
         Writer::build(|policy| {
             let mut plugins = policy.begin_array(b"plugins");
@@ -91,14 +92,18 @@ impl PluginChain {
                 plugin.str("sha256", &stage.sha256);
                 plugin.str("config_sha256", &stage.config_sha256);
                 plugin.str("contract", &stage.contract);
+                plugin.bool("may_drop", stage.grants.drop);
                 plugin.end();
             }
             plugins.end();
             policy.str("contract", CONTRACT);
+            policy.bool("marks_redacted", true);
         })
     }
 
     /// Passes events through the plugins: one outcome per body, in order.
+    ///
+    /// What the plugins have changed is marked: it has `detail.redacted`, which is `true`.
     ///
     /// Every body must be one valid BSON document with the fields of [`FIELDS`](crate::event::FIELDS). An event on
     /// which a plugin fails has failed; those around it go on. Where a plugin fails on a batch but on none of its
@@ -110,46 +115,67 @@ impl PluginChain {
 
     /// The same, with what each plugin did, by its name. A plugin counts the events that it saw or was to see.
     pub fn process_counting(&self, bodies: Vec<Vec<u8>>) -> (Vec<Outcome>, BTreeMap<String, PluginCounters>) {
-        let mut outcomes: Vec<_> = bodies.into_iter().map(Outcome::Keep).collect();
+        let mut events: Vec<_> = bodies.into_iter().map(Passing::new).collect();
         // The lock guards no data, so a panic while it was held leaves nothing half done.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counters = BTreeMap::new();
         for stage in &self.stages {
-            counters.insert(stage.name.to_string(), pass(stage, &mut outcomes));
+            counters.insert(stage.name.to_string(), pass(stage, &mut events));
         }
-        (outcomes, counters)
+        (events.into_iter().map(Passing::outcome).collect(), counters)
+    }
+}
+
+/// An event on its way through the plugins.
+struct Passing {
+    outcome: Outcome,
+    /// Whether a plugin has changed it.
+    is_changed: bool,
+}
+
+impl Passing {
+    fn new(body: Vec<u8>) -> Passing {
+        Passing { outcome: Outcome::Keep(body), is_changed: false }
+    }
+
+    fn body(&self) -> Option<&[u8]> {
+        match &self.outcome {
+            Outcome::Keep(body) => Some(body),
+            _ => None,
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        match self.outcome {
+            Outcome::Keep(body) if self.is_changed => Outcome::Keep(mark_redacted(&body)),
+            outcome => outcome,
+        }
     }
 }
 
 /// Passes the events that are still kept through one plugin, and counts.
-fn pass(stage: &Stage, outcomes: &mut [Outcome]) -> PluginCounters {
-    let kept = |outcome: &Outcome| matches!(outcome, Outcome::Keep(_));
-    let events: Vec<&[u8]> = outcomes
-        .iter()
-        .filter_map(|outcome| match outcome {
-            Outcome::Keep(body) => Some(body.as_slice()),
-            _ => None,
-        })
-        .collect();
+fn pass(stage: &Stage, passing: &mut [Passing]) -> PluginCounters {
+    let events: Vec<&[u8]> = passing.iter().filter_map(Passing::body).collect();
     let began = Instant::now();
     let mut verdicts = stage.judge(&events).into_iter();
     let micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
     let mut counters = PluginCounters { micros, ..PluginCounters::default() };
-    for outcome in outcomes.iter_mut().filter(|outcome| kept(outcome)) {
+    for event in passing.iter_mut().filter(|event| event.body().is_some()) {
         // There is one for each. Were there not, nothing would get past it.
         match verdicts.next().unwrap_or(Verdict::Fail(FailureCode::InvalidOutput.into())) {
             Verdict::Keep => counters.kept += 1,
             Verdict::Replace(body) => {
                 counters.replaced += 1;
-                *outcome = Outcome::Keep(body);
+                event.is_changed |= event.body() != Some(&body);
+                event.outcome = Outcome::Keep(body);
             }
             Verdict::Drop => {
                 counters.dropped += 1;
-                *outcome = Outcome::Dropped { plugin: stage.name.clone() };
+                event.outcome = Outcome::Dropped { plugin: stage.name.clone() };
             }
             Verdict::Fail(failed) => {
                 counters.failed += 1;
-                *outcome = Outcome::Failed(stage.failure(failed));
+                event.outcome = Outcome::Failed(stage.failure(failed));
             }
         }
     }

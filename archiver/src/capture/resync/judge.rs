@@ -156,6 +156,6 @@ impl Judge {
 
     fn is_of_this_policy(&self, recorded: &Recorded, known: &Known) -> bool {
         let policies = recorded.states.policies();
-        known.policies.iter().all(|policy| policies.are_alike(*policy, self.policy))
+        known.origins.iter().all(|origin| policies.are_alike(origin.policy, self.policy))
     }
 }

@@ -50,11 +50,11 @@ pub(super) struct Give {
     bytes: usize,
     /// What is to be printed next.
     printed: Vec<u8>,
-    policies: BTreeSet<RecordId>,
     /// Where they were.
     namespaces: BTreeSet<Namespace>,
-    /// How many went through plugins, and the first of them.
-    through_plugins: u64,
+    /// How many plugins have changed, or may have, the first of them, and under which policies.
+    redacted: u64,
+    policies: BTreeSet<RecordId>,
     named: Vec<String>,
     counts: Counts,
     said: Instant,
@@ -83,7 +83,7 @@ impl Give {
             printed: Vec::new(),
             policies: BTreeSet::new(),
             namespaces: BTreeSet::new(),
-            through_plugins: 0,
+            redacted: 0,
             named: Vec::new(),
             counts: Counts::default(),
             said: Instant::now(),
@@ -105,12 +105,12 @@ impl Give {
 
     /// Takes the next document.
     pub(super) async fn one(&mut self, recovered: Recovered) -> archiver::Result<()> {
-        self.policies.extend(&recovered.policies);
         if !self.namespaces.contains(&recovered.namespace) {
             self.namespaces.insert(recovered.namespace.clone());
         }
-        if recovered.through_plugins {
-            self.through_plugins += 1;
+        if recovered.is_redacted {
+            self.redacted += 1;
+            self.policies.extend(recovered.origins.iter().map(|origin| origin.policy));
             if self.named.len() < NAMED {
                 self.named.push(printable(&recovered.id));
             }
@@ -146,7 +146,7 @@ impl Give {
         let Some(target) = &self.target else { return Ok(()) };
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
-        let refused = |recovered: &Recovered| recovered.through_plugins && !self.allow_redacted;
+        let refused = |recovered: &Recovered| recovered.is_redacted && !self.allow_redacted;
         let documents: Vec<_> = batch.iter().filter(|r| !refused(r)).map(|r| r.document.clone()).collect();
         let mut actions = target.put_all(&documents).await?.into_iter();
         for recovered in &batch {
@@ -155,11 +155,7 @@ impl Give {
                 false => actions.next().ok_or_else(|| Error::internal("a document was lost on its way"))?,
             };
             self.counts.note(action);
-            let marked = if recovered.through_plugins && action != Action::Redacted {
-                "\tthrough plugins"
-            } else {
-                ""
-            };
+            let marked = if recovered.is_redacted && action != Action::Redacted { "\tredacted" } else { "" };
             self.printed
                 .extend_from_slice(format!("{action}\t{}{marked}\n", printable(&recovered.id)).as_bytes());
         }
@@ -248,18 +244,18 @@ impl Give {
             match known.plugins(*policy) {
                 Some([]) => {}
                 Some(plugins) => say(&format!(
-                    "note: recorded through plugins, so what they removed or replaced is not in the documents: {}",
+                    "note: these plugins changed documents, or may have, so what they removed or replaced is not in them: {}",
                     plugins.join(", ")
                 ))?,
                 None => say(&format!("note: recorded under a policy that is not known seq={policy}"))?,
             }
         }
-        if self.through_plugins > 0 {
-            let more = self.through_plugins - self.named.len() as u64;
+        if self.redacted > 0 {
+            let more = self.redacted - self.named.len() as u64;
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             say(&format!(
-                "note: {} of {} documents went through plugins and may be redacted: {}{more}",
-                self.through_plugins,
+                "note: {} of {} documents are redacted, or may be: {}{more}",
+                self.redacted,
                 self.given(),
                 self.named.join(", ")
             ))?;
@@ -280,7 +276,7 @@ impl Give {
             return Ok(());
         }
         if redacted > 0 {
-            return Err(Error::invalid(format!("{redacted} documents were recorded through plugins, and were not written"))
+            return Err(Error::invalid(format!("{redacted} documents are redacted, or may be, and were not written"))
                 .hint("what redaction took away would be missing in the live collection; --allow-redacted writes them as they are")
                 .into());
         }

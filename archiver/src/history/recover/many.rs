@@ -250,9 +250,9 @@ impl Wide {
             match known.state {
                 State::Absent => {}
                 State::Present(document) => {
-                    let policies = known.policies;
-                    let through_plugins = self.policies.may_be_changed(&policies);
-                    found.push(Ok(Recovered { namespace, id, document, seq, policies, through_plugins }));
+                    let origins = known.origins;
+                    let is_redacted = self.policies.may_be_redacted(&origins);
+                    found.push(Ok(Recovered { namespace, id, document, seq, origins, is_redacted }));
                 }
                 State::Unknown(reason) => {
                     found.push(Err(Lost { namespace, id, why: reason.to_string() }));

@@ -3,12 +3,13 @@
 use bson_walker::{Doc, Element, Writer};
 
 use crate::error::{Error, Result};
+use crate::event::REDACTED;
 use crate::history::gaps::{Finding, Found};
 use crate::record::Record;
 use crate::stream_id::StreamId;
 
 /// What is in a change's `detail` that MongoDB has not sent.
-const OWN_DETAILS: [&str; 6] = ["late", "found", "gap", "after", "until", "fromWatched"];
+const OWN_DETAILS: [&str; 7] = ["late", "found", "gap", "after", "until", "fromWatched", REDACTED];
 
 /// Operations that are the archiver's own: no change events, whose `detail` goes to `archiver.detail` as a whole.
 const OWN: [&str; 5] = ["gap", "policy", "quarantine", "recovery", "access"];

@@ -33,6 +33,10 @@ pub(super) struct Tally {
     pub(super) ambiguous: usize,
     /// Documents given back as of a second.
     pub(super) at_a_second: usize,
+    /// Those of them that are not marked as redacted, …
+    pub(super) unmarked: usize,
+    /// … and those that are, though nothing is missing: what had been redacted went away.
+    pub(super) marked_own: usize,
     /// Deleted documents given back.
     pub(super) deleted: usize,
 }
@@ -43,11 +47,21 @@ impl AddAssign for Tally {
         self.before_baseline += other.before_baseline;
         self.ambiguous += other.ambiguous;
         self.at_a_second += other.at_a_second;
+        self.unmarked += other.unmarked;
+        self.marked_own += other.marked_own;
         self.deleted += other.deleted;
     }
 }
 
 impl Tally {
+    /// What is not marked as redacted is MongoDB's own.
+    fn note_mark(&mut self, found: &Recovered, own: &RawDocumentBuf) {
+        let is_own = found.document[..] == *own.as_bytes();
+        assert!(is_own || found.is_redacted, "not marked: {}", decoded(&found.document));
+        self.unmarked += usize::from(!found.is_redacted);
+        self.marked_own += usize::from(is_own && found.is_redacted);
+    }
+
     /// Panics where too much of it tells nothing.
     pub(super) fn assert_telling(&self) {
         assert!(self.exact > 500 && self.at_a_second > 50 && self.deleted > 20, "{self:?}");
@@ -288,11 +302,13 @@ impl Case<'_> {
     async fn seconds(&self, history: &History, timeline: &Timeline, is_exact: bool, tally: &mut Tally) {
         let (id, namespace) = (self.id(), self.namespace());
         for at in self.asked() {
-            let truth = self.as_of(|then| i64::from(then.time) < at).map(|truth| self.redaction.of(truth));
+            let own = self.as_of(|then| i64::from(then.time) < at);
+            let truth = own.map(|own| (own, self.redaction.of(own)));
             let found = by_id(history, self.source, &id, Some(at), Some(&namespace)).await;
             match (found, truth) {
-                (Ok((found, _)), Some(truth)) if self.redaction.is_same(&found.document, &truth) => {
-                    tally.at_a_second += 1
+                (Ok((found, _)), Some((own, truth))) if self.redaction.is_same(&found.document, &truth) => {
+                    tally.note_mark(&found, own);
+                    tally.at_a_second += 1;
                 }
                 (Err(error), None) if error.to_string().contains("did not exist") => tally.at_a_second += 1,
                 (Err(error), _)
@@ -302,7 +318,7 @@ impl Case<'_> {
                 (Err(_), Some(_)) if !is_exact && self.key.0 == Kind::Moved => {}
                 (found, truth) => {
                     let found = found.map(|(found, _)| decoded(&found.document));
-                    let truth = truth.map(|truth| decoded(&truth));
+                    let truth = truth.map(|(_, truth)| decoded(&truth));
                     panic!("at {at}\nfound {found:?}\ntruth {truth:?}\n{}", self.told(&timeline.entries))
                 }
             }

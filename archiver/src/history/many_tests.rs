@@ -7,9 +7,12 @@ use bson::{Document, Timestamp, doc};
 
 use super::History;
 use super::id::DocumentId;
-use super::recover::{Conditions, Recovered, as_of, by_id, by_many_ids};
+use super::recover::{Conditions, Recovered, as_of, by_id, by_many_ids, deleted_since};
+use super::states::State;
 use super::testing::{DAY, Shop};
+use super::timeline::Entry;
 use crate::archive::extjson::random::Random;
+use crate::record::Record;
 
 const IDS: i32 = 60;
 
@@ -190,4 +193,44 @@ async fn a_condition_selects_among_the_documents_of_a_time() {
         assert_eq!(found.len(), expected);
         assert!(found.iter().all(|document| document.get_bool("even").unwrap()));
     }
+}
+
+#[tokio::test]
+async fn all_that_is_deleted_is_what_each_was_alone_before_an_end() {
+    let mut given = 0;
+    for seed in 0..6 {
+        let mut random = Random::new(seed, false);
+        let shop = eventful(&mut random);
+        let (archive, _folder) = shop.archive(&[100, 350]).await;
+        let history = History::new(None, archive);
+        // Everything, a part, and the few of the last moments, which are looked up one by one.
+        let part = i64::from(DAY) + random.below(shop.records.len()) as i64;
+        for since in [0, part, i64::from(shop.second) - 8] {
+            let mut told = BTreeMap::new();
+            let give = async |recovered: Recovered| {
+                let at = (recovered.namespace.to_string(), recovered.id.clone());
+                assert!(told.insert(at, recovered).is_none(), "given twice");
+                Ok(())
+            };
+            let summary = deleted_since(&history, "shop", since, None, give).await.unwrap();
+            assert_eq!(summary.recovered as usize, told.len());
+            for lost in summary.lost {
+                assert!(!told.contains_key(&(lost.namespace.to_string(), lost.id)), "given and lost");
+            }
+            given += told.len();
+            for recovered in told.into_values() {
+                let id = DocumentId::parse(&recovered.id).unwrap();
+                let timeline = history.timeline("shop", &id, Some(&recovered.namespace)).await.unwrap();
+                let is_its_end = |entry: &&Entry| {
+                    let record = Record::new(&entry.record).unwrap();
+                    record.seq().unwrap() == recovered.seq && entry.identity.namespace == recovered.namespace
+                };
+                let end = timeline.entries.iter().find(is_its_end).unwrap();
+                assert_eq!(end.before.state, State::Present(recovered.document), "seed {seed} since {since}");
+                let time = Record::new(&end.record).unwrap().cluster_time().unwrap();
+                assert!(i64::from(time.time) >= since, "seed {seed} since {since}");
+            }
+        }
+    }
+    assert!(given > 300, "{given}");
 }

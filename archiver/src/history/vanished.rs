@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use bson::Timestamp;
 
+use super::Namespace;
 use super::id::Id;
 use super::states::{Identity, target};
-use super::{History, Namespace};
 use crate::error::Result;
 use crate::record::{Record, RecordId};
 
@@ -24,22 +24,11 @@ pub(super) struct Vanished {
 }
 
 impl Vanished {
-    /// Reads the whole history of a source for the documents that ended so since a time. Reads nothing where `wide`, its
-    /// records about whole namespaces, has none that ends any. Holds the `_id`s of all documents in these namespaces.
-    pub(super) async fn since(
-        history: &History,
-        source: &str,
-        since: Timestamp,
-        wide: &[Vec<u8>],
-    ) -> Result<Vanished> {
+    /// Which documents ended so since a time, by their records and those about whole namespaces, in order.
+    pub(super) fn among(records: &[Vec<u8>], since: Timestamp, concerned: &Concerned) -> Result<Vanished> {
         let mut vanished = Vanished::default();
-        let concerned = Concerned::since(wide, since)?;
-        if concerned.is_empty() {
-            return Ok(vanished);
-        }
-        let mut records = history.all_records(source).await?;
-        while let Some(bytes) = records.next().await? {
-            vanished.advance(&Record::new(&bytes)?, since, &concerned)?;
+        for bytes in records {
+            vanished.advance(&Record::new(bytes)?, since, concerned)?;
         }
         Ok(vanished)
     }
@@ -47,6 +36,11 @@ impl Vanished {
     /// Those that ended, and with which record.
     pub(super) fn ended(self) -> impl Iterator<Item = (Identity, Moment)> {
         self.ended.into_iter()
+    }
+
+    /// Whether the document is among them.
+    pub(super) fn has_ended(&self, identity: &Identity) -> bool {
+        self.ended.contains_key(identity)
     }
 
     /// Whether the document is there again.
@@ -113,14 +107,14 @@ impl Vanished {
 
 /// The namespaces whose documents can have ended without an event of their own.
 #[derive(Debug, Default)]
-struct Concerned {
+pub(super) struct Concerned {
     namespaces: HashSet<Namespace>,
     databases: HashSet<String>,
 }
 
 impl Concerned {
     /// Those that ended so since a time, and those from which documents came there.
-    fn since(wide: &[Vec<u8>], since: Timestamp) -> Result<Concerned> {
+    pub(super) fn since(wide: &[Vec<u8>], since: Timestamp) -> Result<Concerned> {
         let mut found = Concerned::default();
         let mut renames = Vec::new();
         for bytes in wide {
@@ -153,11 +147,11 @@ impl Concerned {
         Ok(found)
     }
 
-    fn hold(&self, namespace: &Namespace) -> bool {
+    pub(super) fn hold(&self, namespace: &Namespace) -> bool {
         self.namespaces.contains(namespace) || self.databases.contains(&namespace.db)
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.namespaces.is_empty() && self.databases.is_empty()
     }
 }

@@ -7,8 +7,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{BufReader, Read as _, Seek as _, Write as _};
 use std::ops::Range;
 
-use bson_walker::Element;
-
 use super::super::History;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -36,20 +34,28 @@ struct Part {
     written: u64,
 }
 
-/// Which document a record's `_id` is of, for whoever gathers; `None`: of none that is wanted.
-pub(super) type Key<'a> = dyn Fn(&Element<'_>) -> Option<Vec<u8>> + Send + Sync + 'a;
+/// Which document a record is of, for whoever gathers; `None`: of none that is wanted.
+pub(super) type Key<'a> = dyn Fn(&Record<'_>) -> Option<Vec<u8>> + Send + Sync + 'a;
 
 /// Reads the whole history for the records of wanted documents.
 pub(super) async fn gather(history: &History, source: &str, key: &Key<'_>) -> Result<Gathered> {
-    let mut spread = Spread::new(0);
+    gather_to(Spread::new(), history, source, key).await
+}
+
+/// The same, to what is there already.
+pub(super) async fn gather_to(
+    mut spread: Spread,
+    history: &History,
+    source: &str,
+    key: &Key<'_>,
+) -> Result<Gathered> {
     let mut records = history.all_records(source).await?;
     while let Some(bytes) = records.next().await? {
-        let record = Record::new(&bytes)?;
-        if let Some(key) = record.id().and_then(|id| key(&id)) {
+        if let Some(key) = key(&Record::new(&bytes)?) {
             spread.push(&key, &bytes)?;
         }
     }
-    Ok(Gathered { parts: spread.parts() })
+    Ok(spread.gathered())
 }
 
 impl Gathered {
@@ -59,7 +65,7 @@ impl Gathered {
             match part.len() {
                 0 => {}
                 len if len > IN_MEMORY && spreads < SPREADS => {
-                    let mut spread = Spread::new(spreads);
+                    let mut spread = Spread::again(spreads);
                     part.each(|bytes| match key_of(bytes, key)? {
                         Some(key) => spread.push(&key, bytes),
                         None => Ok(()),
@@ -76,11 +82,11 @@ impl Gathered {
 }
 
 fn key_of(bytes: &[u8], key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-    Ok(Record::new(bytes)?.id().and_then(|id| key(&id)))
+    Ok(key(&Record::new(bytes)?))
 }
 
 /// Spreads records over parts.
-struct Spread {
+pub(super) struct Spread {
     /// How often they have been spread before: each time by another hash.
     times: u64,
     parts: Vec<Part>,
@@ -88,11 +94,16 @@ struct Spread {
 }
 
 impl Spread {
-    fn new(times: u64) -> Spread {
+    pub(super) fn new() -> Spread {
+        Spread::again(0)
+    }
+
+    fn again(times: u64) -> Spread {
         Spread { times, parts: (0..PARTS).map(|_| Part::default()).collect(), buffered: 0 }
     }
 
-    fn push(&mut self, key: &[u8], record: &[u8]) -> Result<()> {
+    /// Takes a record of the document with this key.
+    pub(super) fn push(&mut self, key: &[u8], record: &[u8]) -> Result<()> {
         let mut hasher = DefaultHasher::new();
         (self.times, key).hash(&mut hasher);
         let part = &mut self.parts[hasher.finish() as usize % PARTS];
@@ -109,6 +120,11 @@ impl Spread {
     fn write(&mut self) -> Result<()> {
         self.buffered = 0;
         self.parts.iter_mut().try_for_each(Part::write)
+    }
+
+    /// All that were taken.
+    pub(super) fn gathered(self) -> Gathered {
+        Gathered { parts: self.parts() }
     }
 
     fn parts(self) -> Vec<(u64, Part)> {

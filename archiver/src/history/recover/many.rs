@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bson_walker::{Doc, Element};
+use bson_walker::Doc;
 
 use super::conditions::Conditions;
 use super::gather::{Key, gather};
@@ -40,7 +40,7 @@ pub async fn as_of(
             .hint(format!("{}; a later --at can be answered", removed_words(until))));
     }
     let mut summary = Summary { policies: wide.policies.clone(), removed_until, ..Summary::default() };
-    let key: &Key<'_> = &|id: &Element<'_>| Some(Id::of(id).key());
+    let key: &Key<'_> = &|record: &Record<'_>| Some(Id::of(&record.id()?).key());
     let mut gathered = gather(history, source, key).await?;
     while let Some(group) = gathered.next(key)? {
         for (_, own) in group.documents() {
@@ -109,8 +109,8 @@ pub async fn by_many_ids(
         }
         // What one id can mean, another can too: their records are gathered together.
         let keys = together(&wanted, ids.len());
-        let key = |id: &Element<'_>| -> Option<Vec<u8>> {
-            let n = *wanted.get(&Id::of(id))?.first()?;
+        let key = |record: &Record<'_>| -> Option<Vec<u8>> {
+            let n = *wanted.get(&Id::of(&record.id()?))?.first()?;
             Some(keys[n as usize].to_be_bytes().to_vec())
         };
         let mut by_key: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -184,8 +184,8 @@ fn together(wanted: &HashMap<Id, Vec<u32>>, ids: usize) -> Vec<u32> {
 }
 
 /// A source's records about more than one document, read once for many documents.
-struct Wide {
-    policies: Policies,
+pub(super) struct Wide {
+    pub(super) policies: Policies,
     salts: Salts,
     /// Those that concern every document.
     of_all: Vec<Vec<u8>>,
@@ -195,7 +195,10 @@ struct Wide {
 
 impl Wide {
     async fn read(history: &History, source: &str) -> Result<Wide> {
-        let (all, salts) = (history.wide(source).await?, history.salts(source).await?);
+        Wide::of(history.wide(source).await?, history.salts(source).await?)
+    }
+
+    pub(super) fn of(all: Vec<Vec<u8>>, salts: Salts) -> Result<Wide> {
         let mut wide = Wide { policies: policies(&all)?, salts, of_all: Vec::new(), of_one: HashMap::new() };
         for bytes in all {
             let record = Record::new(&bytes)?;
@@ -216,7 +219,7 @@ impl Wide {
     }
 
     /// The history of the documents with an id, of which these are all records.
-    fn timeline(&self, id: &DocumentId, own: &[Vec<u8>]) -> Result<Timeline> {
+    pub(super) fn timeline(&self, id: &DocumentId, own: &[Vec<u8>]) -> Result<Timeline> {
         let mut wide = self.of_all.clone();
         if !self.of_one.is_empty() {
             for Id(kind, value) in id.ids().flat_map(|id| id.forms()) {

@@ -7,7 +7,7 @@ use archiver_tests::record::{at, integer, must, of, only, text};
 use archiver_tests::truth::assert_dense;
 use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Server, wait_until};
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::Collection;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -137,4 +137,50 @@ async fn chunks(fixture: &Fixture, seq: i64, part: &str) -> Document {
     let chunks: Vec<Document> = found.try_collect().await.unwrap();
     let bytes: Vec<u8> = chunks.iter().flat_map(|c| c.get_binary_generic("data").unwrap().clone()).collect();
     bson::deserialize_from_slice(&bytes).unwrap()
+}
+
+/// With images, which MongoDB can't deliver together with it, and without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_as_large_as_there_is_is_recovered_byte_for_byte() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(
+        &("[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\n\n".to_owned()
+            + &Fixture::source("large", &["plain", "imaged"])),
+    );
+    fixture.create_with_images("imaged").await;
+    fixture.run_once().await;
+    let mut expected = Vec::new();
+    for name in ["plain", "imaged"] {
+        let collection = fixture.collection(name);
+        // The update fills it up to the last byte.
+        let n = doc! {"n": 1};
+        let room = bson::serialize_to_vec(&n).unwrap().len() - 5;
+        collection.insert_one(sized(name, MOST - room)).await.unwrap();
+        collection.update_one(doc! {}, doc! {"$set": n}).await.unwrap();
+        let stored = collection.clone_with_type::<RawDocumentBuf>().find_one(doc! {}).await.unwrap().unwrap();
+        assert_eq!(stored.as_bytes().len(), MOST);
+        expected.push(stored);
+        collection.delete_one(doc! {}).await.unwrap();
+    }
+    fixture.run_once().await;
+    assert_eq!(fixture.count("large").await, 0, "all of it is in the archive");
+
+    for stored in &expected {
+        let id = stored.get_str("_id").unwrap();
+        let by_id = ["recover", "--source", "large", "--id", id];
+        let bytes = fixture.archiver.run_for_bytes(&[&by_id[..], &["--format", "bson"]].concat()).await;
+        assert!(bytes == stored.as_bytes(), "{id} as BSON");
+        let line: serde_json::Value = serde_json::from_str(&fixture.ok(&by_id).await).unwrap();
+        assert!(line["data"] == stored.get_str("data").unwrap(), "{id} as Extended JSON");
+        assert_eq!((&line["_id"], &line["n"]["$numberInt"]), (&id.into(), &"1".into()));
+    }
+    let to = format!("{}.restored", fixture.db.name());
+    let since = ["--deleted-since", "2020-01-01T00:00:00Z", "--to-namespace", &to, "--apply"];
+    fixture.ok(&[&["recover", "--source", "large"], &since[..]].concat()).await;
+    let restored = fixture.collection("restored").clone_with_type::<RawDocumentBuf>();
+    for stored in &expected {
+        let id = doc! {"_id": stored.get_str("_id").unwrap()};
+        assert!(restored.find_one(id).await.unwrap().as_ref() == Some(stored), "written back");
+    }
 }

@@ -13,8 +13,8 @@ use archiver::history::{History, Namespace};
 use archiver::record::Record;
 use archiver_tests::Fixture;
 use archiver_tests::program::{By, Key, Kind, Program, Version, id_key, id_of};
-use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
-use bson_walker::Doc;
+use bson::{Document, RawDocumentBuf, Timestamp, doc};
+use bson_walker::{Doc, Element, Writer, kind};
 use plugin_sdk::plugin::Plugin as _;
 use redact::Redact;
 
@@ -112,7 +112,7 @@ impl Redaction {
 
     /// Whether two are the same, as far as deltas tell.
     fn is_same(&self, found: &[u8], truth: &[u8]) -> bool {
-        let blurred = |bytes| blurred(decoded(bytes), self.rest);
+        let blurred = |bytes| blurred(bytes, self.rest);
         found == truth || self.rest != Rest::Kept && blurred(found) == blurred(truth)
     }
 
@@ -379,23 +379,32 @@ impl Case<'_> {
 
 /// Without what no delta tells where an allow list has hidden the rest: the nulls up to which an update has filled an array, where it
 /// is masked, and the order of fields, where it is removed.
-fn blurred(document: Document, rest: Rest) -> Document {
-    let value = |value: Bson| match value {
-        Bson::Null if rest == Rest::Masked => "***".into(),
-        Bson::Document(document) => blurred(document, rest).into(),
-        Bson::Array(values) => blurred_array(values, rest),
-        other => other,
-    };
-    let mut fields: Vec<_> = document.into_iter().map(|(name, field)| (name, value(field))).collect();
-    if rest == Rest::Removed {
-        fields.sort_by(|a, b| a.0.cmp(&b.0));
+fn blurred(document: &[u8], rest: Rest) -> Vec<u8> {
+    fn write(from: Doc<'_>, is_array: bool, rest: Rest, to: &mut Writer<'_>) {
+        let mut elements: Vec<Element<'_>> = from.elements().map(Result::unwrap).collect();
+        if rest == Rest::Removed && !is_array {
+            elements.sort_by_key(Element::name);
+        }
+        for element in elements {
+            match element.as_doc() {
+                _ if element.kind() == kind::NULL && rest == Rest::Masked => {
+                    to.raw(kind::STRING, element.name(), b"\x04\0\0\0***\0");
+                }
+                Some(inner) if element.kind() == kind::ARRAY => {
+                    let mut array = to.begin_array(element.name());
+                    write(inner, true, rest, &mut array);
+                    array.end();
+                }
+                Some(inner) => {
+                    let mut document = to.begin_doc(element.name());
+                    write(inner, false, rest, &mut document);
+                    document.end();
+                }
+                None => to.append(&element),
+            }
+        }
     }
-    fields.into_iter().collect()
-}
-
-fn blurred_array(values: Vec<Bson>, rest: Rest) -> Bson {
-    let fields = values.into_iter().enumerate().map(|(n, value)| (format!("{n:09}"), value)).collect();
-    blurred(fields, rest).into()
+    Writer::build(|to| write(Doc::new(document).unwrap(), false, rest, to))
 }
 
 fn short(text: &str) -> String {

@@ -3,9 +3,19 @@
 //! pipeline it tells as that was computed, with `_id` anywhere. What is stored has each field once, where it was moved to, and `_id`
 //! first.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bson_walker::{Doc, Element, Writer, kind};
+
+use crate::record::Record;
+
+/// The document after a record as it is stored: earlier versions recorded what they were told.
+pub(crate) fn after<'a>(record: &Record<'a>) -> Option<Cow<'a, [u8]>> {
+    let after = record.part("after")?;
+    let stored = stored(record.op(), after, record.part("before"));
+    Some(stored.map_or(Cow::Borrowed(after.as_bytes()), Cow::Owned))
+}
 
 /// The document that an operation has stored, where it is not `after` as it was told; `None` where it is. A part that had fields twice
 /// before the change, which MongoDB permits, is left as it came.

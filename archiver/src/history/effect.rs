@@ -1,13 +1,13 @@
 //! What one record did to its document: by its images where it has any, else by its delta.
 
-use bson_walker::Doc;
+use bytes::Bytes;
 
 use super::document::{Contents, apply};
 use super::gaps::{Finding, Found};
 use super::policies::Origin;
 use super::states::{Known, Reason, State};
 use crate::error::Result;
-use crate::post_image::stored;
+use crate::post_image;
 use crate::record::Record;
 
 /// The document before and after a record.
@@ -28,8 +28,8 @@ pub(super) fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> 
         "insert" => (Known::absent(), true),
         // Reading a document says nothing of what it was before: of one that was compared, what was known is shown.
         "snapshot" => (known.clone(), found.is_some()),
-        _ => match record.part("before").map(|doc| Known::image(doc, Origin::of(record))) {
-            Some(image) => (image, true),
+        _ => match record.part("before") {
+            Some(doc) => (Known::image(Bytes::copy_from_slice(doc.as_bytes()), Origin::of(record)), true),
             None => {
                 let moment = |f: Found| f.finding == Finding::Deleted && f.at_one_moment();
                 (known.clone(), found.is_some_and(moment))
@@ -53,12 +53,10 @@ pub(super) fn effect(record: &Record<'_>, known: &Known, contents: Contents) -> 
     Ok(Effect { before, tells_before, after, is_certain })
 }
 
-/// The document after a change as it is stored: earlier versions recorded what they were told.
+/// The document after a change.
 fn after_image(record: &Record<'_>) -> Option<Known> {
-    let after = record.part("after")?;
-    let stored = stored(record.op(), after, record.part("before"));
-    let stored = stored.as_deref().and_then(|bytes| Doc::new(bytes).ok()).unwrap_or(after);
-    Some(Known::image(stored, Origin::of(record)))
+    let after = post_image::after(record)?;
+    Some(Known::image(after.into_owned().into(), Origin::of(record)))
 }
 
 fn updated(record: &Record<'_>, seq: i64, before: &Known, contents: Contents) -> Known {

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use bson::Timestamp;
-use bson_walker::Doc;
 use bytes::Bytes;
 
 use super::document::{Contents, Unapplied};
@@ -113,9 +112,8 @@ impl Known {
         Known { state: State::Absent, origins: BTreeSet::new() }
     }
 
-    pub(super) fn image(doc: Doc<'_>, origin: Origin) -> Known {
-        let state = State::Present(Bytes::copy_from_slice(doc.as_bytes()));
-        Known { state, origins: BTreeSet::from([origin]) }
+    pub(super) fn image(document: Bytes, origin: Origin) -> Known {
+        Known { state: State::Present(document), origins: BTreeSet::from([origin]) }
     }
 }
 

@@ -6,7 +6,8 @@ use archiver_tests::record::at;
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Server, oplog, wait_until};
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
-use futures_util::TryStreamExt;
+use bson_walker::Doc;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::{COLD, LIMIT, digests, output, replay, target};
 
@@ -85,6 +86,53 @@ async fn with_values_of_every_type() {
     let odd =
         again.collection::<RawDocumentBuf>("orders").find_one(doc! {"_id": "odd"}).await.unwrap().unwrap();
     assert_eq!(odd.get_timestamp("t").unwrap(), Timestamp { time: 0, increment: 0 });
+}
+
+/// What earlier versions recorded after an update by a pipeline: MongoDB tells of a field that was moved twice.
+#[tokio::test]
+async fn records_of_what_mongodb_told_give_what_it_has_stored() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.create_with_images("orders").await;
+    let images = mongodb::options::FullDocumentType::WhenAvailable;
+    let mut stream = orders.watch().full_document(images).await.unwrap().with_type::<RawDocumentBuf>();
+    fixture.run_once().await;
+    let long = "x".repeat(200);
+    orders.insert_one(doc! {"_id": 1, "a": 1, "b": 2, "long": &long}).await.unwrap();
+    let moved = vec![doc! {"$replaceWith": {"_id": 1, "b": "$b", "long": "$long", "a": 5}}];
+    orders.update_one(doc! {"_id": 1}, moved).await.unwrap();
+    fixture.run_once().await;
+    stream.next().await.unwrap().unwrap();
+    let event = stream.next().await.unwrap().unwrap();
+    let told = event.get_document("fullDocument").unwrap();
+    assert_eq!(told.iter().filter(|field| field.as_ref().unwrap().0 == "a").count(), 2, "{told:?}");
+    let records = fixture.raw_records("orders").await;
+    let record = records.iter().find(|record| record.get_str("op").unwrap() == "update").unwrap();
+    let early = bson_walker::Writer::build(|writer| {
+        for element in Doc::new(record.as_bytes()).unwrap().elements().map(Result::unwrap) {
+            match element.name() {
+                b"after" => writer.doc("after", told.as_bytes()),
+                _ => writer.append(&element),
+            }
+        }
+    });
+    let early = RawDocumentBuf::from_bytes(early).unwrap();
+    assert!(early != *record, "this version records what is stored");
+    let log = fixture.audit.collection::<RawDocumentBuf>("orders");
+    let seq = doc! {"_id": record.get_i64("_id").unwrap()};
+    log.delete_one(seq.clone()).await.unwrap();
+    log.insert_one(early).await.unwrap();
+    let kept = log.find_one(seq).await.unwrap().unwrap();
+    assert_eq!(kept.get_document("after").unwrap(), told);
+
+    let printed = replay(&fixture, &["--source", "orders", "--output", "ndjson"]).await.expect_code(0).stdout;
+    let update = printed.lines().find(|line| line.contains(r#""operationType":"update""#)).unwrap();
+    let whole = r#""fullDocument":{"_id":{"$numberInt":"1"},"b":{"$numberInt":"2"},"long":"#;
+    assert!(update.contains(whole), "{update}");
+    let (again, output) = target(&server, &fixture);
+    replay(&fixture, &["--source", "orders", "--output", &output]).await.expect_code(0);
+    assert_eq!(digests(&again, &["orders"]).await, digests(&fixture.db, &["orders"]).await);
 }
 
 /// Collections that are dropped, renamed into each other and made again, transactions, partitions.

@@ -3,6 +3,7 @@
 //! A change without an image is applied to what the target has, which is what the source had. Every write says what the document is
 //! afterwards, so that it can be made again.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bson_walker::Doc;
@@ -25,6 +26,7 @@ use crate::history::gaps::GapRecord;
 use crate::history::policies::Policies;
 use crate::history::released::notes;
 use crate::history::states::{Identity, is_from_watched, target as renamed_to};
+use crate::post_image;
 use crate::record::Record;
 use crate::stream_id::StreamId;
 
@@ -211,10 +213,14 @@ impl Applier {
 
     /// What a record does to its document; `None` where it does nothing.
     fn what(&self, stream: &StreamId, record: &Record<'_>, bytes: &Bytes) -> Result<Option<What>> {
-        let part = |name| record.part(name).map(|doc| bytes.slice_ref(doc.as_bytes()));
+        let after = || match post_image::after(record)? {
+            Cow::Borrowed(document) => Some(bytes.slice_ref(document)),
+            Cow::Owned(document) => Some(Bytes::from(document)),
+        };
+        let delta = || record.part("delta").map(|doc| bytes.slice_ref(doc.as_bytes()));
         let put = |document, is_new| What::Put { document, is_new };
         Ok(match record.op() {
-            "insert" | "snapshot" | "replace" | "update" => match (part("after"), part("delta")) {
+            "insert" | "snapshot" | "replace" | "update" => match (after(), delta()) {
                 (Some(document), _) => Some(put(document, matches!(record.op(), "insert" | "snapshot"))),
                 (None, Some(delta)) => {
                     let contents = self.policies.get(&stream.source).map(|p| p.contents(record));

@@ -5,6 +5,7 @@ use bson_walker::{Doc, Element, Writer};
 use crate::error::{Error, Result};
 use crate::event::REDACTED;
 use crate::history::gaps::{Finding, Found};
+use crate::post_image;
 use crate::record::Record;
 use crate::stream_id::StreamId;
 
@@ -39,7 +40,9 @@ pub(super) fn change_event(stream: &StreamId, bytes: &[u8], is_in_baseline: bool
             }
             copy(out, txn, "number", "txnNumber");
         }
-        copy(out, doc, "after", "fullDocument");
+        if let Some(after) = post_image::after(&record) {
+            out.doc("fullDocument", &after);
+        }
         copy(out, doc, "ns", "ns");
         let detail = record.part("detail").unwrap_or(Doc::EMPTY);
         if !is_own {

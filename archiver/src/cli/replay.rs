@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// collection; mongodb://…/db: into the collections of this database. ${NAME} and ${file:PATH} put secrets in, as in the configuration
     #[arg(long, value_name = "ndjson|URI")]
     output: String,
-    /// Writes into this file how far it has got, and goes on from there if it is there already
+    /// Writes into this file how far it has got, and goes on from there if it is there already; one replay at a time
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// As fast as it happened (1x), some times faster (10x), or as fast as can be (max)

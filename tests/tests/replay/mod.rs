@@ -16,6 +16,7 @@ use mongodb::Database;
 const LIMIT: Duration = Duration::from_secs(60);
 const INVALID: i32 = 10;
 const HISTORY_LOST: i32 = 12;
+const FENCED: i32 = 13;
 
 /// Everything is rolled, and nothing is left in MongoDB.
 const COLD: &str = "[archive]\nurl = \"{archive}\"\nhot_retention = \"0s\"\nsegment_max_bytes = \"64KiB\"\nsegment_max_age = \"1h\"\n\n";

@@ -7,13 +7,13 @@ use std::time::Duration;
 use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
 use archiver_tests::record::text;
 use archiver_tests::workload::seed;
-use archiver_tests::{Fixture, Running, Server, tools};
+use archiver_tests::{Fixture, Running, Server, tools, wait_until};
 use bson::{Document, doc};
 use mongodb::Database;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{COLD, INVALID, LIMIT, digests, events, output, replay};
+use super::{COLD, FENCED, INVALID, LIMIT, digests, events, output, replay};
 
 /// Everything that happens to documents and collections, most of it without images.
 async fn restless(server: &Server, seed: u64) -> Fixture {
@@ -168,4 +168,54 @@ async fn a_state_is_that_of_one_replay() {
     run("other").await.expect_code(INVALID).expect_message(&["the state of another replay"]);
     std::fs::write(fixture.path("state"), "x").unwrap();
     run("all").await.expect_code(INVALID).expect_message(&["no state of a replay"]);
+}
+
+/// Two would each overwrite what the other one says, and apply changes to what the other one has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_is_gone_on_from_by_one_process_at_a_time() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let audit = "[audit]\ndatabase = \"{audit}\"\nrecord_access = true\n\n";
+    fixture.configure(&(audit.to_owned() + &Fixture::source("orders", &["orders"])));
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..9).map(|n| doc! {"_id": n, "n": 0})).await.unwrap();
+    fixture.run_once().await;
+    let again = server.client().database(&format!("again_{}", fixture.tag()));
+    let into = output(fixture.uri(), &format!("{}.orders", again.name()));
+    let state = fixture.path("state").display().to_string();
+    let arguments = ["replay", "--source", "orders", "--output", &into, "--state", &state];
+    let following = fixture.archiver.start(&[&arguments[..], &["--follow"]].concat());
+    let mut all = digests(&fixture.db, &["orders"]).await;
+    wait_until("the documents", LIMIT, async || (digests(&again, &["orders"]).await == all).then_some(()))
+        .await;
+
+    let notices = fixture.audit.collection::<Document>("archiver.notices");
+    let written = async || (std::fs::read(&state).unwrap(), notices.count_documents(doc! {}).await.unwrap());
+    let before = written().await;
+    let holder = format!("process {} of ", following.pid());
+    for other in [into.as_str(), "ndjson"] {
+        let arguments = ["replay", "--source", "orders", "--output", other, "--state", &state];
+        let refused = fixture.archiver.run(&arguments).await.expect_code(FENCED);
+        assert_eq!(refused.stdout, "");
+        refused.expect_message(&[
+            "another replay goes on with this state",
+            &state,
+            &holder,
+            "name another file",
+        ]);
+    }
+    assert!(written().await == before);
+    // With a state of its own it is another replay.
+    let mut own = arguments;
+    let (other, beside) = (output(fixture.uri(), &format!("{}.other", again.name())), state.clone() + "-2");
+    (own[4], own[6]) = (&other, &beside);
+    fixture.archiver.run(&own).await.expect_code(0);
+
+    following.kill().await;
+    orders.update_many(doc! {}, doc! {"$inc": {"n": 1}}).await.unwrap();
+    fixture.run_once().await;
+    // With those two that read, not the refused ones.
+    fixture.archiver.run(&arguments).await.expect_code(0).expect_message(&["replayed 11 events"]);
+    all = digests(&fixture.db, &["orders"]).await;
+    assert_eq!(digests(&again, &["orders"]).await, all);
 }

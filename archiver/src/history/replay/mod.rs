@@ -147,7 +147,7 @@ impl Sink {
 }
 
 /// Replays a selection until its end, or until it is stopped: then everything that was taken in is given, and where a state is kept, it
-/// says so. `report` is called after every portion. Held in memory at once: a segment for each stream, and a few portions.
+/// says so. Fails as fenced where another process goes on from that state. `report` is called after every portion. Held in memory at once: a segment for each stream, and a few portions.
 pub async fn replay(
     history: &History,
     config: &Config,
@@ -156,6 +156,7 @@ pub async fn replay(
     stop: CancellationToken,
     mut report: impl FnMut(&Counted),
 ) -> Result<Counted> {
+    let file = selection.state.as_deref().map(StateFile::lock).transpose()?;
     for source in &selection.sources {
         history.require(source).await?;
     }
@@ -166,10 +167,7 @@ pub async fn replay(
     };
     note_access(history, config, &selection, target.as_ref()).await?;
     let name = selection.name(target.as_ref().map_or("ndjson", |target| &target.name));
-    let (file, saved) = match &selection.state {
-        Some(path) => StateFile::open(path, &name).map(|(file, state)| (Some(file), state))?,
-        None => (None, None),
-    };
+    let saved = file.as_ref().map(|file| file.read(&name)).transpose()?.flatten();
     let goes_on = saved.is_some();
     let mut state = saved.unwrap_or_else(|| State::new(&name));
     let place = |stream: &_| state.place(stream);

@@ -2,9 +2,12 @@
 //!
 //! Beside it lies, while changes are being applied, a file with the documents that these changes are applied to, as they were before:
 //! a change says what became of a document, not what the document is, and whoever goes on can't know which changes arrived.
+//! And a file that is locked, so that no two replays go on from one state.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bson_walker::{Doc, Writer};
@@ -18,6 +21,7 @@ use crate::fail_point::fail_point;
 use crate::history::Namespace;
 use crate::history::id::Id;
 use crate::history::states::Identity;
+use crate::notice::person;
 use crate::stream_id::StreamId;
 
 const FORMAT: u32 = 1;
@@ -88,20 +92,52 @@ impl State {
     }
 }
 
-/// Where the state is kept.
+/// Where the state is kept, for this process alone.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
+    /// Locked until it is closed, which the kernel does for whoever dies.
+    _lock: File,
 }
 
 impl StateFile {
-    /// The file, and what it says; `None` where it is not there yet. Fails as invalid where it is that of another replay.
-    pub(super) fn open(path: &Path, replay: &str) -> Result<(StateFile, Option<State>)> {
-        let file = StateFile { path: path.to_path_buf() };
+    /// Takes the file, which need not be there yet. Fails as fenced, and says who, where another process has it.
+    ///
+    /// What is locked is a file beside it: the state is replaced by each that is saved. It is never removed: somebody else may have
+    /// opened it, and would lock what nobody finds any more.
+    pub(super) fn lock(path: &Path) -> Result<StateFile> {
+        let failed =
+            |e| failed(path, "locked", e).hint("--state needs a place where it can be written and locked");
+        let lock = beside(path, ".lock");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&lock).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&lock).unwrap_or_default();
+                let holder = if holder.is_empty() { "another process" } else { holder.trim_end() };
+                return Err(Error::fenced(format!(
+                    "another replay goes on with this state: {}",
+                    path.display()
+                ))
+                .hint(format!("it is {holder}: stop it first, or name another file")));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        let holder =
+            format!("process {} of {} since {:.0}\n", std::process::id(), person(), jiff::Timestamp::now());
+        file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(failed)?;
+        Ok(StateFile { path: path.to_path_buf(), _lock: file })
+    }
+
+    /// What it says; `None` where it is not there yet. Fails as invalid where it is that of another replay.
+    pub(super) fn read(&self, replay: &str) -> Result<Option<State>> {
+        let path = &self.path;
         let text = match std::fs::read(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((file, None)),
-            Err(e) => return Err(file.failed("read", e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.failed("read", e)),
         };
         let state: State = serde_json::from_slice(&text).map_err(|e| {
             Error::invalid(format!("this is no state of a replay: {}", path.display()))
@@ -112,7 +148,7 @@ impl StateFile {
             return Err(Error::invalid(format!("this is the state of another replay: {}", path.display()))
                 .hint(format!("it is of: {}; now it is: {replay}; name another file for it", state.replay)));
         }
-        Ok((file, Some(state)))
+        Ok(Some(state))
     }
 
     /// Makes a state durable.
@@ -187,9 +223,7 @@ impl StateFile {
     }
 
     fn bases_path(&self) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".documents");
-        PathBuf::from(name)
+        beside(&self.path, ".documents")
     }
 
     /// Puts a file in the place of another at once: a crash leaves the one or the other.
@@ -209,9 +243,19 @@ impl StateFile {
     }
 
     fn failed(&self, what: &str, error: std::io::Error) -> Error {
-        Error::unavailable(format!("the state of the replay can't be {what}: {}", self.path.display()))
-            .because(error)
+        failed(&self.path, what, error)
     }
+}
+
+/// The file of this name with more behind it.
+fn beside(path: &Path, more: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(more);
+    PathBuf::from(name)
+}
+
+fn failed(path: &Path, what: &str, error: std::io::Error) -> Error {
+    Error::unavailable(format!("the state of the replay can't be {what}: {}", path.display())).because(error)
 }
 
 #[cfg(test)]
@@ -227,25 +271,25 @@ mod tests {
     async fn what_is_saved_is_read_again_and_only_by_the_same_replay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        let (file, none) = StateFile::open(&path, "a").unwrap();
-        assert!(none.is_none());
+        let file = StateFile::lock(&path).unwrap();
+        assert!(file.read("a").unwrap().is_none());
         let mut state = State::new("a");
         let stream = StreamId::whole("payments");
         state.set(&stream, &place(50));
         file.save(&state).await.unwrap();
-        let (_, read) = StateFile::open(&path, "a").unwrap();
+        let read = file.read("a").unwrap();
         assert_eq!(read.as_ref(), Some(&state));
         let late = BTreeSet::from([90]);
         assert_eq!(read.unwrap().place(&stream), Some(Place { late, ..place(50) }));
-        assert_eq!(StateFile::open(&path, "b").unwrap_err().kind(), crate::Kind::Invalid);
+        assert_eq!(file.read("b").unwrap_err().kind(), crate::Kind::Invalid);
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(StateFile::open(&path, "a").unwrap_err().kind(), crate::Kind::Invalid);
+        assert_eq!(file.read("a").unwrap_err().kind(), crate::Kind::Invalid);
     }
 
     #[tokio::test]
     async fn documents_count_only_behind_the_state_that_they_were_saved_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, _) = StateFile::open(&folder.path().join("state"), "a").unwrap();
+        let file = StateFile::lock(&folder.path().join("state")).unwrap();
         let mut state = State::new("a");
         state.set(&StreamId::whole("payments"), &place(50));
         let identity = |n: u8| Identity {

@@ -2,7 +2,7 @@
 
 use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
 use archiver_tests::mixed::{Mixed, ids};
-use archiver_tests::record::at;
+use archiver_tests::record::{at, integer, of, only, text, time};
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Server, oplog, wait_until};
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
@@ -102,7 +102,10 @@ async fn records_of_what_mongodb_told_give_what_it_has_stored() {
     orders.insert_one(doc! {"_id": 1, "a": 1, "b": 2, "long": &long}).await.unwrap();
     let moved = vec![doc! {"$replaceWith": {"_id": 1, "b": "$b", "long": "$long", "a": 5}}];
     orders.update_one(doc! {"_id": 1}, moved).await.unwrap();
-    fixture.run_once().await;
+    // Nothing is rolled of it: what is in the log is what is read.
+    let capture = fixture.start();
+    wait_until("the update", LIMIT, async || (fixture.count("orders").await == 3).then_some(())).await;
+    capture.terminate().await.expect_code(0);
     stream.next().await.unwrap().unwrap();
     let event = stream.next().await.unwrap().unwrap();
     let told = event.get_document("fullDocument").unwrap();
@@ -125,6 +128,7 @@ async fn records_of_what_mongodb_told_give_what_it_has_stored() {
     log.insert_one(early).await.unwrap();
     let kept = log.find_one(seq).await.unwrap().unwrap();
     assert_eq!(kept.get_document("after").unwrap(), told);
+    assert_eq!(fixture.cold("orders", "seq").len(), 1);
 
     let printed = replay(&fixture, &["--source", "orders", "--output", "ndjson"]).await.expect_code(0).stdout;
     let update = printed.lines().find(|line| line.contains(r#""operationType":"update""#)).unwrap();
@@ -272,4 +276,122 @@ async fn documents_that_were_read_ahead_of_what_happened_to_their_collections() 
     replay(&fixture, &["--source", "all", "--output", &output]).await.expect_code(0);
     let all = ["orders", "items", "old"];
     assert_eq!(digests(&again, &all).await, digests(&fixture.db, &all).await);
+}
+
+/// A range ends anywhere: with a transaction, amid one, or where a record of the archiver itself lies in between.
+#[tokio::test]
+async fn transactions_that_end_in_a_range_are_made_and_one_that_it_cuts_is_left_out() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.collection("orders");
+    fixture.db.create_collection("orders").await.unwrap();
+    fixture.run_once().await;
+    let insert_together = async |ids: &[i32]| {
+        let mut session = server.client().start_session().await.unwrap();
+        session.start_transaction().await.unwrap();
+        for id in ids {
+            orders.insert_one(doc! {"_id": id}).session(&mut session).await.unwrap();
+        }
+        session.commit_transaction().await.unwrap();
+    };
+    insert_together(&[1, 2, 3]).await;
+    let begun = std::time::Instant::now();
+    wait_until("another second", LIMIT, async || (begun.elapsed().as_millis() > 1_100).then_some(())).await;
+    orders.insert_one(doc! {"_id": 4}).await.unwrap();
+    // Nothing is rolled of it, so that records can be changed.
+    let capture = fixture.start();
+    wait_until("the changes", LIMIT, async || (fixture.count("orders").await == 5).then_some(())).await;
+    capture.terminate().await.expect_code(0);
+    let records = fixture.records("orders").await;
+    let seq = |id: i32| integer(only(&records, "insert", id), "_id");
+    let second = i64::from(time(only(&records, "insert", 1)).time);
+    let rfc3339 = |second: i64| bson::DateTime::from_millis(second * 1_000).try_to_rfc3339_string().unwrap();
+    let (again, _) = target(&server, &fixture);
+    let replayed = async |name: &str, to: &[&str]| {
+        let output = output(fixture.uri(), &format!("{}.{name}", again.name()));
+        let arguments = [&["--source", "orders", "--atomic", "--output", &output][..], to].concat();
+        let outcome = replay(&fixture, &arguments).await.expect_code(0);
+        let found: Vec<Document> = again
+            .collection(name)
+            .find(doc! {})
+            .sort(doc! {"_id": 1})
+            .await
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        let ids: Vec<i32> = found.iter().map(|document| document.get_i32("_id").unwrap()).collect();
+        let left_out = outcome.stderr.split_once("left out changes=").map(|(_, rest)| rest[..1].to_owned());
+        (ids, left_out)
+    };
+    let made = |ids: std::ops::RangeInclusive<i32>| (ids.collect::<Vec<_>>(), None);
+    let cut = |changes: &str| (Vec::new(), Some(changes.to_owned()));
+    for (n, (to, expected)) in [
+        ((seq(4) + 1).to_string(), made(1..=4)),
+        (seq(4).to_string(), made(1..=3)),
+        (seq(3).to_string(), cut("2")),
+        (seq(2).to_string(), cut("1")),
+        (seq(1).to_string(), (Vec::new(), None)),
+        (rfc3339(second + 1), made(1..=3)),
+        (rfc3339(second), (Vec::new(), None)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(replayed(&format!("to_{n}"), &["--to", &to]).await, expected, "--to {to}");
+    }
+    let log = fixture.audit.collection::<Document>("orders");
+    let access = doc! {"$set": {"op": "access"}, "$unset": {"ns": 1, "key": 1, "after": 1, "txn": 1}};
+    log.update_one(doc! {"_id": seq(2)}, access).await.unwrap();
+    assert_eq!(replayed("amid", &["--to", &seq(2).to_string()]).await, cut("1"));
+    assert_eq!(replayed("behind", &["--to", &seq(4).to_string()]).await, (vec![1, 3], None));
+    // The last thing that is known to have happened.
+    insert_together(&[5, 6]).await;
+    fixture.run_once().await;
+    assert_eq!(replayed("all", &[]).await, (vec![1, 3, 4, 5, 6], None));
+}
+
+/// What the stream tells after the documents were read, at a time up to which they were: they are so already.
+#[tokio::test]
+async fn changes_that_a_baseline_has_in_it_are_told_as_such_and_not_made_again() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.collection("orders");
+    orders.insert_one(doc! {"_id": 1, "n": 0}).await.unwrap();
+    let capture = fixture.start();
+    let captured = async |count: u64| {
+        wait_until("the records", LIMIT, async || (fixture.count("orders").await == count).then_some(()))
+            .await;
+    };
+    captured(2).await;
+    for n in 1..4 {
+        orders.update_one(doc! {"_id": 1}, doc! {"$set": {"n": n}}).await.unwrap();
+    }
+    captured(5).await;
+    capture.terminate().await.expect_code(0);
+    // As if it had been read behind the second change, before the stream came to the first one.
+    let log = fixture.audit.collection::<Document>("orders");
+    let records = fixture.records("orders").await;
+    let (read, changes) = (of(&records, &["snapshot"]), of(&records, &["update"]));
+    let later = doc! {"$set": {"clusterTime": time(changes[1]), "after.n": 2}};
+    log.update_one(doc! {"_id": integer(read[0], "_id")}, later).await.unwrap();
+
+    let printed = replay(&fixture, &["--source", "orders", "--output", "ndjson"]).await.expect_code(0).stdout;
+    let told = super::events(&printed);
+    let told: Vec<_> = told.iter().map(|e| (text(e, "archiver.op"), at(e, "archiver.inBaseline"))).collect();
+    let known = Some(&Bson::Boolean(true));
+    let expected =
+        [("policy", None), ("snapshot", None), ("update", known), ("update", known), ("update", None)];
+    assert_eq!(told, expected);
+    let (again, _) = target(&server, &fixture);
+    for (change, n) in changes.iter().zip([2, 2, 3]) {
+        let name = format!("to_{}", integer(change, "_id"));
+        let output = output(fixture.uri(), &format!("{}.{name}", again.name()));
+        let to = (integer(change, "_id") + 1).to_string();
+        replay(&fixture, &["--source", "orders", "--to", &to, "--output", &output]).await.expect_code(0);
+        let found = again.collection::<Document>(&name).find_one(doc! {}).await.unwrap();
+        assert_eq!(found, Some(doc! {"_id": 1, "n": n}), "up to {to}");
+    }
 }

@@ -8,9 +8,9 @@ use bson::Timestamp;
 use super::baselines::Baselines;
 use super::range::{Bound, Range};
 use crate::error::Result;
-use crate::history::History;
 use crate::history::released::{LateRecords, Released};
 use crate::history::stream::{Records, is_timed};
+use crate::history::{BEGINNING, History};
 use crate::record::{Record, RecordId};
 use crate::stream_id::StreamId;
 
@@ -52,8 +52,10 @@ pub(super) struct Tail {
     kept: Option<Vec<u8>>,
     /// Before this seq everything is durable; `None`: whatever there is.
     end: Option<i64>,
-    /// Up to this time the stream has been read: nothing before it comes any more behind `end`.
+    /// Up to this time the stream has been read: nothing before it comes any more behind `end`, or behind the range.
     pub(super) reached: Timestamp,
+    /// The last record of the range that stands where its time says is of a transaction, which may go on behind it.
+    in_transaction: bool,
     /// What comes next is outside of the range.
     pub(super) is_over: bool,
 }
@@ -86,6 +88,7 @@ impl Tail {
             kept: None,
             end: None,
             reached: END_OF_TIME,
+            in_transaction: false,
             is_over: false,
         };
         tail.read_baselines_again().await?;
@@ -111,6 +114,13 @@ impl Tail {
         &self.place
     }
 
+    /// Nothing is kept of the stream yet, and all that will be is to come.
+    pub(super) fn wait_for_its_beginning(&mut self) {
+        if self.end.is_none() {
+            (self.end, self.reached) = (Some(self.place.next), BEGINNING);
+        }
+    }
+
     /// Whether more may come.
     pub(super) fn is_live(&self) -> bool {
         self.end.is_some()
@@ -132,11 +142,17 @@ impl Tail {
             let Some(step) = self.next_of_all().await? else { return Ok(None) };
             let Step::Record(bytes, _) = step else { return Ok(Some(step)) };
             let record = Record::new(&bytes)?;
-            if self.range.is_behind(&record, is_timed(&record))? {
+            let is_timed = is_timed(&record);
+            // What was read or done in between does not say whether a transaction is over.
+            if self.range.is_behind(&record, is_timed)? && (is_timed || !self.in_transaction) {
                 self.is_over = true;
+                self.reached = if is_timed { record.cluster_time()? } else { END_OF_TIME };
                 return Ok(None);
             }
             if self.range.holds(&record)? {
+                if is_timed {
+                    self.in_transaction = record.part("txn").is_some();
+                }
                 return Ok(Some(Step::Record(bytes, false)));
             }
         }

@@ -144,6 +144,21 @@ impl History {
         Ok(streams)
     }
 
+    /// The streams of a source that anything is kept of, and those of its partitions that have not begun yet; sorted.
+    async fn streams_to_come(&self, source: &str) -> Result<Vec<StreamId>> {
+        let mut streams = self.streams(source).await?;
+        let Some(log) = &self.log else { return Ok(streams) };
+        for stream in streams.clone() {
+            if let Some(checkpoint) = log.checkpoint(&stream).await? {
+                streams.extend(StreamId::all(source, checkpoint.partitions));
+                break;
+            }
+        }
+        streams.sort();
+        streams.dedup();
+        Ok(streams)
+    }
+
     /// Until when history has been removed by retention: nothing is known of what happened up to then but what later records tell,
     /// and what happened to whole namespaces. `None` where nothing has been removed.
     pub async fn removed_until(&self, source: &str) -> Result<Option<Timestamp>> {

@@ -1,12 +1,12 @@
 //! A replay that goes on with what happens: from segments into the log into the present, each record once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use archiver_tests::application::{STEADY, Writer, prepare};
-use archiver_tests::record::{integer, text};
+use archiver_tests::record::{at, integer, text};
 use archiver_tests::workload::{Workload, seed};
 use archiver_tests::{Fixture, Running, Server, tools, wait_until};
-use bson::{Document, doc};
+use bson::{DateTime, Document, doc};
 
 use super::{LIMIT, digests, events, output, target};
 
@@ -54,6 +54,73 @@ async fn each_record_comes_once_while_the_log_is_rolled_and_trimmed() {
     assert!(rolled > 100 && fixture.count("orders").await < 200, "{rolled} are rolled");
     // Workload, marks, and the policies.
     assert!(seqs.values().map(Vec::len).sum::<usize>() as u64 > workload.changes - 100);
+}
+
+/// A partition whose archiver starts late is waited for, once, and comes in its place when it has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_begins_later_comes_too_each_record_once() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("orders", &["orders"]);
+    fixture.configure(&format!("{}\npartitions = 2\n", source.trim_end()));
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..20).map(|n| doc! {"_id": n})).await.unwrap();
+    // Somebody else has the lease, who does not begin.
+    let leases = fixture.audit.collection::<Document>("archiver.leases");
+    let until = |millis: i64| DateTime::from_millis(DateTime::now().timestamp_millis() + millis);
+    let lease = doc! {"_id": "orders/1", "holder": "nobody", "epoch": 1_i64, "since": until(0), "expires": until(3_600_000)};
+    leases.insert_one(lease).await.unwrap();
+    let capture = fixture.start();
+    wait_until("the first partition", LIMIT, async || fixture.checkpoint("orders/0").await).await;
+    let mut following = follow(&fixture, &["--source", "orders", "--output", "ndjson"]);
+    orders.insert_many((20..40).map(|n| doc! {"_id": n})).await.unwrap();
+    let changes = doc! {"_id.p": 0, "op": "insert"};
+    let log = fixture.audit.collection::<Document>("orders");
+    wait_until("changes", LIMIT, async || {
+        (log.count_documents(changes.clone()).await.unwrap() > 4).then_some(())
+    })
+    .await;
+    wait_until("the first partition's", LIMIT, async || {
+        let recorded = log.count_documents(doc! {"_id.p": 0}).await.unwrap();
+        (following.stdout().lines().count() as u64 == recorded).then_some(())
+    })
+    .await;
+    assert!(following.is_alive() && !following.stdout().contains("orders/1:"));
+    leases.update_one(doc! {"_id": "orders/1"}, doc! {"$set": {"expires": until(-1)}}).await.unwrap();
+    // One by one, until the other partition is as far as the first.
+    for n in 100.. {
+        orders.insert_one(doc! {"_id": n}).await.unwrap();
+        let id = format!(r#""documentKey":{{"_id":{{"$numberInt":"{n}"}}}}"#);
+        let find = async || Some(following.stdout().lines().find(|line| line.contains(&id))?.to_owned());
+        let line = wait_until(&id, LIMIT, find).await;
+        if line.contains("orders/1:") && line.contains(r#""op":"insert""#) {
+            break;
+        }
+    }
+    for n in 200..240 {
+        orders.insert_one(doc! {"_id": n}).await.unwrap();
+    }
+    mark(&fixture, &following, "the last").await;
+    let outcome = following.interrupt().await.expect_code(0);
+    let outcome = outcome.expect_message(&["captured late", "stream=orders/1"]);
+    capture.terminate().await.expect_code(0);
+    let all = events(&outcome.stdout);
+    let mut seqs: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for event in &all {
+        let (stream, seq) = text(event, "_id._data").split_once(':').unwrap();
+        seqs.entry(stream).or_default().push(seq.parse().unwrap());
+    }
+    assert_eq!(seqs.keys().copied().collect::<Vec<_>>(), ["orders/0", "orders/1"]);
+    for (stream, seqs) in seqs {
+        assert_eq!(seqs, (1..=seqs.len() as i64).collect::<Vec<_>>(), "{stream}");
+    }
+    let ids = all.iter().filter_map(|event| at(event, "documentKey._id")?.as_i32());
+    let ids: Vec<i32> = ids.collect();
+    assert_eq!(
+        ids.iter().copied().filter(|id| *id >= 200).collect::<Vec<_>>(),
+        (200..240).collect::<Vec<_>>()
+    );
+    assert_eq!(ids.into_iter().filter(|id| *id < 40).collect::<BTreeSet<_>>().len(), 40);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,6 +44,8 @@ pub(super) enum Next {
 pub(super) struct Merge {
     heads: Vec<Head>,
     follow: bool,
+    /// The latest time that has been given: streams that are not captured as far as that have been waited for.
+    given: (u32, u32),
     /// Since when an item has been held back for other streams.
     waiting: Option<Instant>,
     warned: bool,
@@ -59,7 +61,8 @@ struct Head {
 }
 
 impl Merge {
-    /// The streams of these sources, each from where `place` says.
+    /// The streams of these sources, each from where `place` says. Those that are followed are all that there will be: how many
+    /// partitions a source has is known from its first one on.
     pub(super) async fn open(
         history: &History,
         sources: &[String],
@@ -70,13 +73,18 @@ impl Merge {
         let mut heads = Vec::new();
         for source in sources {
             let released = history.released(source).await?;
-            for stream in history.streams(source).await? {
-                let place = place(&stream);
-                let tail = Tail::open(history, stream, range, released.clone(), place).await?;
+            let begun = history.streams(source).await?;
+            let streams = if follow { history.streams_to_come(source).await? } else { begun.clone() };
+            for stream in streams {
+                let (place, is_to_come) = (place(&stream), !begun.contains(&stream));
+                let mut tail = Tail::open(history, stream, range, released.clone(), place).await?;
+                if is_to_come {
+                    tail.wait_for_its_beginning();
+                }
                 heads.push(Head { tail, next: None, time: (0, 0), ended: false });
             }
         }
-        Ok(Merge { heads, follow, waiting: None, warned: false })
+        Ok(Merge { heads, follow, given: (0, 0), waiting: None, warned: false })
     }
 
     /// Where each stream begins.
@@ -98,6 +106,7 @@ impl Merge {
             return Ok(Next::Wait(self.reached()));
         }
         self.waiting = None;
+        self.given = self.given.max(time);
         let Some(mut item) = self.heads[first].next.take() else { return Ok(Next::Wait(time)) };
         self.heads[first].tail.give(&mut item.step, &mut item.place)?;
         item.survivors = self.survivors(&item)?;
@@ -112,7 +121,10 @@ impl Merge {
 
     /// Whether other streams may still have something of an earlier time.
     fn is_early(&mut self, time: (u32, u32)) -> bool {
-        let behind = |head: &&Head| head.next.is_none() && !head.ended && ordered(head.tail.reached) < time;
+        let behind = |head: &&Head| {
+            let is_late = ordered(head.tail.reached) < self.given;
+            head.next.is_none() && !head.ended && !is_late && ordered(head.tail.reached) < time
+        };
         let Some(head) = self.heads.iter().find(behind) else { return false };
         if self.waiting.get_or_insert_with(Instant::now).elapsed() < WAIT {
             return true;
@@ -131,7 +143,8 @@ impl Merge {
     fn reached(&self) -> (u32, u32) {
         let of = |head: &Head| match &head.next {
             Some(item) => item.time,
-            None if head.tail.is_over => (u32::MAX, u32::MAX),
+            // Nobody says that there is no more of that time.
+            None if !head.tail.is_over && !head.tail.is_live() => head.time,
             None => ordered(head.tail.reached),
         };
         self.heads.iter().map(of).min().unwrap_or((u32::MAX, u32::MAX))

@@ -253,7 +253,7 @@ async fn require_one_stream(history: &History, selection: &Selection) -> Result<
     }
     let mut streams = 0;
     for source in &selection.sources {
-        streams += history.streams(source).await?.len();
+        streams += history.streams_to_come(source).await?.len();
     }
     if streams > 1 {
         return Err(Error::invalid("a seq names a record of one stream, and there are several")

@@ -1,14 +1,17 @@
 //! What `archiver sql` prints runs in DuckDB as pasted, and its macros answer what really happened.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use archiver_tests::cloud::{AZURE_KEY, Bucket, Kind};
 use archiver_tests::oplog::{self, Change};
+use archiver_tests::record::{at, integer, of, time};
 use archiver_tests::workload::{Workload, seed};
-use archiver_tests::{Fixture, Server, duckdb};
-use bson::{Bson, Document, RawDocumentBuf};
+use archiver_tests::{Fixture, Server, duckdb, wait_until};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 use serde_json::{Value, json};
 
+const LIMIT: Duration = Duration::from_secs(60);
 const SMALL: &str = "segment_max_bytes = \"64KiB\"";
 
 /// What happened to one collection, read while it happened and from the oplog, and how to ask the archive.
@@ -294,5 +297,165 @@ async fn a_date_in_a_filter_is_a_question_of_few_files() {
             let nothing = opened == 0 && !explained.contains("Scanning Files");
             assert!(nothing || explained.contains(&expected), "{sql}: {expected}\n{explained}");
         }
+    }
+}
+
+/// MongoDB takes 7, NumberLong(7) and 7.0 for one `_id`, and each text for another one.
+#[tokio::test]
+async fn numbers_that_are_one_id_are_one_document_and_texts_are_others() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.create_with_images("orders").await;
+    fixture.run_once().await;
+    orders.insert_many([doc! {"_id": "7", "n": "text"}, doc! {"_id": "7.0", "n": "other"}]).await.unwrap();
+    for (id, n) in [(Bson::Int32(7), 1), (Bson::Int64(7), 2), (Bson::Double(7.0), 3)] {
+        // A time is the beginning of a second.
+        let begun = Instant::now();
+        orders.insert_one(doc! {"_id": id, "n": n}).await.unwrap();
+        wait_until("another second", LIMIT, async || (begun.elapsed().as_millis() > 1_100).then_some(()))
+            .await;
+        orders.delete_one(doc! {"_id": 7}).await.unwrap();
+    }
+    fixture.run_once().await;
+    let statements = fixture.ok(&["sql"]).await;
+    let records = fixture.records("orders").await;
+    let of_number = |op: &str| -> Vec<u32> {
+        let found = of(&records, &[op]).into_iter().filter(|r| at(r, "key._id").unwrap().as_str().is_none());
+        found.map(|record| time(record).time).collect()
+    };
+    let (inserted, deleted) = (of_number("insert"), of_number("delete"));
+    assert_eq!((inserted.len(), deleted.len()), (3, 3));
+    for (given, text) in [("7", "text"), ("7.0", "other")] {
+        for query in [duckdb::query, duckdb::query_next] {
+            let rows = query(&format!("{statements}\n;SELECT op FROM changes_of('orders', '{given}')"));
+            let of_texts = rows.len() - 6;
+            assert_eq!(of_texts, 1, "{rows:?}");
+            let doc_at = |second: u32| {
+                let asked = format!(
+                    "SELECT state, document->>'$.n' AS n, doc_key FROM doc_at('orders', '{given}', to_timestamp({second}))"
+                );
+                query(&format!("{statements}\n;{asked}"))
+            };
+            for (n, second) in (1..).zip(&inserted) {
+                let mut rows = doc_at(second + 1);
+                rows.sort_by_key(|row| row["n"].as_str().unwrap().to_owned());
+                assert_eq!(rows.len(), 2, "{rows:?}");
+                assert_eq!((&rows[0]["state"], &rows[0]["n"]), (&json!("present"), &json!(n.to_string())));
+                assert_eq!(
+                    (&rows[1]["n"], &rows[1]["doc_key"]),
+                    (&json!(text), &json!(format!(r#"{{"_id":"{given}"}}"#)))
+                );
+            }
+            let states = doc_at(deleted[2] + 1);
+            let mut states: Vec<&str> = states.iter().map(|row| row["state"].as_str().unwrap()).collect();
+            states.sort_unstable();
+            assert_eq!(states, ["deleted", "present"]);
+        }
+    }
+    // As `recover` tells it.
+    for (n, second) in (1..).zip(&inserted) {
+        for id in [r#"{"$numberLong": "7"}"#, r#"{"$numberDouble": "7.0"}"#] {
+            assert_eq!(recovered(&fixture, id, second + 1).await, [json!(n)]);
+        }
+        assert_eq!(recovered(&fixture, "\"7\"", second + 1).await, [json!("text")]);
+    }
+}
+
+/// The field `n` of what `recover` gives.
+async fn recovered(fixture: &Fixture, id: &str, second: u32) -> Vec<Value> {
+    let time = bson::DateTime::from_millis(i64::from(second) * 1_000).try_to_rfc3339_string().unwrap();
+    let outcome = fixture.archiver.run(&["recover", "--source", "orders", "--id", id, "--at", &time]).await;
+    let documents = outcome.expect_code(0).json_lines();
+    let number = |value: &Value| {
+        value["$numberInt"].as_str().map_or_else(|| value.clone(), |n| json!(n.parse::<i64>().unwrap()))
+    };
+    documents.iter().map(|document| number(&document["n"])).collect()
+}
+
+/// What the changes of a document are in the log of a source that has rolled nothing of them, for a test to change.
+async fn changed(fixture: &Fixture, count: u64) -> Vec<Document> {
+    let orders = fixture.collection("orders");
+    let capture = fixture.start();
+    wait_until("what is there", LIMIT, async || (fixture.count("orders").await == 2).then_some(())).await;
+    for n in 1..=count as i32 {
+        orders.update_one(doc! {"_id": "a"}, doc! {"$set": {"n": n}}).await.unwrap();
+    }
+    wait_until("the changes", LIMIT, async || (fixture.count("orders").await == 2 + count).then_some(()))
+        .await;
+    capture.terminate().await.expect_code(0);
+    let records = fixture.records("orders").await;
+    of(&records, &["snapshot", "update"]).into_iter().cloned().collect()
+}
+
+#[tokio::test]
+async fn a_baseline_comes_behind_the_changes_of_its_time() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    fixture.collection("orders").insert_one(doc! {"_id": "a", "n": 0}).await.unwrap();
+    let records = changed(&fixture, 2).await;
+    // As if the document had been read at the time of the second change, which the stream delivered afterwards.
+    let log = fixture.audit.collection::<Document>("orders");
+    let read = doc! {"$set": {"clusterTime": time(&records[2]), "after.n": 2}};
+    log.update_one(doc! {"_id": integer(&records[0], "_id")}, read).await.unwrap();
+    fixture.run_once().await;
+    let second = time(&records[2]).time + 1;
+    assert_eq!(recovered(&fixture, "a", second).await, [json!(2)]);
+    let statements = fixture.ok(&["sql"]).await;
+    for query in [duckdb::query, duckdb::query_next] {
+        let rows = query(&format!("{statements}\n;SELECT op FROM changes_of('orders', 'a')"));
+        assert_eq!(rows, ["update", "update", "snapshot"].map(|op| json!({"op": op})));
+        let asked = format!(
+            "SELECT state, document->>'$.n' AS n, why FROM doc_at('orders', 'a', to_timestamp({second}))"
+        );
+        let rows = query(&format!("{statements}\n;{asked}"));
+        assert_eq!(rows, [json!({"state": "present", "n": "2", "why": "snapshot"})]);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_released_late_comes_where_it_was_withheld() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.create_with_images("orders").await;
+    orders.insert_one(doc! {"_id": "a", "n": 0}).await.unwrap();
+    let records = changed(&fixture, 4).await;
+    // As if the first of two changes in one transaction had been withheld, and released behind both.
+    let log = fixture.audit.collection::<Document>("orders");
+    let put = async |at: usize, mut record: Document, fields: Document| {
+        let seq = records[at].get("_id").unwrap().clone();
+        record.extend(fields);
+        record.insert("_id", &seq);
+        log.replace_one(doc! {"_id": seq}, record).await.unwrap();
+    };
+    let [withheld, late] = [1, 3].map(|n: usize| integer(&records[n], "_id"));
+    let now = records[1].get("clusterTime").unwrap();
+    let quarantine = |record: &Document| {
+        let kept = record
+            .clone()
+            .into_iter()
+            .filter(|(name, _)| ["_id", "ns", "clusterTime", "wallTime", "policy"].contains(&&**name));
+        let mut quarantine = doc! {"_id": 0, "op": "quarantine"};
+        quarantine.extend(kept);
+        quarantine
+    };
+    put(1, quarantine(&records[1]), doc! {"detail": {"op": "update", "plugin": "p", "error": "trap"}}).await;
+    put(2, records[2].clone(), doc! {"clusterTime": now}).await;
+    let mut detail = records[1].get_document("detail").cloned().unwrap_or_default();
+    detail.insert("late", withheld);
+    put(3, records[1].clone(), doc! {"detail": detail}).await;
+    put(4, quarantine(&records[4]), doc! {"detail": {"released": [{"seq": withheld, "late": late}]}}).await;
+    fixture.run_once().await;
+    let second = time(&records[1]).time + 1;
+    assert_eq!(recovered(&fixture, "a", second).await, [json!(2)]);
+    let statements = fixture.ok(&["sql"]).await;
+    for query in [duckdb::query, duckdb::query_next] {
+        let rows = query(&format!("{statements}\n;SELECT after->>'$.n' AS n FROM changes_of('orders', 'a')"));
+        assert_eq!(rows, ["0", "1", "2"].map(|n| json!({"n": n})));
+        let asked =
+            format!("SELECT state, document->>'$.n' AS n FROM doc_at('orders', 'a', to_timestamp({second}))");
+        assert_eq!(query(&format!("{statements}\n;{asked}")), [json!({"state": "present", "n": "2"})]);
     }
 }

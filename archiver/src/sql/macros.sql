@@ -1,10 +1,37 @@
 
--- Every record of one document, oldest first.
+-- The whole number that a text is, whatever it is written as: 5, 5.0, 5e2. Null for any other text.
+CREATE OR REPLACE MACRO whole_number(in_text) AS CASE
+  WHEN regexp_full_match(in_text, '-?[0-9]+') THEN TRY_CAST(in_text AS BIGINT)
+  WHEN regexp_full_match(in_text, '-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?')
+    AND TRY_CAST(in_text AS DOUBLE) = trunc(TRY_CAST(in_text AS DOUBLE)) THEN TRY_CAST(TRY_CAST(in_text AS DOUBLE) AS BIGINT)
+  END;
+
+-- The _id in a doc_key, equal for those that MongoDB takes for one: a whole number, whether as Int32, Int64 or double.
+CREATE OR REPLACE MACRO id_of(in_key) AS coalesce(
+  CAST(whole_number(coalesce(in_key->>'$._id."$numberInt"', in_key->>'$._id."$numberLong"', in_key->>'$._id."$numberDouble"')) AS VARCHAR),
+  CAST(in_key->'$._id' AS VARCHAR));
+
+-- Where a record stands among those of its time: one that was released late, where it was withheld.
+CREATE OR REPLACE MACRO place_of(in_seq, in_detail) AS
+  coalesce(CAST(coalesce(in_detail->>'$.late."$numberLong"', in_detail->>'$.late') AS BIGINT), in_seq);
+
+-- Every record of the documents with this _id. Those of a number are looked for in every form that doc_id can have of it. Any other _id is
+-- compared with doc_id alone, so that DuckDB leaves out what the Bloom filters say it is not in.
+CREATE OR REPLACE MACRO records_of(in_source, in_id) AS TABLE
+  SELECT * FROM all_changes
+  WHERE source = in_source
+    AND (whole_number(in_id) IS NOT NULL OR doc_id = in_id)
+    AND (whole_number(in_id) IS NULL OR (
+      doc_id IN (in_id, CAST(whole_number(in_id) AS VARCHAR), replace(CAST(CAST(whole_number(in_id) AS DOUBLE) AS VARCHAR), 'e+', 'e'),
+        CASE whole_number(in_id) WHEN 0 THEN '-0.0' ELSE in_id END)
+      AND (doc_id = in_id OR id_of(doc_key) = CAST(whole_number(in_id) AS VARCHAR))));
+
+-- Every record of one document, oldest first: of changes that have one time, in their order, and behind them the document as a baseline
+-- read it at that time. Numbers that are one _id to MongoDB (1, 1.0) are one document; '5' is the text "5" too: doc_key says which.
 --   FROM changes_of('payments', '652f1c0d9c6e8a1b2c3d4e5f');
 CREATE OR REPLACE MACRO changes_of(in_source, in_id) AS TABLE
-  SELECT * FROM all_changes
-  WHERE source = in_source AND doc_id = in_id
-  ORDER BY cluster_time, cluster_inc, partition, seq;
+  FROM records_of(in_source, in_id)
+  ORDER BY cluster_time, cluster_inc, op = 'snapshot', partition, place_of(seq, detail), seq;
 
 -- Stretches of which history is missing, one row each. What happened after "after" and no later than "until" is not recorded; closed says
 -- when the present had been compared with what was known (documents that differed have records of their own), undecided of
@@ -28,7 +55,7 @@ CREATE OR REPLACE MACRO gaps(in_source) AS TABLE
   ORDER BY "after", opened.partition, opened.seq;
 
 -- A document as it was at a time (after all changes of the seconds before it, as `archiver recover --at`), one row for each
--- collection that had this _id, from stored images only: the image after the last change up to then, else the image before
+-- collection that had this _id (and for each of a number and a text that are written alike: doc_key says which), from stored images only: the image after the last change up to then, else the image before
 -- the next one. state:
 --   present   document is what it was
 --   deleted   by a change of its own
@@ -39,31 +66,30 @@ CREATE OR REPLACE MACRO gaps(in_source) AS TABLE
 --   FROM doc_at('payments', '652f1c0d9c6e8a1b2c3d4e5f', '2026-11-21 09:30:00');
 CREATE OR REPLACE MACRO doc_at(in_source, in_id, in_time) AS TABLE
   WITH own AS (
-    SELECT * FROM all_changes
-    WHERE source = in_source AND doc_id = in_id
-      AND op IN ('insert', 'update', 'replace', 'delete', 'snapshot', 'gap')
+    SELECT *, id_of(doc_key) AS id FROM records_of(in_source, in_id)
+    WHERE op IN ('insert', 'update', 'replace', 'delete', 'snapshot', 'gap')
   ), places AS (
-    SELECT DISTINCT db, coll FROM own
+    SELECT DISTINCT db, coll, id FROM own
   ), wide AS (
     -- What concerns every document of a collection. Of those in one that a rename replaces, nothing is known from there on.
-    SELECT places.db, places.coll, CASE WHEN w.op = 'rename' AND w.coll <> places.coll THEN 'replaced' ELSE w.op END AS op, w.cluster_time, w.cluster_inc, w.partition, w.seq
+    SELECT places.db, places.coll, places.id, CASE WHEN w.op = 'rename' AND w.coll <> places.coll THEN 'replaced' ELSE w.op END AS op, w.cluster_time, w.cluster_inc, w.partition, w.seq
     FROM all_changes AS w JOIN places ON places.db = w.db
     WHERE w.source = in_source AND (
       w.op = 'dropDatabase' OR (w.op IN ('drop', 'rename') AND w.coll = places.coll)
       OR (w.op = 'rename' AND (w.detail->>'$.to.db') = places.db AND (w.detail->>'$.to.coll') = places.coll))
   ), events AS (
-    SELECT db, coll, op, before, after, cluster_time, cluster_inc, partition, seq FROM own
+    SELECT db, coll, id, doc_key, op, before, after, cluster_time, cluster_inc, partition, seq, place_of(seq, detail) AS placed FROM own
     UNION ALL BY NAME SELECT * FROM wide
   ), ordered AS (
     SELECT *, cluster_time < date_trunc('second', CAST(in_time AS TIMESTAMPTZ)) AS happened,
-      row_number() OVER (ORDER BY cluster_time, cluster_inc, partition, seq) AS place
+      row_number() OVER (ORDER BY cluster_time, cluster_inc, op = 'snapshot', partition, coalesce(placed, seq), seq) AS place
     FROM events
   ), around AS (
-    SELECT db, coll,
+    SELECT db, coll, id, arg_max(doc_key, place) AS doc_key,
       arg_max(struct_pack(op := op, image := after, at := cluster_time, seq := seq), place)
         FILTER (WHERE happened) AS last_change,
       arg_min(struct_pack(op := op, image := before), place) FILTER (WHERE NOT happened) AS next_change
-    FROM ordered GROUP BY db, coll
+    FROM ordered GROUP BY db, coll, id
   ), judged AS (
     SELECT *,
       EXISTS (
@@ -85,8 +111,8 @@ CREATE OR REPLACE MACRO doc_at(in_source, in_id, in_time) AS TABLE
   )
   SELECT db, coll, CASE WHEN in_gap THEN 'unknown' ELSE judgement END AS state,
     CASE WHEN judgement = 'present' AND NOT in_gap THEN coalesce(last_change.image, next_change.image) END AS document,
-    CASE WHEN in_gap THEN 'gap' ELSE last_change.op END AS why, last_change.at AS last_change, last_change.seq AS last_seq
-  FROM judged ORDER BY db, coll;
+    CASE WHEN in_gap THEN 'gap' ELSE last_change.op END AS why, last_change.at AS last_change, last_change.seq AS last_seq, doc_key
+  FROM judged ORDER BY db, coll, id;
 
 -- What was deleted from in_from up to, but not including, in_to, with the image before where there is one. Documents that ended with
 -- their collection have no deletes of their own: see collection_changes.
@@ -154,8 +180,8 @@ CREATE OR REPLACE MACRO field_changes(in_source, in_path) AS TABLE
 CREATE OR REPLACE MACRO actors_of(in_source, in_id) AS TABLE
   SELECT actor, actor_from, count(*) AS changes, list_sort(list(DISTINCT op)) AS ops,
     min(cluster_time) AS first_change, max(cluster_time) AS last_change
-  FROM all_changes
-  WHERE source = in_source AND doc_id = in_id AND op IN ('insert', 'update', 'replace', 'delete')
+  FROM records_of(in_source, in_id)
+  WHERE op IN ('insert', 'update', 'replace', 'delete')
   GROUP BY actor, actor_from ORDER BY first_change, actor;
 
 -- Everything that somebody did, oldest first, with the reason where the application gave one.

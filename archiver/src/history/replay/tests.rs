@@ -96,3 +96,25 @@ async fn ranges_that_meet_give_everything_once() {
         assert_eq!(both, all, "{bound}");
     }
 }
+
+/// It may go on in what is not archived, or not yet.
+#[tokio::test]
+async fn nothing_says_that_there_is_no_more_of_the_last_time_of_an_archive_alone() {
+    let (archive, _folder) = shop().archive(&[3, 6, 9]).await;
+    let history = History::new(None, archive);
+    let sources = ["shop".to_owned()];
+    let reached = async |to| {
+        let range = Range { from: None, to };
+        let mut merge = Merge::open(&history, &sources, range, false, |_| None).await.unwrap();
+        loop {
+            if let Next::End(reached) = merge.next().await.unwrap() {
+                return reached;
+            }
+        }
+    };
+    let delete = DAY + 24;
+    assert_eq!(reached(None).await, (delete, 1));
+    // Behind a range, the time of what comes next.
+    assert_eq!(reached(Some(Bound::Seq(12))).await, (delete, 1));
+    assert_eq!(reached(Some(Bound::Second(DAY + 2))).await, (DAY + 2, 1));
+}

@@ -8,6 +8,7 @@ use archiver_tests::{Fixture, Server, oplog, wait_until};
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use bson_walker::Doc;
 use futures_util::{StreamExt, TryStreamExt};
+use mongodb::Collection;
 
 use super::{COLD, LIMIT, digests, output, replay, target};
 
@@ -278,6 +279,16 @@ async fn documents_that_were_read_ahead_of_what_happened_to_their_collections() 
     assert_eq!(digests(&again, &all).await, digests(&fixture.db, &all).await);
 }
 
+/// Inserts documents in one transaction.
+async fn insert_together(server: &Server, collection: &Collection<Document>, ids: &[i32]) {
+    let mut session = server.client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    for id in ids {
+        collection.insert_one(doc! {"_id": id}).session(&mut session).await.unwrap();
+    }
+    session.commit_transaction().await.unwrap();
+}
+
 /// A range ends anywhere: with a transaction, amid one, or where a record of the archiver itself lies in between.
 #[tokio::test]
 async fn transactions_that_end_in_a_range_are_made_and_one_that_it_cuts_is_left_out() {
@@ -287,15 +298,7 @@ async fn transactions_that_end_in_a_range_are_made_and_one_that_it_cuts_is_left_
     let orders = fixture.collection("orders");
     fixture.db.create_collection("orders").await.unwrap();
     fixture.run_once().await;
-    let insert_together = async |ids: &[i32]| {
-        let mut session = server.client().start_session().await.unwrap();
-        session.start_transaction().await.unwrap();
-        for id in ids {
-            orders.insert_one(doc! {"_id": id}).session(&mut session).await.unwrap();
-        }
-        session.commit_transaction().await.unwrap();
-    };
-    insert_together(&[1, 2, 3]).await;
+    insert_together(&server, &orders, &[1, 2, 3]).await;
     let begun = std::time::Instant::now();
     wait_until("another second", LIMIT, async || (begun.elapsed().as_millis() > 1_100).then_some(())).await;
     orders.insert_one(doc! {"_id": 4}).await.unwrap();
@@ -347,7 +350,7 @@ async fn transactions_that_end_in_a_range_are_made_and_one_that_it_cuts_is_left_
     assert_eq!(replayed("amid", &["--to", &seq(2).to_string()]).await, cut("1"));
     assert_eq!(replayed("behind", &["--to", &seq(4).to_string()]).await, (vec![1, 3], None));
     // The last thing that is known to have happened.
-    insert_together(&[5, 6]).await;
+    insert_together(&server, &orders, &[5, 6]).await;
     fixture.run_once().await;
     assert_eq!(replayed("all", &[]).await, (vec![1, 3, 4, 5, 6], None));
 }

@@ -234,3 +234,21 @@ async fn all_that_is_deleted_is_what_each_was_alone_before_an_end() {
     }
     assert!(given > 300, "{given}");
 }
+
+#[tokio::test]
+async fn documents_that_share_their_ids_are_all_given_back() {
+    for ids in [16, 17, 20, 32, 33] {
+        let mut shop = Shop::with_plugins(&[]);
+        for coll in ["orders", "others"] {
+            for id in 0..ids {
+                let head = |op: &str| doc! {"op": op, "ns": {"db": "shop", "coll": coll}, "key": {"_id": id}};
+                shop.push(head("insert"), doc! {"after": {"_id": id, "of": coll}});
+                shop.push(head("delete"), doc! {});
+            }
+        }
+        let (archive, _folder) = shop.archive(&[]).await;
+        let history = History::new(None, archive);
+        let summary = deleted_since(&history, "shop", 0, None, async |_| Ok(())).await.unwrap();
+        assert_eq!((summary.recovered, summary.lost), (2 * ids as u64, vec![]));
+    }
+}

@@ -46,7 +46,7 @@ pub async fn deleted_since(
     let concerned = Concerned::since(&wide, since)?;
     let mut search = Search { source, since, namespace, concerned, wide, summary, give: &mut give };
     let left = search.by_images(history).await?;
-    match left.documents.len() <= ONE_BY_ONE && search.concerned.is_empty() {
+    match left.count <= ONE_BY_ONE && search.concerned.is_empty() {
         true => search.one_by_one(history, left).await?,
         false => search.together(history, left).await?,
     }
@@ -77,17 +77,19 @@ struct End {
 struct Left {
     /// Their ends, …
     ends: Spread,
-    /// … the first of them once more, …
+    /// … how many these are, …
+    count: usize,
+    /// … the first of them once more, where each may be put together by itself, …
     first: Vec<End>,
-    /// … and digests of all their ids.
-    documents: HashSet<u64>,
+    /// … and digests of their ids.
+    ids: HashSet<u64>,
 }
 
 impl<G: AsyncFnMut(Recovered) -> Result<()>> Search<'_, G> {
     /// Gives those back whose deletion brought an image and is known to be their end.
     async fn by_images(&mut self, history: &History) -> Result<Left> {
         let mut ends = ends_since(history, self.source, self.since).await?;
-        let mut left = Left { ends: Spread::new(), first: Vec::new(), documents: HashSet::new() };
+        let mut left = Left { ends: Spread::new(), count: 0, first: Vec::new(), ids: HashSet::new() };
         while let Some(group) = ends.next(BY_ID)? {
             for (key, records) in group.documents() {
                 for record in last_of_each(&records)? {
@@ -100,9 +102,10 @@ impl<G: AsyncFnMut(Recovered) -> Result<()>> Search<'_, G> {
                         self.hand_over(end, Known::unrecorded()).await?;
                         continue;
                     }
-                    left.documents.insert(digest(key));
+                    left.ids.insert(digest(key));
                     left.ends.push(key, &marker(&record))?;
-                    if left.first.len() < ONE_BY_ONE {
+                    left.count += 1;
+                    if left.first.len() < ONE_BY_ONE && self.concerned.is_empty() {
                         left.first.push(end);
                     }
                 }
@@ -126,10 +129,10 @@ impl<G: AsyncFnMut(Recovered) -> Result<()>> Search<'_, G> {
 
     /// Puts any number of documents together, in one pass over the history.
     async fn together(&mut self, history: &History, left: Left) -> Result<()> {
-        let Left { ends, documents, .. } = left;
+        let Left { ends, ids, .. } = left;
         let is_looked_for = |record: &Record<'_>, key: &[u8]| {
             let is_concerned = || Namespace::of(record).is_some_and(|own| self.concerned.hold(&own));
-            documents.contains(&digest(key)) || is_concerned()
+            ids.contains(&digest(key)) || is_concerned()
         };
         let key = |record: &Record<'_>| BY_ID(record).filter(|key| is_looked_for(record, key));
         let mut gathered = gather_to(ends, history, self.source, &key).await?;

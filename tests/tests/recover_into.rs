@@ -85,6 +85,26 @@ async fn a_plan_says_what_would_happen_to_each_document_and_then_that_happens() 
 }
 
 #[tokio::test]
+async fn ids_that_cant_be_given_are_named_beside_those_that_are_in_conflict() {
+    let server = Server::shared().await;
+    let fixture = deleted(&server, 2, "{source}").await;
+    let restored = fixture.collection("restored");
+    restored.insert_one(doc! {"_id": 1, "alive": true}).await.unwrap();
+    let to = format!("{}.restored", fixture.db.name());
+    let ids = ["--id", "never", "--id", "0", "--id", "nor this", "--id", "1"];
+    let command =
+        [&["recover", "--source", "orders"], &ids[..], &["--to-namespace", &to, "--apply"]].concat();
+    let done = fixture.archiver.run(&command).await.expect_code(INVALID);
+    assert_eq!(
+        (lines(&done.stdout, "inserted"), lines(&done.stdout, "conflict")),
+        (vec!["0".into()], vec!["1".into()])
+    );
+    for named in ["\"never\"", "\"nor this\"", "1 live documents differ"] {
+        assert!(done.stderr.contains(named), "{named}: {}", done.stderr);
+    }
+}
+
+#[tokio::test]
 async fn documents_of_two_collections_on_their_way_into_one_are_named() {
     let server = Server::shared().await;
     let fixture = Fixture::new(&server);

@@ -9,7 +9,9 @@ use archiver::Error;
 use archiver::config::Config;
 use archiver::history::access::Access;
 use archiver::history::id::DocumentId;
-use archiver::history::recover::{Conditions, Recovered, Summary, as_of, by_ids, by_many_ids, deleted_since};
+use archiver::history::recover::{
+    Answer, Conditions, Recovered, Summary, as_of, by_ids, by_many_ids, deleted_since,
+};
 use archiver::history::{History, Namespace, removed_words};
 use bson::{DateTime, Document, doc};
 use bson_walker::Doc;
@@ -170,16 +172,22 @@ impl Selection {
         }
         let summary = match at {
             Some(at) => {
-                let give_one = async |recovered: Recovered| give.one(recovered).await;
-                as_of(history, source, at, namespace, &self.conditions, give_one).await?
+                let take = async |answer: Answer| match answer {
+                    Ok(recovered) => give.one(recovered).await,
+                    Err(lost) => give.lost(&lost),
+                };
+                as_of(history, source, at, namespace, &self.conditions, take).await?
             }
             None => {
                 let since = self.since.map_or(0, |since| since.as_second());
-                let give_one = async |recovered: Recovered| {
-                    let met = Doc::new(&recovered.document).is_ok_and(|doc| self.conditions.match_doc(doc));
-                    if met { give.one(recovered).await } else { Ok(()) }
+                let met =
+                    |document: &[u8]| Doc::new(document).is_ok_and(|doc| self.conditions.match_doc(doc));
+                let take = async |answer: Answer| match answer {
+                    Ok(recovered) if met(&recovered.document) => give.one(recovered).await,
+                    Ok(_) => Ok(()),
+                    Err(lost) => give.lost(&lost),
                 };
-                deleted_since(history, source, since, namespace, give_one).await?
+                deleted_since(history, source, since, namespace, take).await?
             }
         };
         Ok(Ended { summary, failures: Vec::new() })
@@ -205,9 +213,9 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     let flushed = give.flush_all().await;
     let ended = ended.and_then(|ended| flushed.map(|()| ended));
     if let Some(recovery) = recovery {
-        let lost = ended.as_ref().map_or(0, |ended| ended.summary.lost.len() + ended.failures.len());
+        let failures = ended.as_ref().map_or(0, |ended| ended.failures.len());
         let failed = ended.as_ref().err().map(|error| error.kind().name());
-        let noted = recovery.end(give.counts(lost as u64), failed).await;
+        let noted = recovery.end(give.counts(failures as u64), failed).await;
         if ended.is_ok() {
             noted?;
         }
@@ -262,17 +270,17 @@ fn finish(give: &Give, ended: Ended, selection: &Selection) -> Result<Outcome> {
     let Ended { summary, failures } = ended;
     let finished = give.finish(&summary.policies);
     if !selection.ids.is_empty() {
-        finished?;
         let mut failures = failures.into_iter();
-        let Some(first) = failures.next() else { return Ok(Outcome::Fine) };
+        // What the command ends with is named last, by its caller.
+        let last = finished.err().or_else(|| failures.next().map(Into::into));
         for other in failures {
             say(&format!("error: {other}"))?;
         }
-        return Err(first.into());
+        return last.map_or(Ok(Outcome::Fine), Err);
     }
-    lost(&summary, give.given(), selection)?;
+    of_period(&summary, give.given(), selection)?;
     finished?;
-    match summary.lost.len() {
+    match summary.lost {
         0 => Ok(Outcome::Fine),
         n => Err(Error::not_found(format!("history can't give {n} documents back"))
             .hint("each is named above, with why; archiver history shows what is kept of it")
@@ -280,8 +288,8 @@ fn finish(give: &Give, ended: Ended, selection: &Selection) -> Result<Outcome> {
     }
 }
 
-/// Says what of a period could not be given back.
-fn lost(summary: &Summary, given: u64, selection: &Selection) -> Result<()> {
+/// Says what is to be known of a period, and how many of its documents could not be given back.
+fn of_period(summary: &Summary, given: u64, selection: &Selection) -> Result<()> {
     for (from, to) in &summary.renamed {
         say(&format!(
             "note: {from} was renamed to {to}: its documents are not deleted, they went on under that name"
@@ -293,13 +301,10 @@ fn lost(summary: &Summary, given: u64, selection: &Selection) -> Result<()> {
             removed_words(until)
         ))?;
     }
-    for lost in &summary.lost {
-        say(&format!("not recovered: {:?} of {}: {}", lost.id, lost.namespace, lost.why))?;
-    }
-    if !summary.lost.is_empty() && !selection.conditions.is_empty() {
+    if summary.lost > 0 && !selection.conditions.is_empty() {
         say("note: whether these met the conditions can't be told either")?;
     }
-    say(&format!("{given} recovered, {} not", summary.lost.len()))
+    say(&format!("{given} recovered, {} not", summary.lost))
 }
 
 fn say(line: &str) -> Result<()> {

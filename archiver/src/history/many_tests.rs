@@ -7,7 +7,7 @@ use bson::{Document, Timestamp, doc};
 
 use super::History;
 use super::id::DocumentId;
-use super::recover::{Conditions, Recovered, as_of, by_id, by_many_ids, deleted_since};
+use super::recover::{Answer, Conditions, Recovered, as_of, by_id, by_many_ids, deleted_since};
 use super::states::State;
 use super::testing::{DAY, Shop};
 use super::timeline::Entry;
@@ -111,16 +111,19 @@ async fn all_documents_of_a_time_are_what_each_is_alone() {
         for _ in 0..2 {
             let at = i64::from(DAY) + random.below(shop.records.len() + 4) as i64;
             let mut told = Told::new();
-            let give = async |recovered: Recovered| {
-                tell(&mut told, recovered);
+            let take = async |answer: Answer| {
+                match answer {
+                    Ok(recovered) => tell(&mut told, recovered),
+                    Err(lost) => {
+                        assert_eq!(told.insert((lost.namespace.to_string(), lost.id), None), None)
+                    }
+                }
                 Ok(())
             };
-            let summary = as_of(&history, "shop", at, None, &Conditions::default(), give).await.unwrap();
-            assert_eq!(summary.recovered as usize, told.len());
-            known += told.len();
-            for lost in summary.lost {
-                assert_eq!(told.insert((lost.namespace.to_string(), lost.id), None), None);
-            }
+            let summary = as_of(&history, "shop", at, None, &Conditions::default(), take).await.unwrap();
+            let given = told.values().flatten().count();
+            assert_eq!((summary.recovered, summary.lost), (given as u64, (told.len() - given) as u64));
+            known += given;
             assert_eq!(told, one_by_one(&history, at).await, "seed {seed} at {at}");
         }
         assert!(known > 5, "nearly everything is unknown");
@@ -185,11 +188,11 @@ async fn a_condition_selects_among_the_documents_of_a_time() {
     let conditions = Conditions::parse(&["even=true".to_owned()]).unwrap();
     for (at, expected) in [(then, 100), (then + 1, 99), (then + 2, 98)] {
         let mut found: Vec<Document> = Vec::new();
-        let give = async |recovered: Recovered| {
-            found.push(bson::deserialize_from_slice(&recovered.document).unwrap());
+        let take = async |answer: Answer| {
+            found.push(bson::deserialize_from_slice(&answer.unwrap().document).unwrap());
             Ok(())
         };
-        as_of(&history, "shop", at, None, &conditions, give).await.unwrap();
+        as_of(&history, "shop", at, None, &conditions, take).await.unwrap();
         assert_eq!(found.len(), expected);
         assert!(found.iter().all(|document| document.get_bool("even").unwrap()));
     }
@@ -207,18 +210,19 @@ async fn all_that_is_deleted_is_what_each_was_alone_before_an_end() {
         let part = i64::from(DAY) + random.below(shop.records.len()) as i64;
         for since in [0, part, i64::from(shop.second) - 8] {
             let mut told = BTreeMap::new();
-            let give = async |recovered: Recovered| {
-                let at = (recovered.namespace.to_string(), recovered.id.clone());
-                assert!(told.insert(at, recovered).is_none(), "given twice");
+            let take = async |answer: Answer| {
+                let (at, recovered) = match answer {
+                    Ok(found) => ((found.namespace.to_string(), found.id.clone()), Some(found)),
+                    Err(lost) => ((lost.namespace.to_string(), lost.id), None),
+                };
+                assert!(told.insert(at, recovered).is_none(), "told of twice");
                 Ok(())
             };
-            let summary = deleted_since(&history, "shop", since, None, give).await.unwrap();
-            assert_eq!(summary.recovered as usize, told.len());
-            for lost in summary.lost {
-                assert!(!told.contains_key(&(lost.namespace.to_string(), lost.id)), "given and lost");
-            }
-            given += told.len();
-            for recovered in told.into_values() {
+            let summary = deleted_since(&history, "shop", since, None, take).await.unwrap();
+            let back = told.values().flatten().count();
+            assert_eq!((summary.recovered, summary.lost), (back as u64, (told.len() - back) as u64));
+            given += back;
+            for recovered in told.into_values().flatten() {
                 let id = DocumentId::parse(&recovered.id).unwrap();
                 let timeline = history.timeline("shop", &id, Some(&recovered.namespace)).await.unwrap();
                 let is_its_end = |entry: &&Entry| {

@@ -58,13 +58,16 @@ pub struct Lost {
     pub why: String,
 }
 
+/// What history tells of one of many documents.
+pub type Answer = std::result::Result<Recovered, Lost>;
+
 /// What else is to be said of a recovery.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// How many documents were given back.
     pub recovered: u64,
-    /// Those that were not.
-    pub lost: Vec<Lost>,
+    /// How many were not.
+    pub lost: u64,
     /// Renames in the period, the old and the new name: the documents went on under the new one.
     pub renamed: Vec<(Namespace, Namespace)>,
     /// Until when history has been removed by retention: documents that have not changed since are not known.

@@ -7,7 +7,7 @@ use bson::{Document, doc};
 use tempfile::TempDir;
 
 use super::id::DocumentId;
-use super::recover::{Recovered, by_id, deleted_since};
+use super::recover::{Answer, Recovered, by_id, deleted_since};
 use super::states::{Reason, State};
 use super::testing::{DAY, Shop};
 use super::*;
@@ -196,19 +196,23 @@ async fn everything_deleted_since_a_time_comes_back_but_what_was_inserted_again(
         shop.change("delete", "unknown", doc! {});
         let (middle, end) = (shop.next_seq() / 2, shop.next_seq() - 3);
         let history = history(&shop, &[middle, end]).await;
-        let mut given = Vec::new();
-        let give = async |r: Recovered| -> Result<()> {
-            assert_eq!(r.origins.len(), 1);
-            given.push(document(&r));
+        let (mut given, mut lost) = (Vec::new(), Vec::new());
+        let take = async |answer: Answer| -> Result<()> {
+            match answer {
+                Ok(r) => {
+                    assert_eq!(r.origins.len(), 1);
+                    given.push(document(&r));
+                }
+                Err(other) => lost.push(other.id),
+            }
             Ok(())
         };
-        let summary = deleted_since(&history, "shop", i64::from(since), None, give).await.unwrap();
+        let summary = deleted_since(&history, "shop", i64::from(since), None, take).await.unwrap();
         given.sort_by_key(|d| d.get_i32("_id").unwrap());
         let expected: Vec<_> = (2..documents).map(|n| doc! {"_id": n, "x": n}).collect();
         assert_eq!(given, expected);
-        assert_eq!(summary.recovered, documents as u64 - 2);
-        assert_eq!(summary.lost.len(), 1);
-        assert_eq!(summary.lost[0].id, "unknown");
+        assert_eq!((summary.recovered, summary.lost), (documents as u64 - 2, 1));
+        assert_eq!(lost, ["unknown"]);
         assert_eq!(
             summary.policies.plugins(RecordId { partition: None, seq: 1 }).unwrap(),
             ["redact 1 (sha256 ab)"]
@@ -245,11 +249,12 @@ async fn what_ended_with_its_collection_comes_back_unless_it_is_there_again() {
         shop.push(about("b", "insert", 3), doc! {"after": {"_id": 3, "again": true}});
         let history = history(&shop, &[over / 2, over]).await;
         let mut given = Vec::new();
-        let give = async |r: Recovered| -> Result<()> {
+        let take = async |answer: Answer| -> Result<()> {
+            let r = answer.unwrap();
             given.push((r.namespace.coll.clone(), document(&r), r.seq));
             Ok(())
         };
-        let summary = deleted_since(&history, "shop", i64::from(since), None, give).await.unwrap();
+        let summary = deleted_since(&history, "shop", i64::from(since), None, take).await.unwrap();
         given.sort_by_key(|(coll, d, _)| (coll.clone(), d.get_i32("_id").unwrap()));
         let mut expected = vec![("a".to_owned(), doc! {"_id": 1, "x": 0}, over - 3)];
         for n in [0].into_iter().chain(2..documents).filter(|n| *n != 3) {
@@ -257,7 +262,7 @@ async fn what_ended_with_its_collection_comes_back_unless_it_is_there_again() {
         }
         expected.extend((0..documents).map(|n| ("b".to_owned(), doc! {"_id": 1_000 + n}, over - 2)));
         assert_eq!(given, expected);
-        assert_eq!((summary.recovered, summary.lost), (expected.len() as u64, Vec::new()));
+        assert_eq!((summary.recovered, summary.lost), (expected.len() as u64, 0));
         assert_eq!(summary.renamed[0].1.coll, "b");
     }
 }
@@ -292,9 +297,9 @@ async fn documents_of_a_collection_that_is_renamed_away_are_not_deleted() {
     let from = doc! {"op": "rename", "ns": {"db": "shop", "coll": "orders"}};
     shop.change("insert", 1, doc! {"after": {"_id": 1}});
     shop.push(from, doc! {"detail": {"to": {"db": "elsewhere", "coll": "b"}, "fromWatched": true}});
-    let give = async |r: Recovered| -> Result<()> { panic!("{r:?}") };
-    let summary = deleted_since(&history(&shop, &[]).await, "shop", 0, None, give).await.unwrap();
-    assert_eq!((summary.recovered, summary.lost.len(), summary.renamed.len()), (0, 0, 1));
+    let take = async |answer: Answer| -> Result<()> { panic!("{answer:?}") };
+    let summary = deleted_since(&history(&shop, &[]).await, "shop", 0, None, take).await.unwrap();
+    assert_eq!((summary.recovered, summary.lost, summary.renamed.len()), (0, 0, 1));
 }
 
 #[tokio::test]

@@ -132,19 +132,19 @@ async fn an_id_that_becomes_an_equal_number_of_another_type_is_that_of_one_docum
             timeline.entries.iter().find(|e| Record::new(&e.record).unwrap().seq().unwrap() == seq);
         assert_eq!(deletion.unwrap().after.state, State::Absent);
         let mut given = Vec::new();
-        let give = async |r: recover::Recovered| -> Result<()> {
-            given.push(bson::deserialize_from_slice::<Document>(&r.document).unwrap());
+        let take = async |answer: recover::Answer| -> Result<()> {
+            given.push(bson::deserialize_from_slice::<Document>(&answer.unwrap().document).unwrap());
             Ok(())
         };
-        deleted_since(&history, "shop", 0, None, give).await.unwrap();
+        deleted_since(&history, "shop", 0, None, take).await.unwrap();
         assert_eq!(given, [doc! {"_id": 1.0}]);
         let mut given = Vec::new();
-        let give = async |r: recover::Recovered| -> Result<()> {
-            given.push(bson::deserialize_from_slice::<Document>(&r.document).unwrap());
+        let take = async |answer: recover::Answer| -> Result<()> {
+            given.push(bson::deserialize_from_slice::<Document>(&answer.unwrap().document).unwrap());
             Ok(())
         };
         let all = Conditions::default();
-        as_of(&history, "shop", then, None, &all, give).await.unwrap();
+        as_of(&history, "shop", then, None, &all, take).await.unwrap();
         assert_eq!(given, [changed], "among all documents, too");
     }
 }

@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use archiver::Kind as ErrorKind;
 use archiver::history::document::Unapplied;
 use archiver::history::id::DocumentId;
-use archiver::history::recover::{Recovered, by_id, deleted_since};
+use archiver::history::recover::{Answer, Recovered, by_id, deleted_since};
 use archiver::history::states::{Known, Reason, State};
 use archiver::history::timeline::{Entry, Timeline};
 use archiver::history::{History, Namespace};
@@ -453,7 +453,8 @@ async fn deleted(
     tally: &mut Tally,
 ) {
     let mut found: BTreeMap<Key, Vec<u8>> = BTreeMap::new();
-    let give = async |recovered: Recovered| {
+    let take = async |answer: Answer| {
+        let Ok(recovered) = answer else { return Ok(()) };
         let Some(kind) = program.kind(&recovered.namespace.coll) else { return Ok(()) };
         let document = RawDocumentBuf::from_bytes(recovered.document.to_vec()).unwrap();
         let key = (kind, id_key(&id_of(&document)));
@@ -463,7 +464,7 @@ async fn deleted(
         );
         Ok(())
     };
-    deleted_since(history, source, 0, None, give).await.unwrap();
+    deleted_since(history, source, 0, None, take).await.unwrap();
     for (key, document) in &gone {
         let given = found.get(key).map(|bytes| decoded(bytes));
         let what = format!("{source} {:?} {} seed {}", key.0, decoded(&key.1), program.seed());

@@ -10,7 +10,7 @@ use archiver::archive::extjson;
 use archiver::config::Config;
 use archiver::history::Namespace;
 use archiver::history::policies::Policies;
-use archiver::history::recover::Recovered;
+use archiver::history::recover::{Lost, Recovered};
 use archiver::history::restore::{Action, Target};
 use archiver::record::RecordId;
 use bson::{Document, doc};
@@ -38,6 +38,7 @@ pub(super) struct Counts {
     replaced: u64,
     conflicts: u64,
     redacted: u64,
+    lost: u64,
 }
 
 /// Where recovered documents go.
@@ -127,6 +128,14 @@ impl Give {
         self.progress()
     }
 
+    /// Names a document that can't be given, at once: there may be any number of them.
+    pub(super) fn lost(&mut self, lost: &Lost) -> archiver::Result<()> {
+        self.counts.lost += 1;
+        clear_progress().map_err(unwritten)?;
+        let named = format!("not recovered: {:?} of {}: {}", lost.id, lost.namespace, lost.why);
+        say(&named).map_err(unwritten)
+    }
+
     fn print(&mut self, recovered: &Recovered) -> archiver::Result<()> {
         self.counts.printed += 1;
         match self.format {
@@ -186,9 +195,10 @@ impl Give {
         self.flush()
     }
 
-    /// The counts for the record of a recovery.
-    pub(super) fn counts(&self, lost: u64) -> Document {
-        let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted } = self.counts;
+    /// The counts for the record of a recovery, with how many of the ids that were asked for can't be given.
+    pub(super) fn counts(&self, failures: u64) -> Document {
+        let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted, lost } =
+            self.counts;
         let mut counts = doc! {};
         let named = match &self.target {
             None => vec![("printed", printed)],
@@ -206,7 +216,7 @@ impl Give {
                 ("redacted", redacted),
             ],
         };
-        for (name, n) in named.into_iter().chain([("lost", lost)]) {
+        for (name, n) in named.into_iter().chain([("lost", lost + failures)]) {
             counts.insert(name, i64::try_from(n).unwrap_or(i64::MAX));
         }
         counts
@@ -214,12 +224,14 @@ impl Give {
 
     /// How many documents were given.
     pub(super) fn given(&self) -> u64 {
-        let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted } = self.counts;
+        let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted, .. } =
+            self.counts;
         printed + will_insert + inserted + identical + replaced + conflicts + redacted
     }
 
     fn words(&self) -> String {
-        let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted } = self.counts;
+        let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted, .. } =
+            self.counts;
         let waiting = self.batch.len();
         match &self.target {
             None => format!("{printed} documents"),
@@ -237,9 +249,7 @@ impl Give {
 
     /// Says what the documents are not: unredacted; what would happen, or did; and fails where something was not written.
     pub(super) fn finish(&self, known: &Policies) -> Result<()> {
-        if io::stderr().is_terminal() {
-            write!(io::stderr().lock(), "\r\x1b[2K")?;
-        }
+        clear_progress()?;
         for policy in &self.policies {
             match known.plugins(*policy) {
                 Some([]) => {}
@@ -302,6 +312,14 @@ impl Counts {
             Action::Redacted => &mut self.redacted,
         } += 1;
     }
+}
+
+/// Takes the line off a terminal that says how far it is.
+fn clear_progress() -> Result<()> {
+    if io::stderr().is_terminal() {
+        write!(io::stderr().lock(), "\r\x1b[2K")?;
+    }
+    Ok(())
 }
 
 fn printable(id: &str) -> String {

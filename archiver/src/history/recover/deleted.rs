@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 
 use super::gather::{Key, Spread, gather_to};
 use super::many::Wide;
-use super::{Lost, ONE_BY_ONE, Recovered, Summary, id_text};
+use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, id_text};
 use crate::error::Result;
 use crate::history::id::{DocumentId, Id};
 use crate::history::policies::Origin;
@@ -27,7 +27,8 @@ const ENDS: [&str; 3] = ["delete", "insert", "snapshot"];
 const KEPT: [&str; 7] = ["_id", "op", "ns", "key", "clusterTime", "policy", "detail"];
 
 /// Gives all documents back that were deleted since a second and are not there again, as they were just before: by an event of
-/// their own, with their collection or database, or because another collection took its name.
+/// their own, with their collection or database, or because another collection took its name. `take` gets them, and those that
+/// history can't give.
 ///
 /// In no order, but always the same one; those whose deletion brought an image come first, unless a collection ended since then.
 pub async fn deleted_since(
@@ -35,7 +36,7 @@ pub async fn deleted_since(
     source: &str,
     since: i64,
     namespace: Option<&Namespace>,
-    mut give: impl AsyncFnMut(Recovered) -> Result<()>,
+    mut take: impl AsyncFnMut(Answer) -> Result<()>,
 ) -> Result<Summary> {
     history.require(source).await?;
     let since = Timestamp { time: u32::try_from(since.max(0)).unwrap_or(u32::MAX), increment: 0 };
@@ -44,7 +45,7 @@ pub async fn deleted_since(
     let mut summary = Summary { policies: policies(&wide)?, removed_until, ..Summary::default() };
     note_renames(&wide, since, &mut summary)?;
     let concerned = Concerned::since(&wide, since)?;
-    let mut search = Search { source, since, namespace, concerned, wide, summary, give: &mut give };
+    let mut search = Search { source, since, namespace, concerned, wide, summary, take: &mut take };
     let left = search.by_images(history).await?;
     match left.count <= ONE_BY_ONE && search.concerned.is_empty() {
         true => search.one_by_one(history, left).await?,
@@ -53,7 +54,7 @@ pub async fn deleted_since(
     Ok(search.summary)
 }
 
-struct Search<'a, G> {
+struct Search<'a, T> {
     source: &'a str,
     since: Timestamp,
     namespace: Option<&'a Namespace>,
@@ -62,7 +63,7 @@ struct Search<'a, G> {
     /// The source's records about more than one document.
     wide: Vec<Vec<u8>>,
     summary: Summary,
-    give: &'a mut G,
+    take: &'a mut T,
 }
 
 /// A document's last deletion.
@@ -85,7 +86,7 @@ struct Left {
     ids: HashSet<u64>,
 }
 
-impl<G: AsyncFnMut(Recovered) -> Result<()>> Search<'_, G> {
+impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
     /// Gives those back whose deletion brought an image and is known to be their end.
     async fn by_images(&mut self, history: &History) -> Result<Left> {
         let mut ends = ends_since(history, self.source, self.since).await?;
@@ -195,13 +196,14 @@ impl<G: AsyncFnMut(Recovered) -> Result<()>> Search<'_, G> {
                 summary.recovered += 1;
                 let (seq, origins) = (at.2.seq, known.origins);
                 let is_redacted = summary.policies.may_be_redacted(&origins);
-                return (self.give)(Recovered { namespace, id, document, seq, origins, is_redacted }).await;
+                let recovered = Recovered { namespace, id, document, seq, origins, is_redacted };
+                return (self.take)(Ok(recovered)).await;
             }
             State::Unknown(reason) => reason.to_string(),
             State::Absent => "its deletion is recorded, and its existence is not".to_owned(),
         };
-        summary.lost.push(Lost { namespace, id, why });
-        Ok(())
+        summary.lost += 1;
+        (self.take)(Err(Lost { namespace, id, why })).await
     }
 }
 

@@ -6,7 +6,7 @@ use bson_walker::Doc;
 
 use super::conditions::Conditions;
 use super::gather::{Key, gather};
-use super::{Lost, ONE_BY_ONE, Recovered, Summary, at_time, by_id, id_text, of_timeline};
+use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, at_time, by_id, id_text, of_timeline};
 use crate::error::{Error, Kind, Result};
 use crate::history::id::{DocumentId, Id};
 use crate::history::policies::Policies;
@@ -22,15 +22,15 @@ const IDS_A_PASS: usize = if cfg!(test) { 50 } else { 100_000 };
 
 /// Gives every document back as it was after all changes before a second, of those that were there and match.
 ///
-/// In no order, but always the same one. Of a document that history can't tell of, it can't tell whether it matched either: it is
-/// among the lost. Fails as not found where history has been removed up to that time or later.
+/// `take` gets them in no order, but always the same one. Of a document that history can't tell of, it can't tell whether it matched
+/// either: it is among the lost. Fails as not found where history has been removed up to that time or later.
 pub async fn as_of(
     history: &History,
     source: &str,
     at: i64,
     namespace: Option<&Namespace>,
     conditions: &Conditions,
-    mut give: impl AsyncFnMut(Recovered) -> Result<()>,
+    mut take: impl AsyncFnMut(Answer) -> Result<()>,
 ) -> Result<Summary> {
     history.require(source).await?;
     let wide = Wide::read(history, source).await?;
@@ -49,10 +49,13 @@ pub async fn as_of(
                     Ok(recovered) => {
                         if Doc::new(&recovered.document).is_ok_and(|doc| conditions.match_doc(doc)) {
                             summary.recovered += 1;
-                            give(recovered).await?;
+                            take(Ok(recovered)).await?;
                         }
                     }
-                    Err(lost) => summary.lost.push(lost),
+                    Err(lost) => {
+                        summary.lost += 1;
+                        take(Err(lost)).await?;
+                    }
                 }
             }
         }
@@ -233,12 +236,7 @@ impl Wide {
     }
 
     /// What the documents with one `_id` were at a time, those that were not there left out.
-    fn at_time(
-        &self,
-        own: Vec<Vec<u8>>,
-        at: i64,
-        namespace: Option<&Namespace>,
-    ) -> Result<Vec<std::result::Result<Recovered, Lost>>> {
+    fn at_time(&self, own: Vec<Vec<u8>>, at: i64, namespace: Option<&Namespace>) -> Result<Vec<Answer>> {
         let first = own.first().map(|bytes| Record::new(bytes)).transpose()?;
         let Some(id) = first.and_then(|record| record.id()) else { return Ok(Vec::new()) };
         let timeline = self.timeline(&DocumentId::of(&id), &own)?.within(namespace);

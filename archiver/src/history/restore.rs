@@ -41,7 +41,7 @@ pub enum Action {
     Conflict,
     /// It took the place of another one with this id.
     Replaced,
-    /// It was recorded through plugins, and is not put anywhere.
+    /// Plugins have changed it, or may have, and it is not put anywhere.
     Redacted,
 }
 

@@ -1,7 +1,7 @@
 //! What MongoDB tells of a document after a change, made what it stores (seen on 6.0.5). A post-image of an update it makes of the
-//! document before; a field that a pipeline has moved to the end it appends, and leaves it in its old place too. A replacement by a
-//! pipeline it tells as that was computed, with `_id` anywhere. What is stored has each field once, where it was moved to, and `_id`
-//! first.
+//! document before; a field that a pipeline has moved to the end it appends, and leaves it in its old place too. What a pipeline has
+//! replaced, or has made anew with few differences, it tells as that was computed, with `_id` anywhere. What is stored has each field
+//! once, where it was moved to, and `_id` first.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,22 +20,20 @@ pub(crate) fn after<'a>(record: &Record<'a>) -> Option<Cow<'a, [u8]>> {
 /// The document that an operation has stored, where it is not `after` as it was told; `None` where it is. A part that had fields twice
 /// before the change, which MongoDB permits, is left as it came.
 pub(crate) fn stored(op: &str, after: Doc<'_>, before: Option<Doc<'_>>) -> Option<Vec<u8>> {
-    match op {
-        "update" if has_repeats(after, false) => Some(Writer::build(|writer| {
-            for (element, before) in kept(after, before, false) {
+    let repeats = op == "update" && has_repeats(after, false);
+    let moved_id = matches!(op, "update" | "replace") && !is_first(after) && after.get("_id").is_some();
+    (repeats || moved_id).then(|| {
+        let fields = match repeats {
+            true => kept(after, before, false),
+            false => after.elements().map_while(Result::ok).map(|element| (element, None)).collect(),
+        };
+        let (id, others): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(e, _)| e.name() == b"_id");
+        Writer::build(|writer| {
+            for (element, before) in id.into_iter().chain(others) {
                 write(element, before, writer);
             }
-        })),
-        "replace" => {
-            let id = after.get("_id").filter(|_| !is_first(after))?;
-            Some(Writer::build(|writer| {
-                writer.append(&id);
-                let others = after.elements().map_while(Result::ok).filter(|e| e.whole() != id.whole());
-                others.for_each(|element| writer.append(&element));
-            }))
-        }
-        _ => None,
-    }
+        })
+    })
 }
 
 fn is_first(after: Doc<'_>) -> bool {
@@ -114,16 +112,22 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_replacement_comes_first() {
+    fn the_id_comes_first() {
         let told = fields(&["a", "_id", "b"]);
-        let found = stored("replace", Doc::new(&told).unwrap(), None).unwrap();
-        assert_eq!(names(&found), ["_id", "a", "b"]);
-        assert_eq!(Doc::new(&found).unwrap().get("b").unwrap().as_i32(), Some(2));
-        let found = Doc::new(&found).unwrap();
-        assert!(
-            stored("replace", found, None).is_none()
-                && stored("insert", Doc::new(&told).unwrap(), None).is_none()
-        );
+        let told = Doc::new(&told).unwrap();
+        for op in ["replace", "update"] {
+            let found = stored(op, told, None).unwrap();
+            assert_eq!(names(&found), ["_id", "a", "b"]);
+            let found = Doc::new(&found).unwrap();
+            assert_eq!(found.get("b").unwrap().as_i32(), Some(2));
+            assert!(stored(op, found, None).is_none());
+        }
+        assert!(stored("insert", told, None).is_none());
+        let twice = fields(&["a", "b", "_id", "a"]);
+        let found = stored("update", Doc::new(&twice).unwrap(), None).unwrap();
+        assert_eq!(names(&found), ["_id", "b", "a"]);
+        let without = fields(&["a", "b"]);
+        assert!(stored("update", Doc::new(&without).unwrap(), None).is_none());
     }
 
     #[test]

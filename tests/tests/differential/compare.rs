@@ -355,7 +355,7 @@ impl Case<'_> {
             "source {} collection {} {} ARCHIVER_TEST_SEED of the program {}\n",
             self.source,
             self.program.collection(self.key.0),
-            decoded(&self.key.1),
+            short(&decoded(&self.key.1).to_string()),
             self.program.seed()
         );
         for version in self.versions {
@@ -408,7 +408,14 @@ fn blurred(document: &[u8], rest: Rest) -> Vec<u8> {
 }
 
 fn short(text: &str) -> String {
-    text.replace(&"p".repeat(990), "…").chars().take(1_000).collect()
+    let mut text = text.to_owned();
+    for long in ["p", "l", "6c", "long ", "x"] {
+        text = text.replace(&long.repeat(16), "…");
+    }
+    while text.contains("……") {
+        text = text.replace("……", "…");
+    }
+    text.chars().take(2_000).collect()
 }
 
 fn decoded(bytes: &[u8]) -> Document {

@@ -31,8 +31,8 @@ const LOCKED: i32 = 24;
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 /// … and to say so.
 const LOCK_REMINDER: Duration = Duration::from_secs(60);
-const LOCK_HINT: &str = "an index build or a change of the collection waits for it behind an open transaction; \
-    db.currentOp({waitingForLock: true}) shows which";
+const LOCK_HINT: &str = "most often an index build or a change of the collection waits for it behind an open transaction; \
+    db.currentOp({waitingForLock: true}) shows who waits";
 /// CollectionUUIDMismatch: the collection has another name, which the answer gives, or is gone.
 const UUID_MISMATCH: i32 = 361;
 /// `min` is not before `max`, and nothing is in between: they are one `_id` in two types, or the last document was `MaxKey`.

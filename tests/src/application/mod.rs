@@ -27,7 +27,7 @@ use crate::wait::wait_until;
 pub const STEADY: [&str; 3] = ["orders", "items", "imaged"];
 /// Collections that are created, dropped and renamed into each other.
 pub const RESTLESS: [&str; 3] = ["red", "green", "blue"];
-/// The longest pause between two operations of one writer.
+/// The longest pause between two operations of one writer, where nothing else is asked for.
 const PAUSE: Duration = Duration::from_millis(8);
 /// An open transaction, behind which others wait, ends by itself.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -50,8 +50,19 @@ pub struct Application {
 }
 
 impl Application {
-    /// Starts writing into a database that was [prepared](prepare).
+    /// Starts writing into a database that was [prepared](prepare), as fast as writers do who pause shortly.
     pub async fn start(client: &Client, database: &str, seed: u64, writers: u64) -> Application {
+        Application::start_with_pause(client, database, seed, writers, PAUSE).await
+    }
+
+    /// [`Application::start`], with this longest pause between two operations of one writer.
+    pub async fn start_with_pause(
+        client: &Client,
+        database: &str,
+        seed: u64,
+        writers: u64,
+        longest: Duration,
+    ) -> Application {
         let db = client.database(database);
         let stop = Arc::new(AtomicBool::new(false));
         let mut running = JoinSet::new();
@@ -61,7 +72,7 @@ impl Application {
             running.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     writer.step().await;
-                    let pause = PAUSE.mul_f64(writer.rng.random_range(0.0..1.0));
+                    let pause = longest.mul_f64(writer.rng.random_range(0.0..1.0));
                     tokio::time::sleep(pause).await;
                 }
                 writer.tally

@@ -378,11 +378,13 @@ impl Case<'_> {
 }
 
 /// Without what no delta tells where an allow list has hidden the rest: the nulls up to which an update has filled an array, where it
-/// is masked, and the order of fields, where it is removed.
+/// is masked; and where it is removed, the order of fields, and whether a null under a number's name is one, or a removed field that
+/// was taken for an element.
 fn blurred(document: &[u8], rest: Rest) -> Vec<u8> {
     fn write(from: Doc<'_>, is_array: bool, rest: Rest, to: &mut Writer<'_>) {
         let mut elements: Vec<Element<'_>> = from.elements().map(Result::unwrap).collect();
         if rest == Rest::Removed && !is_array {
+            elements.retain(|e| e.kind() != kind::NULL || !e.name().iter().all(u8::is_ascii_digit));
             elements.sort_by_key(Element::name);
         }
         for element in elements {

@@ -51,26 +51,39 @@ impl Event {
             .map_err(|e| Error::internal("an event's body is not one BSON document").because(e))
     }
 }
+
 /// The field of `detail` that says that plugins have changed an event.
 pub const REDACTED: &str = "redacted";
 
-/// An event that plugins have changed, with the mark that says so, whatever they say of it.
-pub fn mark_redacted(body: &[u8]) -> Vec<u8> {
-    let doc = Doc::new(body).unwrap_or(Doc::EMPTY);
-    let name = b"detail";
-    let detail = doc.get("detail").and_then(|detail| detail.as_doc()).unwrap_or(Doc::EMPTY);
-    Writer::build(|event| {
-        for element in doc.elements().map_while(Result::ok).filter(|element| element.name() != name) {
-            event.append(&element);
-        }
-        let mut marked = event.begin_doc(name);
-        let others = |element: &Element<'_>| element.name() != REDACTED.as_bytes();
-        for element in detail.elements().map_while(Result::ok).filter(others) {
-            marked.append(&element);
-        }
-        marked.bool(REDACTED, true);
-        marked.end();
-    })
+/// The field that holds it.
+const DETAIL: &str = "detail";
+
+/// How many bytes the mark takes where there is nothing in `detail` yet.
+pub const MARK_BYTES: usize = 24;
+
+/// Marks an event that plugins have changed, whatever they say of it.
+pub fn mark_redacted(mut body: Vec<u8>) -> Vec<u8> {
+    let Ok(doc) = Doc::new(&body) else { return body };
+    let mut detail = Vec::new();
+    // Most have none, and are not copied.
+    if let Some(found) = doc.get(DETAIL) {
+        let others = |element: &Element<'_>| element.name() != DETAIL.as_bytes();
+        let without = Writer::build(|event| copy(doc, others, event));
+        detail.extend(found.as_doc().iter().flat_map(|doc| doc.as_bytes()));
+        body = without;
+    }
+    let others = |element: &Element<'_>| element.name() != REDACTED.as_bytes();
+    let mut event = Writer::reopen(&mut body);
+    let mut marked = event.begin_doc(DETAIL.as_bytes());
+    copy(Doc::new(&detail).unwrap_or(Doc::EMPTY), others, &mut marked);
+    marked.bool(REDACTED, true);
+    marked.end();
+    event.end();
+    body
+}
+
+fn copy(from: Doc<'_>, which: impl Fn(&Element<'_>) -> bool, to: &mut Writer<'_>) {
+    from.elements().map_while(Result::ok).filter(which).for_each(|element| to.append(&element));
 }
 
 #[cfg(test)]
@@ -83,12 +96,14 @@ mod tests {
     fn the_mark_is_true_whatever_stands_in_its_place_and_all_else_stays() {
         let marked = |event: Document| -> Document {
             let event = bson::serialize_to_vec(&event).unwrap();
-            bson::deserialize_from_slice(&mark_redacted(&event)).unwrap()
+            bson::deserialize_from_slice(&mark_redacted(event)).unwrap()
         };
         let event = doc! {"op": "insert", "after": {"_id": 1, "redacted": false}};
         let mut expected = event.clone();
         expected.insert("detail", doc! {"redacted": true});
         assert_eq!(marked(event.clone()), expected);
+        let length = |event: &Document| bson::serialize_to_vec(event).unwrap().len();
+        assert_eq!(length(&event) + MARK_BYTES, length(&expected));
         for odd in [doc! {"redacted": false}.into(), bson::Bson::from(7)] {
             let mut event = event.clone();
             event.insert("detail", odd);

@@ -8,7 +8,7 @@ use super::contract::BatchResult;
 use super::limits::{MAX_DEPTH, MAX_DOCUMENT};
 use super::outcome::FailureCode;
 pub(super) use crate::config::Grants;
-use crate::event::{FIELDS, IDENTITY};
+use crate::event::{FIELDS, IDENTITY, MARK_BYTES};
 
 /// What a plugin decided about one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) fn verdicts(
                 let (doc, after) = Doc::split(rest).map_err(|_| FailureCode::InvalidOutput)?;
                 rest = after;
                 replacement(event, doc)?;
-                Verdict::Replace(doc.as_bytes().to_vec())
+                Verdict::Replace(owned(doc))
             }
             2 if !grants.drop => return Err(FailureCode::DropNotGranted),
             2 => Verdict::Drop,
@@ -59,6 +59,13 @@ pub(super) fn verdicts(
         });
     }
     if rest.is_empty() { Ok(verdicts) } else { Err(FailureCode::InvalidOutput) }
+}
+
+/// A copy with room for the mark that it was changed.
+fn owned(doc: Doc<'_>) -> Vec<u8> {
+    let mut body = Vec::with_capacity(doc.as_bytes().len() + MARK_BYTES);
+    body.extend_from_slice(doc.as_bytes());
+    body
 }
 
 /// Checks that `doc` may take the place of `event`: valid down to its last byte, an event's fields in an event's

@@ -147,7 +147,7 @@ impl Passing {
 
     fn outcome(self) -> Outcome {
         match self.outcome {
-            Outcome::Keep(body) if self.is_changed => Outcome::Keep(mark_redacted(&body)),
+            Outcome::Keep(body) if self.is_changed => Outcome::Keep(mark_redacted(body)),
             outcome => outcome,
         }
     }

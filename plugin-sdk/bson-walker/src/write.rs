@@ -19,6 +19,12 @@ impl<'v> Writer<'v> {
         Writer { buf, start }
     }
 
+    /// Goes on with the one document that `buf` holds.
+    pub fn reopen(buf: &'v mut Vec<u8>) -> Self {
+        buf.pop();
+        Writer { buf, start: 0 }
+    }
+
     /// Builds one document in a buffer of its own.
     pub fn build(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
         let mut buf = Vec::new();

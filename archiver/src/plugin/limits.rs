@@ -36,6 +36,9 @@ pub(super) struct Limits {
     /// Events handed to a plugin at once. Beyond a few hundred a larger batch is not faster, and the smaller it is
     /// the cheaper is the search for the guilty event.
     pub(super) batch_events: usize,
+    /// Bytes of events handed over in one call, a single larger event excepted: a batch goes through its instance in parts whose
+    /// copies, here and there, stay in a core's cache.
+    pub(super) call_bytes: usize,
     /// Linear memory of a guest for ordinary batches.
     pub(super) memory: usize,
     /// Linear memory of a guest for the largest event there is: three parts of 16 MiB.
@@ -57,6 +60,7 @@ impl Default for Limits {
         Limits {
             batch_bytes: 4 * MIB,
             batch_events: 1024,
+            call_bytes: 64 << 10,
             memory: 64 * MIB,
             memory_max: 256 * MIB,
             time: Duration::from_secs(1),

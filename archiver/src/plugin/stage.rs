@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::check::{self, Failed, Grants, Verdict};
 use super::host::Program;
-use super::limits::Limits;
 use super::outcome::{Failure, FailureCode};
 use super::sandbox::Fault;
 use super::words::{Line, Literals, pass_on};
@@ -37,8 +36,9 @@ impl Stage {
     /// One verdict per event, in order.
     pub(super) fn judge(&self, events: &[&[u8]]) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(events.len());
-        let mut patience = self.program.limits().timeouts;
-        for batch in batches(events, self.program.limits()) {
+        let limits = self.program.limits();
+        let mut patience = limits.timeouts;
+        for batch in batches(events, limits.batch_bytes, limits.batch_events) {
             verdicts.append(&mut self.settle(batch, &mut patience));
         }
         verdicts
@@ -102,17 +102,25 @@ impl Stage {
         Failed { code: fault.code, words: words.map(Arc::from) }
     }
 
-    /// Runs one batch in one fresh instance.
+    /// Runs one batch in one fresh instance, handed over in parts.
     pub(super) fn run(&self, events: &[&[u8]]) -> Result<Ran, Fault> {
-        let input = events.concat();
-        let mut running = self.program.start(input.len())?;
+        let limits = self.program.limits();
+        let mut running = self.program.start(events.iter().map(|event| event.len()).sum())?;
         // It accepted this configuration when it was loaded.
         let unstable = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Unstable, "") };
         running.configure(self.config.expose())?.map_err(unstable)?;
-        let result = running.process_batch(&input)?;
         let refused = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Refused, "") };
-        let result = result.map_err(|error| refused(error.message))?;
-        let verdicts = check::verdicts(events, &result, self.grants).map_err(|code| Fault::new(code, ""))?;
+        let mut verdicts = Vec::with_capacity(events.len());
+        let mut input = Vec::with_capacity(limits.call_bytes);
+        // The self-test runs nothing at all, too.
+        let nothing = events.is_empty().then_some(events);
+        for part in batches(events, limits.call_bytes, usize::MAX).chain(nothing) {
+            input.clear();
+            part.iter().for_each(|event| input.extend_from_slice(event));
+            let result = running.process_batch(&input)?.map_err(|error| refused(error.message))?;
+            let judged = check::verdicts(part, &result, self.grants).map_err(|code| Fault::new(code, ""))?;
+            verdicts.extend(judged);
+        }
         Ok(Ran { verdicts, said: running.take_said() })
     }
 }
@@ -127,12 +135,12 @@ fn by_size(code: FailureCode) -> bool {
     by_circumstance(code) || code == FailureCode::Memory
 }
 
-/// Cuts events into batches within the limits; a single event larger than that is a batch of its own.
+/// Cuts events into batches within these limits; a single event larger than that is a batch of its own.
 pub(super) fn batches<'a, 'e>(
     events: &'a [&'e [u8]],
-    limits: &Limits,
+    max_bytes: usize,
+    max_events: usize,
 ) -> impl Iterator<Item = &'a [&'e [u8]]> {
-    let (max_bytes, max_events) = (limits.batch_bytes, limits.batch_events);
     let mut rest = events;
     std::iter::from_fn(move || {
         let fitting = rest.iter().take(max_events).try_fold((0, 0), |(count, bytes), event| {

@@ -121,7 +121,7 @@ proptest! {
         let mut guest = Guest::on_x("unreachable");
         let drops_d = "(if (i32.eq (i32.load8_u offset=12 (local.get $at)) (i32.const 100)) (then (return (i32.const 2))))";
         guest.judge.insert_str(0, drops_d);
-        let limits = Limits { batch_events: 16, ..quick() };
+        let limits = Limits { batch_events: 16, call_bytes: 3 * event("insert", 0).len(), ..quick() };
         let chain = File::new(&guest.module()).load(limits).unwrap();
         let bodies: Vec<_> = ops.iter().zip(0..).map(|(op, n)| event(op, n)).collect();
         let outcomes = chain.process(bodies.clone());
@@ -189,6 +189,24 @@ fn a_batch_that_fails_while_its_parts_pass_has_failed() {
 }
 
 #[test]
+fn a_batch_is_handed_over_in_parts() {
+    // Fails where it gets more than two events at once, and drops all behind the third that an instance sees.
+    let guest = Guest {
+        fields: "(global $seen (mut i32) (i32.const 0))".into(),
+        judge: "(global.set $seen (i32.add (global.get $seen) (i32.const 1)))
+            (select (i32.const 2) (i32.const 0) (i32.gt_u (global.get $seen) (i32.const 3)))"
+            .into(),
+        result: "(if (i32.gt_u (local.get $count) (i32.const 2)) (then unreachable))".into(),
+        ..Guest::default()
+    };
+    let limits = Limits { call_bytes: 2 * event("insert", 0).len(), batch_events: 5, ..quick() };
+    let chain = File::new(&guest.module()).load(limits).unwrap();
+    let outcomes = chain.process((0..10).map(|n| event("insert", n)).collect());
+    let kept: Vec<bool> = outcomes.iter().map(|outcome| matches!(outcome, Outcome::Keep(_))).collect();
+    assert_eq!(kept, [[true, true, true, false, false]; 2].concat());
+}
+
+#[test]
 fn a_plugin_sees_only_what_the_one_before_kept() {
     let first = File::new(&Guest::on_x("(return (i32.const 2))").module());
     let second = File::new(&Guest::on_x("unreachable").module());
@@ -216,12 +234,11 @@ fn the_largest_events_work() {
 
 #[test]
 fn batches_keep_within_count_and_bytes() {
-    let limits = Limits { batch_bytes: 100, batch_events: 3, ..Limits::default() };
     let sizes = [10, 10, 10, 10, 95, 10, 200, 50, 50, 1];
     let bodies: Vec<Vec<u8>> = sizes.iter().map(|n| vec![0; *n]).collect();
     let events: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let cut: Vec<Vec<usize>> =
-        batches(&events, &limits).map(|b| b.iter().map(|e| e.len()).collect()).collect();
+        batches(&events, 100, 3).map(|b| b.iter().map(|e| e.len()).collect()).collect();
     assert_eq!(cut, [vec![10, 10, 10], vec![10], vec![95], vec![10], vec![200], vec![50, 50], vec![1]]);
-    assert_eq!(batches(&[], &limits).count(), 0);
+    assert_eq!(batches(&[], 100, 3).count(), 0);
 }

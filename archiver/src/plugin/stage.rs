@@ -105,13 +105,14 @@ impl Stage {
     /// Runs one batch in one fresh instance, handed over in parts.
     pub(super) fn run(&self, events: &[&[u8]]) -> Result<Ran, Fault> {
         let limits = self.program.limits();
-        let mut running = self.program.start(events.iter().map(|event| event.len()).sum())?;
+        let bytes = events.iter().map(|event| event.len()).sum();
+        let mut running = self.program.start(bytes)?;
         // It accepted this configuration when it was loaded.
         let unstable = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Unstable, "") };
         running.configure(self.config.expose())?.map_err(unstable)?;
         let refused = |said| Fault { said: Some(said), ..Fault::new(FailureCode::Refused, "") };
         let mut verdicts = Vec::with_capacity(events.len());
-        let mut input = Vec::with_capacity(limits.call_bytes);
+        let mut input = Vec::with_capacity(limits.call_bytes.min(bytes));
         // The self-test runs nothing at all, too.
         let nothing = events.is_empty().then_some(events);
         for part in batches(events, limits.call_bytes, usize::MAX).chain(nothing) {

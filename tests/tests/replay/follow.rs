@@ -180,6 +180,45 @@ async fn the_pace_is_that_of_history_or_some_times_faster() {
     assert!(ten > 0.3 && ten < one && max < one - 1.5, "{max} {ten} {one}");
 }
 
+/// Into a collection, too: what is due is there before what is not.
+#[tokio::test]
+async fn a_collection_keeps_the_pace() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    fixture.run_once().await;
+    let (orders, start) = (fixture.collection("orders"), std::time::Instant::now());
+    orders.insert_one(doc! {"_id": 0}).await.unwrap();
+    wait_until("another second", LIMIT, async || (start.elapsed().as_secs() >= 2).then_some(())).await;
+    orders.insert_one(doc! {"_id": 1}).await.unwrap();
+    fixture.run_once().await;
+    let again = server.client().database(&format!("again_{}", fixture.tag()));
+    let into = output(fixture.uri(), &format!("{}.orders", again.name()));
+    let running =
+        fixture.archiver.start(&["replay", "--source", "orders", "--output", &into, "--speed", "0.01x"]);
+    let there = again.collection::<Document>("orders");
+    wait_until("the first", LIMIT, async || there.find_one(doc! {}).await.unwrap()).await;
+    assert_eq!(there.count_documents(doc! {}).await.unwrap(), 1, "the second is due minutes later");
+    running.kill().await;
+}
+
+/// Nothing happens at that time that would say so.
+#[tokio::test]
+async fn what_is_followed_up_to_a_time_ends_there() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let capture = fixture.start();
+    wait_until("the log", LIMIT, async || fixture.checkpoint("orders").await).await;
+    fixture.collection("orders").insert_one(doc! {"_id": 0}).await.unwrap();
+    let end =
+        DateTime::from_millis(DateTime::now().timestamp_millis() + 3_000).try_to_rfc3339_string().unwrap();
+    let arguments = ["replay", "--source", "orders", "--output", "ndjson", "--follow", "--to", &end];
+    let outcome = fixture.archiver.start(&arguments).finish(LIMIT).await.expect_code(0);
+    assert!(events(&outcome.stdout).iter().any(|e| e.contains_key("fullDocument")), "{}", outcome.stdout);
+    capture.terminate().await.expect_code(0);
+}
+
 /// Whoever reads the target while transactions are replayed sees what readers of the source could see.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_never_sees_half_of_a_transaction() {

@@ -143,22 +143,32 @@ async fn a_withheld_change_is_a_gap_until_it_is_released_and_stands_in_its_place
     let orders = fixture.collection("orders");
     for n in 0..4 {
         let mut document = doc! {"_id": n, "n": 0};
-        if n == 2 {
+        if n >= 2 {
             document.extend(doc! {"do": "panic", "secret": "x"});
         }
         orders.insert_one(document).await.unwrap();
         orders.update_one(doc! {"_id": n}, doc! {"$set": {"n": 1}}).await.unwrap();
     }
+    orders.replace_one(doc! {"_id": 3}, doc! {"_id": 3, "n": 5}).await.unwrap();
     fixture.run_once().await;
     let (again, _) = target(&server, &fixture);
     let into = output(fixture.uri(), &format!("{}.orders", again.name()));
     let arguments = ["--source", "orders", "--output", &into];
     replay(&fixture, &arguments).await.expect_code(HISTORY_LOST).expect_message(&["a change is withheld"]);
     again.drop().await.unwrap();
+    let state = fixture.path("state").display().to_string();
+    let early = output(fixture.uri(), &format!("{}.early", again.name()));
+    let allowed = ["--source", "orders", "--output", &early, "--allow-gaps", "--state", &state];
+    replay(&fixture, &allowed).await.expect_code(0);
+    let known = digests(&again, &["early"]).await;
+    assert_eq!(again.collection::<Document>("early").count_documents(doc! {}).await.unwrap(), 3);
 
     configure("redact");
     fixture.ok(&["quarantine", "retry"]).await;
     fixture.run_once().await;
+    let outcome = replay(&fixture, &allowed).await.expect_code(0);
+    outcome.expect_message(&["a change was released after later ones had been applied"]);
+    assert_eq!(digests(&again, &["early"]).await, known, "what came later stays");
     let outcome = replay(&fixture, &["--source", "orders", "--output", "ndjson"]).await.expect_code(0);
     let all = events(&outcome.stdout);
     let withheld: Vec<_> = all.iter().filter(|e| text(e, "operationType") == "quarantine").collect();
@@ -173,6 +183,34 @@ async fn a_withheld_change_is_a_gap_until_it_is_released_and_stands_in_its_place
         collection.find(doc! {}).sort(doc! {"_id": 1}).await.unwrap().try_collect().await.unwrap()
     };
     assert_eq!(all(again.collection("orders")).await, all(fixture.db.collection("orders")).await);
+}
+
+/// Collections of the same name in two databases, of which a source watches one after the other.
+#[tokio::test]
+async fn what_was_watched_in_another_database_is_not_mixed_in() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let before = server.client().database(&format!("{}_before", fixture.db.name()));
+    let orders = [&before, &fixture.db].map(|db| db.collection::<Document>("orders"));
+    for (n, collection) in orders.iter().enumerate() {
+        collection.insert_one(doc! {"_id": n as i32}).await.unwrap();
+        let db = collection.namespace().db;
+        fixture.configure(&format!("[[source]]\nname = \"orders\"\nwatch = [\"{db}.orders\"]\n"));
+        fixture.run_once().await;
+    }
+    let (again, into) = target(&server, &fixture);
+    let arguments = ["--source", "orders", "--output", &into];
+    let refused = replay(&fixture, &arguments).await.expect_code(INVALID);
+    refused.expect_message(&["has watched another database before", before.name(), "--namespace"]);
+    for (n, collection) in orders.iter().enumerate() {
+        let namespace = collection.namespace().to_string();
+        let into = output(fixture.uri(), &format!("{}.orders_{n}", again.name()));
+        let one = ["--source", "orders", "--output", &into, "--namespace", &namespace];
+        replay(&fixture, &one).await.expect_code(0);
+        let found = again.collection::<Document>(&format!("orders_{n}")).find_one(doc! {}).await.unwrap();
+        assert_eq!(found, Some(doc! {"_id": n as i32}));
+    }
+    before.drop().await.unwrap();
 }
 
 #[tokio::test]

@@ -89,6 +89,38 @@ async fn an_end_at_any_ordered_write_leaves_the_target_as_the_source_was() {
     }
 }
 
+/// A run that goes on from a batch which was applied and not noted ends itself before it has come to the batch's end.
+#[tokio::test]
+async fn two_ends_within_one_batch_make_no_change_twice() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&(COLD.to_owned() + &Fixture::source("orders", &["orders"])));
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..6).map(|n| doc! {"_id": n, "a": {}})).await.unwrap();
+    fixture.run_once().await;
+    let again = server.client().database(&format!("again_{}", fixture.tag()));
+    let into = output(fixture.uri(), &format!("{}.orders", again.name()));
+    let state = fixture.path("state").display().to_string();
+    let arguments = ["replay", "--source", "orders", "--output", &into, "--state", &state];
+    fixture.archiver.run(&arguments).await.expect_code(0);
+    for n in 1..6 {
+        orders.update_one(doc! {"_id": n}, doc! {"$set": {"n": n}}).await.unwrap();
+    }
+    // Made twice, the first would set a field of that name: there is nothing any more in which a `b` could be set.
+    for change in [doc! {"$set": {"a.b": 1}}, doc! {"$unset": {"a": ""}}] {
+        orders.update_one(doc! {"_id": 0}, change).await.unwrap();
+    }
+    fixture.run_once().await;
+    for (batch, point) in [("100", "applied=exit"), ("2", "saved=exit@2"), ("3", "applied=exit")] {
+        let mut archiver = fixture.archiver.clone();
+        archiver.env("ARCHIVER_FAIL_POINTS", &format!("replay:{point}"));
+        let outcome = archiver.run(&[&arguments[..], &["--batch", batch]].concat()).await;
+        assert_eq!(outcome.code, None, "{point}: {}", outcome.stderr);
+    }
+    fixture.archiver.run(&arguments).await.expect_code(0);
+    assert_eq!(digests(&again, &["orders"]).await, digests(&fixture.db, &["orders"]).await);
+}
+
 /// kill -9 at any moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_leave_the_target_as_the_source_was() {

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::baselines::Survivors;
 use super::merge::Item;
 use super::scope::Scope;
-use super::state::{Bases, State, StateFile};
+use super::state::{Bases, Ends, State, StateFile};
 use super::tail::{Place, Step};
 use super::target::{Target, Write};
 use super::write::write_all;
@@ -90,6 +90,8 @@ pub(super) struct Applier {
     places: BTreeMap<StreamId, Place>,
     /// Of changes that an earlier run may have made: what their documents were before.
     uncertain: Bases,
+    /// How far the streams are behind these changes. Until then the state stays what it is: documents are known behind one only.
+    until: Ends,
     /// What documents were before the changes behind the saved state.
     bases: Bases,
     state: State,
@@ -105,7 +107,7 @@ impl Applier {
         policies: HashMap<String, Policies>,
         (file, state): (Option<StateFile>, State),
     ) -> Result<Applier> {
-        let uncertain = file.as_ref().map_or(Ok(Bases::new()), |file| file.bases(&state))?;
+        let (uncertain, until) = file.as_ref().map_or(Ok(Default::default()), |file| file.bases(&state))?;
         Ok(Applier {
             target,
             scope,
@@ -116,6 +118,7 @@ impl Applier {
             unit: None,
             places: BTreeMap::new(),
             uncertain,
+            until,
             bases: Bases::new(),
             state,
             file,
@@ -153,7 +156,8 @@ impl Applier {
             );
             return Ok(());
         }
-        if let Some(file) = &self.file {
+        // Whoever goes on behind the state meets the changes once more that an earlier run may have made.
+        if let Some(file) = self.file.as_ref().filter(|_| self.uncertain.is_empty()) {
             file.forget_bases();
         }
         Ok(())
@@ -180,6 +184,12 @@ impl Applier {
         }
         self.counted.events += 1;
         let name = change::record_name(&stream, record.seq()?);
+        self.scope.require_its_database(&record, &name)?;
+        if record.late().is_some_and(|quarantine| quarantine != place.next - 1) {
+            self.gap(&name, "a change was released after later ones had been applied").await?;
+            self.pass(stream, place);
+            return Ok(());
+        }
         match record.op() {
             "drop" | "dropDatabase" | "rename" | "create" => {
                 self.flush().await?;
@@ -370,21 +380,45 @@ impl Applier {
             let writes = self.resolve(&ops, bases).await?;
             write_all(&self.target, writes, self.manner.parallel).await?;
             fail_point!("replay:applied");
-            if self.unit.is_none() && !self.ops.is_empty() {
+            if self.unit.is_none() && self.uncertain.is_empty() && !self.ops.is_empty() {
                 self.advance(ops.into_iter().map(|op| (op.stream, op.place))).await?;
             }
         }
-        if self.unit.is_none() && !self.places.is_empty() {
+        if self.unit.is_none() && !self.places.is_empty() && self.is_certain() {
             let places = std::mem::take(&mut self.places);
             self.advance(places).await?;
         }
         Ok(())
     }
 
+    /// Whether everything has come once more that an earlier run may have done.
+    fn is_certain(&mut self) -> bool {
+        let has_come = |(stream, end): (&String, &i64)| {
+            let next =
+                self.places.iter().find(|(id, _)| id.to_string() == *stream).map(|(_, place)| place.next);
+            next.or(self.state.next(stream)).is_some_and(|next| next >= *end)
+        };
+        if self.until.iter().all(has_come) {
+            self.uncertain.clear();
+        }
+        self.uncertain.is_empty()
+    }
+
+    /// How far the streams are once everything is applied that was taken in, and what an earlier run did.
+    fn ends(&self) -> Ends {
+        let mut ends = self.until.clone();
+        for (stream, place) in self.places.iter().chain(self.unit.iter().flat_map(|unit| &unit.places)) {
+            let end = ends.entry(stream.to_string()).or_insert(place.next);
+            *end = place.next.max(*end);
+        }
+        ends
+    }
+
     /// Applies a transaction that is complete, however large it is.
     async fn close_unit(&mut self) -> Result<()> {
         self.flush().await?;
         let Some(unit) = self.unit.take() else { return Ok(()) };
+        self.places.extend(unit.places);
         let mut bases = Bases::new();
         loop {
             let (more, count) = self.read_bases(&unit.ops, &bases).await?;
@@ -396,7 +430,6 @@ impl Applier {
         let writes = self.resolve(&unit.ops, bases).await?;
         self.target.write_at_once(&writes).await?;
         fail_point!("replay:transaction");
-        self.places.extend(unit.places);
         self.flush().await
     }
 
@@ -407,6 +440,7 @@ impl Applier {
         }
         self.save().await?;
         self.bases.clear();
+        self.until.clear();
         Ok(())
     }
 
@@ -489,7 +523,7 @@ impl Applier {
             }
             let mut saved = self.bases.clone();
             saved.extend(self.uncertain.iter().map(|(identity, base)| (identity.clone(), base.clone())));
-            file.save_bases(&self.state, &saved).await?;
+            file.save_bases(&self.state, &self.ends(), &saved).await?;
         }
         Ok(writes)
     }

@@ -351,7 +351,8 @@ impl Reader {
     /// Takes an item in when it is due; false where it was stopped before.
     async fn push(&mut self, item: Item) -> Result<bool> {
         if let Some(due) = self.pace.due(item.time.0) {
-            self.send(None).await;
+            // What has come is to be there before that.
+            self.send(Some(item.time)).await;
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {}
                 () = self.stop.cancelled() => return Ok(false),

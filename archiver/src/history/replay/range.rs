@@ -73,6 +73,11 @@ impl Range {
         Ok(begun && self.to.map(at).transpose()?.is_none_or(std::cmp::Ordering::is_lt))
     }
 
+    /// Whether it ends before everything that happens from this time on.
+    pub(super) fn ends_before(&self, time: Timestamp) -> bool {
+        matches!(self.to, Some(Bound::Second(second)) if time.time >= second)
+    }
+
     /// Whether a record of a stream, and everything that follows it there, is behind the end. Only those that stand where their time
     /// says tell it of times.
     pub(super) fn is_behind(&self, record: &Record<'_>, is_timed: bool) -> Result<bool> {

@@ -12,6 +12,8 @@ pub(super) struct Scope {
     /// The only one; `None`: all that are watched, in one database.
     namespace: Option<Namespace>,
     watch: Vec<Watch>,
+    /// The one database, where all its collections are applied.
+    database: Option<String>,
     /// Into this one; `None`: into that of the same name.
     into: Option<String>,
 }
@@ -56,17 +58,31 @@ impl Scope {
             Watch::Everything => None,
             Watch::Database(db) | Watch::Collection(db, _) => Some(db),
         });
-        let databases: std::collections::BTreeSet<_> = databases.collect();
+        let databases: std::collections::BTreeSet<_> = databases.map(|db| db.cloned()).collect();
         if namespace.is_none() && (databases.len() > 1 || databases.contains(&None)) {
             return Err(Error::invalid("the source has several databases, and --output is one")
                 .hint("replay one collection, with --namespace"));
         }
-        Ok(Scope { namespace, watch, into })
+        let database = databases.into_iter().flatten().next().filter(|_| namespace.is_none());
+        Ok(Scope { namespace, watch, database, into })
     }
 
     /// Whether a record is about what is applied.
     pub(super) fn concerns(&self, record: &Record<'_>) -> bool {
         concerns(record, self.namespace.as_ref())
+    }
+
+    /// Fails as invalid where a record is of another database, of which the source once watched a part: its collections may have the
+    /// same names.
+    pub(super) fn require_its_database(&self, record: &Record<'_>, name: &str) -> Result<()> {
+        match (&self.database, record.db()) {
+            (Some(only), Some(db)) if db != only => Err(Error::invalid(format!(
+                "the source has watched another database before, and --output is one record={name} database={db} \
+                 now={only}"
+            ))
+            .hint("replay one collection, with --namespace")),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a collection's documents are applied.

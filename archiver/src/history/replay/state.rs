@@ -29,6 +29,9 @@ const FORMAT: u32 = 1;
 /// The documents as they were before the changes that are being applied; `None`: not there.
 pub(super) type Bases = HashMap<Identity, Option<Bytes>>;
 
+/// The seqs at which streams go on behind these changes, by the streams' names.
+pub(super) type Ends = BTreeMap<String, i64>;
+
 /// What a state file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,6 +69,15 @@ struct StoredPlace {
     late: BTreeSet<i64>,
 }
 
+/// What stands before the documents.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    /// The state behind which they are what is there.
+    behind: BTreeMap<String, StoredPlace>,
+    ends: Ends,
+    documents: usize,
+}
+
 impl State {
     /// That of a replay which has not begun.
     pub(super) fn new(replay: &str) -> State {
@@ -83,6 +95,11 @@ impl State {
         let stored = self.streams.get(&stream.to_string())?;
         let late = stored.late.range(stored.next..).copied().collect();
         Some(Place { start: stored.start, next: stored.next, since: stored.since, late })
+    }
+
+    /// The seq at which the stream of this name goes on.
+    pub(super) fn next(&self, stream: &str) -> Option<i64> {
+        self.streams.get(stream).map(|place| place.next)
     }
 
     pub(super) fn set(&mut self, stream: &StreamId, place: &Place) {
@@ -144,7 +161,15 @@ impl StateFile {
                 .because(e)
                 .hint("name another file, which is made; or, to begin anew, delete this one")
         })?;
-        if state.format != FORMAT || state.replay != replay {
+        if state.format != FORMAT {
+            return Err(Error::invalid(format!(
+                "this state of a replay has format {}, and this version knows {FORMAT}: {}",
+                state.format,
+                path.display()
+            ))
+            .hint("go on with the version that wrote it; or, to begin anew, name another file and an empty target"));
+        }
+        if state.replay != replay {
             return Err(Error::invalid(format!("this is the state of another replay: {}", path.display()))
                 .hint(format!("it is of: {}; now it is: {replay}; name another file for it", state.replay)));
         }
@@ -161,14 +186,15 @@ impl StateFile {
         Ok(())
     }
 
-    /// Makes durable which documents the changes behind a state are applied to. Without any there is nothing to write.
-    pub(super) async fn save_bases(&self, state: &State, bases: &Bases) -> Result<()> {
+    /// Makes durable which documents the changes behind a state, as far as `ends`, are applied to. Without any there is nothing to write.
+    pub(super) async fn save_bases(&self, state: &State, ends: &Ends, bases: &Bases) -> Result<()> {
         if bases.is_empty() {
             return Ok(());
         }
-        let header = serde_json::to_string(&state.streams)
+        let header = Header { behind: state.streams.clone(), ends: ends.clone(), documents: bases.len() };
+        let header = serde_json::to_string(&header)
             .map_err(|e| Error::internal("the state of a replay can't be encoded").because(e))?;
-        let mut bytes = Writer::build(|w| w.str("behind", &header));
+        let mut bytes = Writer::build(|w| w.str("header", &header));
         for (identity, document) in bases {
             let mut writer = Writer::begin(&mut bytes);
             writer.str("db", &identity.namespace.db);
@@ -184,36 +210,43 @@ impl StateFile {
         Ok(())
     }
 
-    /// The documents that were saved behind this state: none where the changes behind it were not begun with.
-    pub(super) fn bases(&self, state: &State) -> Result<Bases> {
+    /// The documents that were saved behind this state, and how far: none where the changes behind it were not begun with. Streams that
+    /// have begun since may be in the state.
+    pub(super) fn bases(&self, state: &State) -> Result<(Bases, Ends)> {
         let bytes = match std::fs::read(self.bases_path()) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Bases::new()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
             Err(e) => return Err(self.failed("read", e)),
         };
-        let damaged = |e: bson_walker::Error| {
+        let damaged = || {
             let path = self.bases_path();
-            Error::corrupt(format!("a file of a replay is damaged: {}", path.display())).because(e)
+            Error::corrupt(format!("a file of the replay's state is damaged: {}", path.display())).hint(
+                "what the target's documents were before the last changes is known to nobody else: begin anew, with \
+                 another state file and an empty target",
+            )
         };
-        let (header, mut rest) = Doc::split(&bytes).map_err(damaged)?;
-        let behind: Option<BTreeMap<String, StoredPlace>> =
-            header.get("behind").and_then(|e| serde_json::from_str(e.as_str()?).ok());
-        let mut bases = Bases::new();
-        if behind.as_ref() != Some(&state.streams) {
-            return Ok(bases);
+        let (header, mut rest) = Doc::split(&bytes).map_err(|e| damaged().because(e))?;
+        let header = header.get("header").and_then(|e| serde_json::from_str(e.as_str()?).ok());
+        let Header { behind, ends, documents } = header.ok_or_else(damaged)?;
+        if !behind.iter().all(|(stream, place)| state.streams.get(stream) == Some(place)) {
+            return Ok(Default::default());
         }
+        let mut bases = Bases::new();
         while !rest.is_empty() {
-            let (entry, behind) = Doc::split(rest).map_err(damaged)?;
+            let (entry, behind) = Doc::split(rest).map_err(|e| damaged().because(e))?;
             rest = behind;
             let text = |name| entry.get(name).and_then(|e| e.as_str()).map(str::to_owned);
             let (Some(db), Some(coll), Some(id)) = (text("db"), text("coll"), entry.get("id")) else {
-                continue;
+                return Err(damaged());
             };
             let identity = Identity { namespace: Namespace { db, coll }, id: Id::of(&id) };
             let document = entry.get("document").and_then(|e| e.as_doc());
             bases.insert(identity, document.map(|doc| Bytes::copy_from_slice(doc.as_bytes())));
         }
-        Ok(bases)
+        if bases.len() != documents {
+            return Err(damaged());
+        }
+        Ok((bases, ends))
     }
 
     /// Removes what is of no use once a replay has come to its end.
@@ -298,10 +331,21 @@ mod tests {
         };
         let document = Bytes::from(Writer::build(|w| w.str("_id", "x")));
         let bases = Bases::from([(identity(b'x'), Some(document)), (identity(b'y'), None)]);
-        file.save_bases(&state, &bases).await.unwrap();
-        assert_eq!(file.bases(&state).unwrap(), bases);
+        let ends = Ends::from([("payments".to_owned(), 57)]);
+        file.save_bases(&state, &ends, &bases).await.unwrap();
+        assert_eq!(file.bases(&state).unwrap(), (bases.clone(), ends.clone()));
+        // Another stream has begun since.
+        state.set(&StreamId::whole("refunds"), &place(1));
+        assert_eq!(file.bases(&state).unwrap(), (bases, ends));
+        let mut damaged = std::fs::read(file.bases_path()).unwrap();
+        let last = Doc::split(&damaged).unwrap().1;
+        let (first, others) = Doc::split(last).unwrap();
+        for damage in [last.len(), others.len(), first.as_bytes().len() - 1] {
+            damaged.truncate(damaged.len() - damage);
+            std::fs::write(file.bases_path(), &damaged).unwrap();
+            assert_eq!(file.bases(&state).unwrap_err().kind(), crate::Kind::Corrupt);
+        }
         state.set(&StreamId::whole("payments"), &place(51));
-        assert!(file.bases(&state).unwrap().is_empty());
         file.forget_bases();
         assert!(!file.bases_path().exists());
     }

@@ -139,7 +139,11 @@ impl Tail {
     /// The next record of the range; `None`: no more as of when it was last looked ahead, or ever, see `is_over`.
     pub(super) async fn next(&mut self) -> Result<Option<Step>> {
         loop {
-            let Some(step) = self.next_of_all().await? else { return Ok(None) };
+            let Some(step) = self.next_of_all().await? else {
+                // Captured beyond the end, though nothing happened there.
+                self.is_over |= self.is_live() && self.range.ends_before(self.reached);
+                return Ok(None);
+            };
             let Step::Record(bytes, _) = step else { return Ok(Some(step)) };
             let record = Record::new(&bytes)?;
             let is_timed = is_timed(&record);
@@ -220,17 +224,31 @@ impl History {
             Some(Bound::Seq(seq)) => return Ok(seq.max(1)),
             Some(Bound::Second(second)) => Timestamp { time: second, increment: 0 },
         };
+        let mut before = None;
+        loop {
+            let (first, is_found) = self.first_sealed(stream, second).await?;
+            let Some(log) = self.log.as_ref().filter(|_| !is_found) else { return Ok(first) };
+            // Asked before the records: of those that come meanwhile none is left out.
+            let next =
+                log.checkpoint(stream).await?.map_or(first, |checkpoint| checkpoint.next_seq.max(first));
+            let hot = log.seq_since(stream, first, second).await?;
+            // Meanwhile records may have been rolled and trimmed: then they are to be found in a segment now.
+            let is_whole = log.first_seq(stream).await?.map_or(next == first, |oldest| oldest <= first);
+            if is_whole || before.replace(first) == Some(first) {
+                return Ok(hot.unwrap_or(next));
+            }
+        }
+    }
+
+    /// The first seq of the segment that comes up to a time, and true; or the seq behind all segments.
+    async fn first_sealed(&self, stream: &StreamId, time: Timestamp) -> Result<(i64, bool)> {
         let mut first = 1;
         for sealed in self.archive.manifests(stream).await? {
-            if sealed.manifest.last_cluster_time.t >= second.time {
-                return Ok(first);
+            if sealed.manifest.last_cluster_time.t >= time.time {
+                return Ok((first, true));
             }
             first = sealed.manifest.end_seq;
         }
-        let Some(log) = &self.log else { return Ok(first) };
-        if let Some(seq) = log.seq_since(stream, first, second).await? {
-            return Ok(seq);
-        }
-        Ok(log.checkpoint(stream).await?.map_or(first, |checkpoint| checkpoint.next_seq.max(first)))
+        Ok((first, false))
     }
 }

@@ -21,6 +21,8 @@ const NAMESPACE_EXISTS: i32 = 48;
 const DUPLICATE_KEY: i32 = 11000;
 /// Of documents in one command: it is one BSON document itself.
 const COMMAND_BYTES: usize = 12 << 20;
+/// Of documents in one command, in number: MongoDB's `maxWriteBatchSize`.
+const COMMAND_WRITES: usize = 100_000;
 /// How often a transaction is tried that collides with another writer's.
 const ATTEMPTS: usize = 5;
 
@@ -197,14 +199,9 @@ impl Target {
     ) -> Result<()> {
         let mut rest = writes;
         while !rest.is_empty() {
-            let (mut count, mut bytes) = (0, 0);
-            while let Some(write) = rest.get(count) {
-                bytes += write.after.as_ref().map_or(0, Bytes::len) + 2 * write.identity.id.1.len() + 64;
-                if count > 0 && bytes > COMMAND_BYTES {
-                    break;
-                }
-                count += 1;
-            }
+            let count = fitting(rest, |write| {
+                write.after.as_ref().map_or(0, Bytes::len) + 2 * write.identity.id.1.len() + 64
+            });
             let command = self.command("update", collection, "updates", session.is_some(), |n, list| {
                 let Some(write) = rest.get(n).filter(|_| n < count) else { return false };
                 update(write, n, list);
@@ -221,17 +218,23 @@ impl Target {
         &self,
         collection: &str,
         writes: &[&Write],
-        session: Option<&mut ClientSession>,
+        mut session: Option<&mut ClientSession>,
     ) -> Result<()> {
-        let command = self.command("delete", collection, "deletes", session.is_some(), |n, list| {
-            let Some(write) = writes.get(n) else { return false };
-            let mut delete = list.begin_doc(n.to_string().as_bytes());
-            query(write, &mut delete);
-            delete.i32("limit", 1);
-            delete.end();
-            true
-        });
-        self.run(command, session).await
+        let mut rest = writes;
+        while !rest.is_empty() {
+            let count = fitting(rest, |write| write.identity.id.1.len() + 64);
+            let command = self.command("delete", collection, "deletes", session.is_some(), |n, list| {
+                let Some(write) = rest.get(n).filter(|_| n < count) else { return false };
+                let mut delete = list.begin_doc(n.to_string().as_bytes());
+                query(write, &mut delete);
+                delete.i32("limit", 1);
+                delete.end();
+                true
+            });
+            self.run(command, session.as_deref_mut()).await?;
+            rest = &rest[count..];
+        }
+        Ok(())
     }
 
     fn command(
@@ -431,6 +434,16 @@ pub(super) fn is_odd(document: &[u8]) -> bool {
     doc.elements().map_while(std::result::Result::ok).any(odd)
 }
 
+/// How many writes, of so many bytes each, go into one command; at least one.
+fn fitting(writes: &[&Write], bytes: impl Fn(&Write) -> usize) -> usize {
+    let mut sum = 0;
+    let fits = |write: &&&Write| {
+        sum += bytes(write);
+        sum <= COMMAND_BYTES
+    };
+    writes.iter().take(COMMAND_WRITES).take_while(fits).count().max(1)
+}
+
 fn raw(bytes: &[u8]) -> Result<RawDocumentBuf> {
     RawDocumentBuf::from_bytes(bytes.to_vec())
         .map_err(|e| Error::corrupt("a document to be written is not valid BSON").because(e))
@@ -478,6 +491,18 @@ async fn is_same(one: &Client, other: &Client) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_takes_so_many_writes_and_bytes_and_at_least_one() {
+        let identity = Identity {
+            namespace: Namespace { db: "shop".to_owned(), coll: "orders".to_owned() },
+            id: Id(kind::INT32, vec![0; 4]),
+        };
+        let write = Write { collection: "orders".to_owned(), identity, after: None, is_new: false };
+        assert_eq!(fitting(&vec![&write; COMMAND_WRITES + 1], |_| 1), COMMAND_WRITES);
+        assert_eq!(fitting(&vec![&write; 30], |_| COMMAND_BYTES / 7), 7);
+        assert_eq!(fitting(&vec![&write; 30], |_| 2 * COMMAND_BYTES), 1);
+    }
 
     #[test]
     fn an_output_names_a_database_or_a_collection_and_keeps_its_options() {

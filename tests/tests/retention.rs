@@ -445,6 +445,10 @@ async fn each_partition_of_a_source_expires_by_itself() {
     let missing =
         fixture.archiver.run(&["history", "--source", "orders", "--id", "{\"$numberInt\": \"3\"}"]).await;
     missing.expect_code(NOT_FOUND).expect_message(&["removed by retention"]);
+    let followed = fixture.archiver.start(&["history", "--source", "orders", "--id", "3", "--follow"]);
+    wait_until("a note", LIMIT, async || followed.stderr().contains("removed by retention").then_some(()))
+        .await;
+    followed.terminate().await.expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,12 +66,13 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     let mut listing = Listing::new(args.format);
     if !args.follow {
         let timeline = history.timeline(&args.source, &id, namespace.as_ref()).await?;
-        note_removed(&timeline)?;
+        note_removed(timeline.removed_until)?;
         listing.print(&timeline, period)?;
         return Ok(Outcome::Fine);
     }
     let stop = CancellationToken::new();
     super::run::cancel_on_signal(stop.clone())?;
+    note_removed(history.removed_until(&args.source).await?)?;
     // From before the first look: what is recorded meanwhile is looked at again.
     let mut follow = Follow::open(&history, &args.source).await?;
     loop {
@@ -87,8 +88,8 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     }
 }
 
-fn note_removed(timeline: &Timeline) -> Result<()> {
-    match timeline.removed_until {
+fn note_removed(until: Option<bson::Timestamp>) -> Result<()> {
+    match until {
         Some(until) => {
             say(&format!("note: {}; the document may have been there before", removed_words(until)))
         }

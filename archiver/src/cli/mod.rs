@@ -33,13 +33,13 @@ Exit codes:
    1  internal error
    2  wrong usage
    3  findings (check, verify)
-  10  invalid configuration or argument
+  10  invalid configuration or argument; recover: other documents are in its places
   11  unavailable: a server or store can't be reached or refuses
-  12  history lost: MongoDB no longer has the events after the checkpoint
-  13  fenced: another writer took the source over
+  12  history lost: MongoDB no longer has the events after the checkpoint; replay: history is missing
+  13  fenced: another writer took the source over, or has the state of a replay
   14  a plugin can't be loaded or failed
   15  corrupt: stored data is not what was written
-  16  not found";
+  16  not found; recover: history can't tell some of the documents";
 
 /// Keeps an exact, queryable, redacted history of MongoDB collections.
 #[derive(Debug, Parser)]

@@ -248,7 +248,8 @@ fn in_order(records: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     Ok(sorted.into_iter().map(|(_, bytes)| bytes).collect())
 }
 
-/// How far behind a document that was read the last change of it is that has its very time, and is in it.
+/// How far behind a document that was read the last change of it is that has its very time, and is in it: one of itself, or the
+/// renaming of its collection to the name under which it was read.
 fn last_change_of_its_time(sorted: &[(Timestamp, Vec<u8>)]) -> Result<usize> {
     let Some(((time, bytes), rest)) = sorted.split_first() else { return Ok(0) };
     let record = Record::new(bytes)?;
@@ -259,7 +260,8 @@ fn last_change_of_its_time(sorted: &[(Timestamp, Vec<u8>)]) -> Result<usize> {
     let mut last = 0;
     for (n, (_, bytes)) in (1..).zip(rest.iter().take_while(|(other, _)| other == time)) {
         let other = Record::new(bytes)?;
-        if other.op() != "snapshot" && Identity::of(&other) == identity {
+        let is_of_it = other.op() != "snapshot" && Identity::of(&other) == identity;
+        if is_of_it || other.op() == "rename" && states::target(&other) == Namespace::of(&record) {
             last = n;
         }
     }

@@ -192,7 +192,7 @@ impl Tracked {
         doubted
     }
 
-    /// Whether a baseline read it later than this.
+    /// Whether a baseline read it at this time or later.
     fn is_read_after(&self, time: Timestamp) -> bool {
         self.baseline.is_some_and(|baseline| time <= baseline)
     }
@@ -476,7 +476,8 @@ impl States {
     }
 
     /// The documents go on under the other name; what was there before is gone. Where nothing was recorded of the collection
-    /// that takes the name, its documents are unknown: any that were there may be in it too.
+    /// that takes the name, its documents are unknown: any that were there may be in it too. What a baseline read at that time may have
+    /// been read under either name.
     fn rename(&mut self, record: &Record<'_>) -> Result<()> {
         let (Some(from), Some(to)) = (Namespace::of(record), target(record)) else { return Ok(()) };
         let (id, time) = (record.record_id()?, record.cluster_time()?);
@@ -492,13 +493,20 @@ impl States {
         for (_, tracked) in replaced.filter(|(_, tracked)| !tracked.is_read_after(time)) {
             tracked.set(Known::absent());
         }
-        let moved: Vec<Identity> = self.documents.keys().filter(|i| i.namespace == from).cloned().collect();
+        let is_moved = |(identity, tracked): &(&Identity, &Tracked)| {
+            identity.namespace == from && tracked.baseline.is_none_or(|baseline| baseline <= time)
+        };
+        let moved: Vec<Identity> =
+            self.documents.iter().filter(is_moved).map(|(identity, _)| identity.clone()).collect();
         for identity in moved {
             let Some(tracked) = self.documents.get_mut(&identity) else { continue };
             let mut gone = tracked.clone();
             gone.set(Known::absent());
             let tracked = std::mem::replace(tracked, gone);
-            self.documents.insert(Identity { namespace: to.clone(), id: identity.id }, tracked);
+            let there = Identity { namespace: to.clone(), id: identity.id };
+            if !self.documents.get(&there).is_some_and(|read| read.is_read_after(time)) {
+                self.documents.insert(there, tracked);
+            }
         }
         Ok(())
     }

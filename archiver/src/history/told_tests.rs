@@ -294,6 +294,32 @@ async fn what_a_baseline_read_at_the_time_of_a_rename_goes_on_under_the_new_name
     assert!(there("moved").await && !there("orders").await);
 }
 
+/// Or under its new name already.
+#[tokio::test]
+async fn what_a_baseline_read_under_the_new_name_at_the_time_of_a_rename_is_behind_it() {
+    let to = doc! {"to": {"db": "shop", "coll": "orders"}, "fromWatched": true};
+    let others = doc! {"db": "shop", "coll": "others"};
+    for was_known in [false, true] {
+        let mut shop = Shop::with_plugins(&[]);
+        if was_known {
+            shop.push(doc! {"op": "update", "ns": others.clone(), "key": {"_id": 1}}, set(doc! {"x": 2}));
+        }
+        shop.change("snapshot", 1, doc! {"after": {"_id": 1, "x": 2}});
+        shop.second -= 1;
+        shop.push(doc! {"op": "rename", "ns": others.clone()}, doc! {"detail": to.clone()});
+        let (history, _folder) = history(&shop, &[]).await;
+        let orders = Namespace::parse("shop.orders").unwrap();
+        let timeline = history.timeline("shop", &id("1"), Some(&orders)).await.unwrap();
+        let ops = timeline.entries.iter().map(|entry| Record::new(&entry.record).unwrap().op().to_owned());
+        let ops: Vec<String> = ops.collect();
+        assert_eq!(ops.last().map(String::as_str), Some("snapshot"), "{ops:?}");
+        let (found, _) =
+            by_id(&history, "shop", &id("1"), Some(i64::from(shop.second)), Some(&orders)).await.unwrap();
+        let found: Document = bson::deserialize_from_slice(&found.document).unwrap();
+        assert_eq!(found, doc! {"_id": 1, "x": 2});
+    }
+}
+
 #[tokio::test]
 async fn a_document_that_no_baseline_had_read_came_with_the_collection_that_took_the_name() {
     let to = doc! {"to": {"db": "shop", "coll": "orders"}, "fromWatched": true};

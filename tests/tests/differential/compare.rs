@@ -70,18 +70,13 @@ impl Tally {
     }
 }
 
-/// What a source's rules do with whatever they do not name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    Kept,
-    Masked,
-    Removed,
-}
-
 /// What a source's plugin makes of a document: the same rules, run natively.
 pub(super) struct Redaction {
     plugin: Option<Redact>,
-    rest: Rest,
+    /// Whether values are masked, by a rule or for want of one.
+    masks: bool,
+    /// Whether whatever no rule names is removed.
+    removes: bool,
 }
 
 impl Redaction {
@@ -93,12 +88,9 @@ impl Redaction {
             json = json.replace(&format!("{name} = "), &format!("\"{name}\": "));
         }
         let plugin = (!rules.is_empty()).then(|| Redact::configure(&json).expect("rules"));
-        let rest = match (rules.contains("mode = \"allow\""), rules.contains("unnamed = \"mask\"")) {
-            (false, _) => Rest::Kept,
-            (true, true) => Rest::Masked,
-            (true, false) => Rest::Removed,
-        };
-        Redaction { plugin, rest }
+        let masks = rules.contains("\"mask\"");
+        let removes = rules.contains("mode = \"allow\"") && !rules.contains("unnamed = \"mask\"");
+        Redaction { plugin, masks, removes }
     }
 
     fn is_none(&self) -> bool {
@@ -112,8 +104,8 @@ impl Redaction {
 
     /// Whether two are the same, as far as deltas tell.
     fn is_same(&self, found: &[u8], truth: &[u8]) -> bool {
-        let blurred = |bytes| blurred(bytes, self.rest);
-        found == truth || self.rest != Rest::Kept && blurred(found) == blurred(truth)
+        let blurred = |bytes| blurred(bytes, self.masks, self.removes);
+        found == truth || (self.masks || self.removes) && blurred(found) == blurred(truth)
     }
 
     fn of(&self, document: &RawDocumentBuf) -> Vec<u8> {
@@ -377,36 +369,37 @@ impl Case<'_> {
     }
 }
 
-/// Without what no delta tells where an allow list has hidden the rest: the nulls up to which an update has filled an array, where it
-/// is masked; and where it is removed, the order of fields, and whether a null under a number's name is one, or a removed field that
+/// Without what no delta tells where something is hidden: the nulls up to which an update has filled an array, where values are masked;
+/// and where an allow list removes the rest, the order of fields, and whether a null under a number's name is one, or a removed field that
 /// was taken for an element.
-fn blurred(document: &[u8], rest: Rest) -> Vec<u8> {
-    fn write(from: Doc<'_>, is_array: bool, rest: Rest, to: &mut Writer<'_>) {
+fn blurred(document: &[u8], masks: bool, removes: bool) -> Vec<u8> {
+    fn write(from: Doc<'_>, is_array: bool, how: (bool, bool), to: &mut Writer<'_>) {
         let mut elements: Vec<Element<'_>> = from.elements().map(Result::unwrap).collect();
-        if rest == Rest::Removed && !is_array {
+        let (masks, removes) = how;
+        if removes && !is_array {
             elements.retain(|e| e.kind() != kind::NULL || !e.name().iter().all(u8::is_ascii_digit));
             elements.sort_by_key(Element::name);
         }
         for element in elements {
             match element.as_doc() {
-                _ if element.kind() == kind::NULL && rest == Rest::Masked => {
+                _ if element.kind() == kind::NULL && masks => {
                     to.raw(kind::STRING, element.name(), b"\x04\0\0\0***\0");
                 }
                 Some(inner) if element.kind() == kind::ARRAY => {
                     let mut array = to.begin_array(element.name());
-                    write(inner, true, rest, &mut array);
+                    write(inner, true, how, &mut array);
                     array.end();
                 }
                 Some(inner) => {
                     let mut document = to.begin_doc(element.name());
-                    write(inner, false, rest, &mut document);
+                    write(inner, false, how, &mut document);
                     document.end();
                 }
                 None => to.append(&element),
             }
         }
     }
-    Writer::build(|to| write(Doc::new(document).unwrap(), false, rest, to))
+    Writer::build(|to| write(Doc::new(document).unwrap(), false, (masks, removes), to))
 }
 
 fn short(text: &str) -> String {

@@ -33,13 +33,13 @@ Exit codes:
    1  internal error
    2  wrong usage
    3  findings (check, verify)
-  10  invalid configuration or argument; recover: other documents are in its places
+  10  invalid configuration or argument; recover left conflicts
   11  unavailable: a server or store can't be reached or refuses
-  12  history lost: MongoDB no longer has the events after the checkpoint; replay: history is missing
-  13  fenced: another writer took the source over, or has the state of a replay
+  12  history lost: events are missing, in MongoDB or for a replay
+  13  fenced: another process has the source, or a replay's state
   14  a plugin can't be loaded or failed
   15  corrupt: stored data is not what was written
-  16  not found; recover: history can't tell some of the documents";
+  16  not found, or some of it can't be told";
 
 /// Keeps an exact, queryable, redacted history of MongoDB collections.
 #[derive(Debug, Parser)]

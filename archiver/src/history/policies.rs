@@ -79,6 +79,18 @@ impl Policies {
         })
     }
 
+    /// Whether plugins of this policy may drop events, as far as is known: then no record tells that one is missing.
+    pub(super) fn may_drop(&self, policy: RecordId) -> bool {
+        self.0.get(&policy).is_some_and(|policy| !policy.plugins.is_empty() && !policy.tells)
+    }
+
+    /// What a record's contents are, where a document was put together from these before it.
+    pub(super) fn contents_behind(&self, record: &Record<'_>, base: &BTreeSet<Origin>) -> Contents {
+        let is_own =
+            !self.may_be_redacted(&BTreeSet::from([Origin::of(record)])) && !self.may_be_redacted(base);
+        if is_own { Contents::Full } else { Contents::Redacted }
+    }
+
     /// Whether a record's contents are MongoDB's own. Where the policy is not known, they need not be.
     pub(super) fn contents(&self, record: &Record<'_>) -> Contents {
         match self.plugins(policy_of(record)) {

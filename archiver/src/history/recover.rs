@@ -151,7 +151,9 @@ fn before_deletion(
     identity: &Identity,
     id: &DocumentId,
 ) -> Result<(Known, i64)> {
-    if let Some(last) = own.iter().rev().find(|e| e.after.state == State::Absent) {
+    // Behind a gap, too, in which nothing has happened to it, it is not there.
+    let is_end = |e: &&&Entry| e.after.state == State::Absent && e.before.state != State::Absent;
+    if let Some(last) = own.iter().rev().find(is_end) {
         return Ok((last.before.clone(), Record::new(&last.record)?.seq()?));
     }
     let why = match states.now(identity).state {

@@ -331,6 +331,7 @@ impl States {
         match record.op() {
             "policy" => {
                 self.policies.note(record)?;
+                self.note_dropping(record.record_id()?);
                 self.note_watched(record)?;
             }
             "drop" | "dropDatabase" => self.end_namespace(record)?,
@@ -361,8 +362,8 @@ impl States {
     fn change(&mut self, record: &Record<'_>) -> Result<Option<Change>> {
         let Some(identity) = Identity::of(record) else { return Ok(None) };
         let time = record.cluster_time()?;
-        let contents = self.policies.contents(record);
         let mut tracked = self.tracked(&identity, record)?;
+        let contents = self.policies.contents_behind(record, &tracked.known.origins);
         let is_snapshot = record.op() == "snapshot";
         if !is_snapshot && tracked.is_read_after(time) {
             // The baseline was read after this change; its images still say what it did.
@@ -441,6 +442,16 @@ impl States {
         for (identity, tracked) in &mut self.documents {
             if !tracked.is_read_after(time) && concerns(identity, tracked) {
                 tracked.doubts.insert(id);
+            }
+        }
+    }
+
+    /// From here on plugins may drop changes of documents that were recorded whole.
+    fn note_dropping(&mut self, policy: RecordId) {
+        if self.policies.may_drop(policy) {
+            let origin = Origin { policy, is_redacted: false };
+            for tracked in self.documents.values_mut().filter(|t| t.partition == policy.partition) {
+                tracked.known.origins.insert(origin);
             }
         }
     }

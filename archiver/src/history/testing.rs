@@ -58,6 +58,12 @@ impl Shop {
         shop
     }
 
+    /// Puts another policy in force.
+    pub(super) fn policy(&mut self, detail: Document) {
+        self.policy = self.next_seq();
+        self.push(doc! {"op": "policy"}, doc! {"detail": detail});
+    }
+
     pub(super) fn next_seq(&self) -> i64 {
         self.records.len() as i64 + 1
     }

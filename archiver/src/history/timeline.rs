@@ -166,7 +166,9 @@ fn wide_entries(
     states.advance(&record)?;
     for (identity, (mut before, doubt)) in identities.iter().zip(before) {
         let after = states.now(identity);
-        if before.state != after.state {
+        // Of what is in doubt already, a gap says that even more is missing.
+        let is_in_gap = record.op() == "gap" && states.is_in_doubt(identity, record.record_id()?);
+        if before.state != after.state || is_in_gap {
             if record.op() == "gap" && states.doubt(identity).is_none() {
                 resolve(entries, identity, doubt, &after)?;
                 before = after.clone();
@@ -177,9 +179,8 @@ fn wide_entries(
     let (Some(from), Some(to)) = (Namespace::of(&record), target(&record)) else { return Ok(()) };
     let moved = identities.iter().filter(|i| record.op() == "rename" && i.namespace == from);
     let moved: Vec<_> = moved.map(|i| Identity { namespace: to.clone(), id: i.id.clone() }).collect();
-    let is_there = |identity: &Identity| {
-        states.recorded(identity).is_some_and(|known| matches!(known.state, State::Present(_)))
-    };
+    let is_there =
+        |identity: &Identity| states.recorded(identity).is_some_and(|known| known.state != State::Absent);
     for identity in moved.into_iter().filter(is_there) {
         if !identities.contains(&identity) {
             let (before, after) = (Known::absent(), states.now(&identity));

@@ -5,7 +5,7 @@ use bson::{Bson, Document, doc};
 use tempfile::TempDir;
 
 use super::id::DocumentId;
-use super::recover::{Conditions, as_of, by_id, deleted_since};
+use super::recover::{Answer, Conditions, Recovered, as_of, by_id, by_many_ids, deleted_since};
 use super::states::{Reason, State};
 use super::testing::{DAY, Shop};
 use super::*;
@@ -292,6 +292,177 @@ async fn what_a_baseline_read_at_the_time_of_a_rename_goes_on_under_the_new_name
         by_id(&history, "shop", &id("1"), Some(end), Some(&namespace)).await.is_ok()
     };
     assert!(there("moved").await && !there("orders").await);
+}
+
+/// A chain of one plugin that marks what it changes.
+fn chain(may_drop: bool) -> Document {
+    let plugin =
+        doc! {"name": "p", "version": "1", "sha256": "ab", "config_sha256": "c", "may_drop": may_drop};
+    doc! {"plugins": [plugin], "marks_redacted": true}
+}
+
+async fn deleted(history: &History) -> Vec<(Document, bool)> {
+    let mut found = Vec::new();
+    let take = async |answer: Answer| {
+        let recovered = answer.unwrap();
+        found.push((bson::deserialize_from_slice(&recovered.document).unwrap(), recovered.is_redacted));
+        Ok(())
+    };
+    deleted_since(history, "shop", i64::from(DAY), None, take).await.unwrap();
+    found
+}
+
+#[tokio::test]
+async fn what_a_plugin_may_have_dropped_changes_of_is_not_mongodbs_own() {
+    for may_drop in [false, true] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.change("insert", 1, doc! {"after": {"_id": 1}});
+        shop.policy(chain(may_drop));
+        shop.policy(doc! {"plugins": [], "marks_redacted": true});
+        shop.change("delete", 1, doc! {});
+        let (history, _folder) = history(&shop, &[]).await;
+        assert_eq!(deleted(&history).await, [(doc! {"_id": 1}, may_drop)]);
+        let (found, policies) = by_id(&history, "shop", &id("1"), None, None).await.unwrap();
+        assert_eq!((found.is_redacted, policies.may_be_redacted(&found.origins)), (may_drop, may_drop));
+    }
+}
+
+#[tokio::test]
+async fn what_no_plugin_has_touched_is_put_together_as_without_plugins() {
+    for policy in [doc! {"plugins": []}, chain(false)] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.policy(policy);
+        shop.change("insert", 1, doc! {"after": {"_id": 1, "b": 2}});
+        // There is no `a` that a plugin could have taken out: the field's name has a dot.
+        shop.change("update", 1, set(doc! {"a.b": 1}));
+        shop.change("delete", 1, doc! {});
+        let (history, _folder) = history(&shop, &[]).await;
+        assert_eq!(deleted(&history).await, [(doc! {"_id": 1, "b": 2, "a.b": 1}, false)]);
+    }
+}
+
+#[tokio::test]
+async fn a_document_deleted_before_a_gap_comes_back_once_the_gap_is_closed() {
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.change("delete", 1, doc! {});
+    let after = bson::Timestamp { time: shop.second, increment: 1 };
+    shop.second += 10;
+    let until = bson::Timestamp { time: shop.second, increment: 1 };
+    let gap = shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}});
+    shop.push(doc! {"op": "gap"}, doc! {"detail": {"closes": gap}});
+    let (history, _folder) = history(&shop, &[]).await;
+    let (found, _) = by_id(&history, "shop", &id("1"), None, None).await.unwrap();
+    assert_eq!(bson::deserialize_from_slice::<Document>(&found.document).unwrap(), doc! {"_id": 1});
+}
+
+#[tokio::test]
+async fn a_gap_behind_a_withheld_change_is_a_gap_all_the_same() {
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", 1, doc! {"after": {"_id": 1, "v": 1}});
+    let ns = doc! {"db": "shop", "coll": "orders"};
+    let withheld = doc! {"detail": {"op": "update", "plugin": "p", "error": "trap"}};
+    shop.push(doc! {"op": "quarantine", "ns": ns}, withheld);
+    let between = i64::from(shop.second) + 3;
+    shop.second += 5;
+    let after = bson::Timestamp { time: shop.second, increment: 1 };
+    shop.second += 10;
+    let until = bson::Timestamp { time: shop.second, increment: 1 };
+    shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}});
+    let inside = i64::from(shop.second) - 5;
+    shop.second += 5;
+    shop.change("update", 1, doc! {"before": {"_id": 1, "v": 9}, "after": {"_id": 1, "v": 10}});
+    let (history, _folder) = history(&shop, &[]).await;
+    assert_said(told(&history, "1", between).await, "a change was quarantined");
+    assert_said(told(&history, "1", inside).await, "the time is inside a gap");
+}
+
+#[tokio::test]
+async fn what_was_moved_out_of_a_collection_that_was_dropped_is_deleted_by_its_own_event() {
+    let mut shop = Shop::with_plugins(&[]);
+    let to = doc! {"to": {"db": "shop", "coll": "moved"}, "fromWatched": true};
+    let orders = doc! {"db": "shop", "coll": "orders"};
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    shop.push(doc! {"op": "rename", "ns": orders.clone()}, doc! {"detail": to});
+    let since = i64::from(shop.second);
+    shop.push(doc! {"op": "drop", "ns": orders}, doc! {});
+    let moved = doc! {"op": "delete", "ns": {"db": "shop", "coll": "moved"}, "key": {"_id": 1}};
+    shop.push(moved, doc! {});
+    let (history, _folder) = history(&shop, &[]).await;
+    let mut found = Vec::new();
+    let take = async |answer: Answer| {
+        found.push(answer.map(|recovered| recovered.namespace.coll).map_err(|lost| lost.why));
+        Ok(())
+    };
+    deleted_since(&history, "shop", since, None, take).await.unwrap();
+    assert_eq!(found, [Ok("moved".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_is_not_known_when_its_collection_is_renamed_is_not_known_under_the_new_name() {
+    let mut shop = Shop::with_plugins(&[]);
+    let to = doc! {"to": {"db": "shop", "coll": "moved"}, "fromWatched": true};
+    let orders = doc! {"db": "shop", "coll": "orders"};
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    let withheld = doc! {"detail": {"op": "update", "plugin": "p", "error": "trap"}};
+    shop.push(doc! {"op": "quarantine", "ns": orders.clone()}, withheld);
+    shop.push(doc! {"op": "rename", "ns": orders}, doc! {"detail": to});
+    let end = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    let moved = Namespace::parse("shop.moved").unwrap();
+    let found = by_id(&history, "shop", &id("1"), Some(end), Some(&moved)).await;
+    assert_said(found.map(|_| doc! {}).map_err(|e| e.explain()), "a change was quarantined");
+}
+
+#[tokio::test]
+async fn a_late_change_of_a_transaction_counts_where_it_was_made() {
+    for (withheld, last) in [("insert", "delete"), ("delete", "insert")] {
+        let mut shop = Shop::with_plugins(&[]);
+        if withheld == "delete" {
+            shop.change("snapshot", 1, doc! {"after": {"_id": 1, "v": 0}});
+        }
+        let time = shop.second;
+        let parts = |op: &str| match op {
+            "insert" => doc! {"after": {"_id": 1, "v": 1}},
+            _ => doc! {"before": {"_id": 1, "v": 1}},
+        };
+        let ns = doc! {"db": "shop", "coll": "orders"};
+        let detail = doc! {"detail": {"op": withheld, "plugin": "p", "error": "trap"}};
+        let quarantine = shop.push(doc! {"op": "quarantine", "ns": ns.clone()}, detail);
+        shop.second = time;
+        shop.change(last, 1, parts(last));
+        shop.second = time;
+        let mut late = parts(withheld);
+        late.insert("detail", doc! {"late": quarantine});
+        let late = shop.change(withheld, 1, late);
+        let released = doc! {"detail": {"released": [{"seq": quarantine, "late": late}]}};
+        shop.push(doc! {"op": "quarantine", "ns": ns}, released);
+        let (history, _folder) = history(&shop, &[]).await;
+        let found: Vec<Document> =
+            deleted(&history).await.into_iter().map(|(document, _)| document).collect();
+        let expected = if last == "delete" { vec![doc! {"_id": 1, "v": 1}] } else { vec![] };
+        assert_eq!(found, expected, "{withheld} late, then {last}");
+    }
+}
+
+#[tokio::test]
+async fn among_many_ids_each_gives_its_own_document_alone() {
+    let hex = "655f1c2e9d3b4a0012345678";
+    let mut shop = Shop::with_plugins(&[]);
+    shop.change("insert", hex, doc! {"after": {"_id": hex}});
+    let end = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    let others = (0..40).map(|n| id(&format!("{{\"$numberInt\": \"{n}\"}}")));
+    let exact = id(&format!("{{\"$oid\": \"{hex}\"}}"));
+    let ids: Vec<DocumentId> = [id(hex), exact.clone()].into_iter().chain(others).collect();
+    let mut found = 0;
+    let take = async |answer: Result<Recovered>| {
+        found += usize::from(answer.is_ok());
+        Ok(())
+    };
+    by_many_ids(&history, "shop", &ids, Some(end), None, take).await.unwrap();
+    assert_eq!(found, 1, "the ObjectId is that of no document");
+    assert!(by_id(&history, "shop", &exact, Some(end), None).await.is_err());
 }
 
 /// Or under its new name already.

@@ -68,7 +68,9 @@ impl Vanished {
                 // Of a collection that was not watched, a comparison tells what became of the documents.
                 if is_from_watched(record) {
                     self.end(&to, at()?);
-                    for id in self.alive.remove(&from).into_iter().flatten() {
+                    let moved = self.alive.remove(&from).into_iter().flatten();
+                    // What ends elsewhere has an event of its own.
+                    for id in moved.filter(|_| concerned.hold(&to)) {
                         self.begin(Identity { namespace: to.clone(), id });
                     }
                 }

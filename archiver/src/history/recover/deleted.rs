@@ -15,6 +15,7 @@ use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, id_text};
 use crate::error::Result;
 use crate::history::id::{DocumentId, Id};
 use crate::history::policies::Origin;
+use crate::history::released::place;
 use crate::history::states::{Identity, Known, State, target};
 use crate::history::timeline::Timeline;
 use crate::history::vanished::{Concerned, Moment, Vanished};
@@ -269,10 +270,10 @@ fn without_contents(record: &Record<'_>) -> Vec<u8> {
 
 /// The last record of each document with one `_id`, in the order of the documents' names.
 fn last_of_each(records: &[Vec<u8>]) -> Result<Vec<Record<'_>>> {
-    let mut last: Vec<(Identity, Moment, Record<'_>)> = Vec::new();
+    let mut last: Vec<(Identity, _, Record<'_>)> = Vec::new();
     for bytes in records {
         let record = Record::new(bytes)?;
-        let (Some(identity), at) = (Identity::of(&record), moment(&record)?) else { continue };
+        let (Some(identity), at) = (Identity::of(&record), place(&record)?) else { continue };
         match last.iter_mut().find(|(other, ..)| *other == identity) {
             Some(other) if other.1 >= at => {}
             Some(other) => *other = (identity, at, record),

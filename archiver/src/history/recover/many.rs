@@ -126,8 +126,11 @@ pub async fn by_many_ids(
                 let key = key.try_into().map(u32::from_be_bytes).unwrap_or(u32::MAX);
                 for n in by_key.remove(&key).unwrap_or_default() {
                     let id = &ids[n as usize];
-                    let timeline = wide.timeline(id, &own)?;
-                    let mut timeline = timeline.within(namespace);
+                    let is_its = |bytes: &&Vec<u8>| {
+                        Record::new(bytes).is_ok_and(|record| record.id().is_some_and(|e| id.matches(&e)))
+                    };
+                    let own: Vec<Vec<u8>> = own.iter().filter(is_its).cloned().collect();
+                    let mut timeline = wide.timeline(id, &own)?.within(namespace);
                     timeline.removed_until = removed_until;
                     match one(&timeline, source, id, at, namespace) {
                         Err(error) if !is_of_one(&error) => return Err(error),
@@ -141,7 +144,8 @@ pub async fn by_many_ids(
         for n in rest {
             // Nothing is recorded of them; a withheld change may bear witness to one all the same.
             let id = &ids[n as usize];
-            let timeline = wide.timeline(id, &[])?.within(namespace);
+            let mut timeline = wide.timeline(id, &[])?.within(namespace);
+            timeline.removed_until = removed_until;
             take(one(&timeline, source, id, at, namespace)).await?;
         }
     }
@@ -160,10 +164,14 @@ fn one(
     at: Option<i64>,
     namespace: Option<&Namespace>,
 ) -> Result<Recovered> {
-    match timeline.entries.is_empty() {
-        true => Err(unknown_document(source, id, namespace, &timeline.identities)),
-        false => of_timeline(timeline, id, at),
+    if !timeline.entries.is_empty() {
+        return of_timeline(timeline, id, at);
     }
+    let unknown = unknown_document(source, id, namespace, &timeline.identities);
+    Err(match timeline.removed_until {
+        Some(until) => unknown.hint(format!("{}: it may have been there before", removed_words(until))),
+        None => unknown,
+    })
 }
 
 /// The lowest of the ids that share a form with each one, directly or by way of others.

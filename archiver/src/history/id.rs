@@ -9,6 +9,8 @@ use bson_walker::{Doc, Element, Writer, kind};
 
 use crate::archive::extjson::{doc_id_text, value_from_text};
 use crate::error::{Error, Result};
+use crate::record::unsalted_id_digest;
+use crate::salt::Salt;
 
 /// 2^63, the first double that no Int64 equals.
 const BEYOND_INT64: f64 = 9_223_372_036_854_775_808.0;
@@ -46,6 +48,15 @@ impl Id {
             }
             _ => None,
         }
+    }
+
+    /// Whether a quarantine record's digest can be that of this `_id`. Earlier versions made it without a salt.
+    pub(super) fn may_have(&self, digest: &str, salt: Option<&Salt>) -> bool {
+        let Some(salt) = salt else { return true };
+        let of = |Id(kind, value)| {
+            digest == salt.id_digest(kind, &value) || digest == unsalted_id_digest(kind, &value)
+        };
+        self.forms().into_iter().any(of)
     }
 
     /// All forms in which it can be stored.

@@ -173,6 +173,13 @@ fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
             return Ok((Known::unknown(Reason::InsideGap(gap)), gap));
         }
     }
+    // It may have lived and ended there, though nothing is recorded of it before.
+    if let Some(first) = own.first()
+        && let partition = Record::new(&first.record)?.record_id()?.partition
+        && let Some(gap) = states.gap_around(&first.identity.namespace, partition, at)
+    {
+        return Ok((Known::unknown(Reason::InsideGap(gap.seq)), gap.seq));
+    }
     if let Some(first) = own.first()
         && is_before_capture(first, states, at)?
     {

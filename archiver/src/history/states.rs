@@ -15,15 +15,14 @@ use bytes::Bytes;
 
 use super::document::{Contents, Unapplied};
 use super::effect::{Effect, effect};
-use super::gaps::{Gap, GapRecord};
+use super::gaps::{Gap, GapRecord, is_inside};
 use super::id::Id;
 use super::policies::{Origin, Policies};
 use super::released::notes;
 use super::watched::{WatchLists, Watched};
 use super::{Namespace, Salts, removed_words};
 use crate::error::Result;
-use crate::record::{Record, RecordId, unsalted_id_digest};
-use crate::salt::Salt;
+use crate::record::{Record, RecordId};
 
 /// Operations on one document.
 const DOCUMENT_OPS: [&str; 5] = ["insert", "update", "replace", "delete", "snapshot"];
@@ -207,6 +206,8 @@ pub struct States {
     documents: HashMap<Identity, Tracked>,
     /// Those that no comparison has closed.
     gaps: BTreeMap<RecordId, Gap>,
+    /// All gaps there have been, closed ones, too.
+    all_gaps: Vec<Gap>,
     /// Renames of unknown collections into known ones.
     renames: BTreeSet<RecordId>,
     watched: WatchLists,
@@ -237,6 +238,22 @@ impl States {
     /// The last of the records behind which a document is in doubt.
     pub fn doubt(&self, identity: &Identity) -> Option<RecordId> {
         self.documents.get(identity)?.doubts.last().copied()
+    }
+
+    /// The gap in which a moment lies, after all changes of the seconds before `at`, if it can be of a namespace's documents whose records
+    /// are in this partition.
+    pub(super) fn gap_around(
+        &self,
+        namespace: &Namespace,
+        partition: Option<u32>,
+        at: i64,
+    ) -> Option<RecordId> {
+        let concerns = |gap: &&Gap| {
+            gap.id.partition == partition && gap.namespace.as_ref().is_none_or(|only| only == namespace)
+        };
+        let mut around =
+            self.all_gaps.iter().filter(concerns).filter(|gap| is_inside(gap.after, gap.until, at));
+        around.next().map(|gap| gap.id)
     }
 
     /// Whether a document is in doubt behind this gap.
@@ -290,7 +307,7 @@ impl States {
     pub fn is_named(&self, record: &Record<'_>, identity: &Identity) -> bool {
         let salt = record.record_id().ok().and_then(|id| self.salts.get(&id.partition));
         let digest = quarantined(record, "keyDigest");
-        salt.is_some() && digest.is_some_and(|digest| may_be_of(digest, &identity.id, salt))
+        salt.is_some() && digest.is_some_and(|digest| identity.id.may_have(digest, salt))
     }
 
     /// Forgets the documents that do not exist, which takes no more than for those that nothing is recorded of.
@@ -418,6 +435,7 @@ impl States {
                     concerned
                 });
                 self.renames = renames;
+                self.all_gaps.push(gap.clone());
                 self.gaps.insert(gap.id, gap);
             }
             GapRecord::Closes { gap, undecided } => {
@@ -539,7 +557,7 @@ impl States {
         self.lose(reason, record.cluster_time()?, |identity, tracked| {
             identity.namespace == namespace
                 && (!of_document || tracked.partition == partition)
-                && key.is_none_or(|key| may_be_of(key, &identity.id, salt.as_ref()))
+                && key.is_none_or(|key| identity.id.may_have(key, salt.as_ref()))
         });
         Ok(())
     }
@@ -564,15 +582,6 @@ fn other_id(record: &Record<'_>, identity: &Identity, contents: Contents) -> Opt
 /// What a quarantine record says in a field of its `detail`.
 pub fn quarantined<'a>(record: &Record<'a>, field: &str) -> Option<&'a str> {
     record.part("detail")?.get(field)?.as_str()
-}
-
-/// Whether a quarantine record's digest can be that of this `_id`. Earlier versions made it without a salt.
-fn may_be_of(digest: &str, id: &Id, salt: Option<&Salt>) -> bool {
-    let Some(salt) = salt else { return true };
-    let of = |Id(kind, value)| {
-        digest == salt.id_digest(kind, &value) || digest == unsalted_id_digest(kind, &value)
-    };
-    id.forms().into_iter().any(of)
 }
 
 /// The new namespace of a rename.

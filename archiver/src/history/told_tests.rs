@@ -378,6 +378,23 @@ async fn a_gap_behind_a_withheld_change_is_a_gap_all_the_same() {
 }
 
 #[tokio::test]
+async fn what_is_first_recorded_behind_a_gap_may_have_been_there_inside_of_it() {
+    let mut shop = Shop::with_plugins(&[]);
+    let before = i64::from(shop.second) + 1;
+    shop.second += 5;
+    let after = bson::Timestamp { time: shop.second, increment: 1 };
+    shop.second += 10;
+    let until = bson::Timestamp { time: shop.second, increment: 1 };
+    shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}});
+    shop.second += 5;
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    let (history, _folder) = history(&shop, &[]).await;
+    assert_said(told(&history, "1", i64::from(until.time) - 5).await, "the time is inside a gap");
+    assert!(told(&history, "1", before).await.is_err());
+    assert_said(told(&history, "1", i64::from(until.time) + 3).await, "did not exist at that time");
+}
+
+#[tokio::test]
 async fn what_was_moved_out_of_a_collection_that_was_dropped_is_deleted_by_its_own_event() {
     let mut shop = Shop::with_plugins(&[]);
     let to = doc! {"to": {"db": "shop", "coll": "moved"}, "fromWatched": true};

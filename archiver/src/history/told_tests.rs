@@ -301,6 +301,14 @@ fn chain(may_drop: bool) -> Document {
     doc! {"plugins": [plugin], "marks_redacted": true}
 }
 
+/// A gap of ten seconds, and its record, whose seq it gives.
+fn gap(shop: &mut Shop) -> i64 {
+    let after = Timestamp { time: shop.second, increment: 1 };
+    shop.second += 10;
+    let until = Timestamp { time: shop.second, increment: 1 };
+    shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}})
+}
+
 async fn deleted(history: &History) -> Vec<(Document, bool)> {
     let mut found = Vec::new();
     let take = async |answer: Answer| {
@@ -346,10 +354,7 @@ async fn a_document_deleted_before_a_gap_comes_back_once_the_gap_is_closed() {
     let mut shop = Shop::with_plugins(&[]);
     shop.change("insert", 1, doc! {"after": {"_id": 1}});
     shop.change("delete", 1, doc! {});
-    let after = bson::Timestamp { time: shop.second, increment: 1 };
-    shop.second += 10;
-    let until = bson::Timestamp { time: shop.second, increment: 1 };
-    let gap = shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}});
+    let gap = gap(&mut shop);
     shop.push(doc! {"op": "gap"}, doc! {"detail": {"closes": gap}});
     let (history, _folder) = history(&shop, &[]).await;
     let (found, _) = by_id(&history, "shop", &id("1"), None, None).await.unwrap();
@@ -365,10 +370,7 @@ async fn a_gap_behind_a_withheld_change_is_a_gap_all_the_same() {
     shop.push(doc! {"op": "quarantine", "ns": ns}, withheld);
     let between = i64::from(shop.second) + 3;
     shop.second += 5;
-    let after = bson::Timestamp { time: shop.second, increment: 1 };
-    shop.second += 10;
-    let until = bson::Timestamp { time: shop.second, increment: 1 };
-    shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}});
+    gap(&mut shop);
     let inside = i64::from(shop.second) - 5;
     shop.second += 5;
     shop.change("update", 1, doc! {"before": {"_id": 1, "v": 9}, "after": {"_id": 1, "v": 10}});
@@ -382,16 +384,14 @@ async fn what_is_first_recorded_behind_a_gap_may_have_been_there_inside_of_it() 
     let mut shop = Shop::with_plugins(&[]);
     let before = i64::from(shop.second) + 1;
     shop.second += 5;
-    let after = bson::Timestamp { time: shop.second, increment: 1 };
-    shop.second += 10;
-    let until = bson::Timestamp { time: shop.second, increment: 1 };
-    shop.push(doc! {"op": "gap"}, doc! {"detail": {"reason": "r", "after": after, "until": until}});
+    gap(&mut shop);
+    let end = i64::from(shop.second) - 1;
     shop.second += 5;
     shop.change("insert", 1, doc! {"after": {"_id": 1}});
     let (history, _folder) = history(&shop, &[]).await;
-    assert_said(told(&history, "1", i64::from(until.time) - 5).await, "the time is inside a gap");
+    assert_said(told(&history, "1", end - 5).await, "the time is inside a gap");
     assert!(told(&history, "1", before).await.is_err());
-    assert_said(told(&history, "1", i64::from(until.time) + 3).await, "did not exist at that time");
+    assert_said(told(&history, "1", end + 3).await, "did not exist at that time");
 }
 
 #[tokio::test]

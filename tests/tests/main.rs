@@ -9,6 +9,7 @@ mod bad_input;
 mod bson_types;
 mod canaries;
 mod capture;
+mod conditions;
 mod connections;
 mod delta;
 mod differential;

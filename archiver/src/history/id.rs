@@ -185,12 +185,6 @@ fn object_id(text: &str) -> Option<Vec<u8>> {
     Some(Writer::build(|w| w.raw(kind::OBJECT_ID, b"_id", &bytes)))
 }
 
-/// An integer or double, where a double holds it exactly.
-pub(super) fn number(value: &Element<'_>) -> Option<f64> {
-    let exact = |n: i64| Some(n as f64).filter(|f| *f as i64 == n && n.unsigned_abs() <= 1 << 53);
-    value.as_f64().or_else(|| exact(value.as_i32().map(i64::from).or(value.as_i64())?))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -2,10 +2,12 @@
 
 use std::cmp::Ordering;
 
-use bson_walker::{Doc, Element, kind};
+use bson::Decimal128;
+use bson_walker::{Doc, Element, Writer, kind};
 
+use super::number::Number;
 use crate::error::{Error, Result};
-use crate::history::id::{DocumentId, number};
+use crate::history::id::DocumentId;
 
 /// Conditions that a document must meet, all of them.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +20,8 @@ struct Condition {
     operator: Operator,
     /// What the text can mean.
     value: DocumentId,
+    /// What it means to decimals, where it is a plain number: not the double that is next to it.
+    decimal: Option<DocumentId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,21 +82,34 @@ impl Condition {
         let value = DocumentId::parse(&text[at + sign.len()..]).map_err(|e| {
             Error::invalid("the value in --where is neither plain text nor Extended JSON").because(e)
         })?;
-        Ok(Condition { path: text[..at].to_owned(), operator, value })
+        let decimal = text[at + sign.len()..].parse::<Decimal128>().ok().filter(|_| is_plain_number(&value));
+        let decimal = decimal.map(|decimal| {
+            let bytes = Writer::build(|w| w.raw(kind::DECIMAL128, b"_id", &decimal.bytes()));
+            Doc::new(&bytes).ok()?.get("_id").map(|value| DocumentId::of(&value))
+        });
+        Ok(Condition { path: text[..at].to_owned(), operator, value, decimal: decimal.flatten() })
     }
 
     fn match_doc(&self, doc: Doc<'_>) -> bool {
         let parts: Vec<&str> = self.path.split('.').collect();
-        let any = |test: &dyn Fn(&Element<'_>, &Element<'_>) -> bool| {
-            self.value.values().any(|value| any_at(doc, &parts, &|found| test(found, &value)))
+        let any = |test: &dyn Fn(Option<&Element<'_>>, &Element<'_>) -> bool| {
+            any_at(doc, &parts, &|found| {
+                let is_decimal = found.is_some_and(|found| found.kind() == kind::DECIMAL128);
+                let value = self.decimal.as_ref().filter(|_| is_decimal).unwrap_or(&self.value);
+                value.values().any(|value| test(found, &value))
+            })
         };
         let equal = || {
-            // As in MongoDB: what is not there is null.
-            let null = self.value.values().any(|value| value.kind() == kind::NULL);
-            any(&equals) || null && !any_at(doc, &parts, &|_| true)
+            any(&|found, value| match found {
+                Some(found) => equals(found, value),
+                // As in MongoDB: what is not there is null.
+                None => value.kind() == kind::NULL,
+            })
         };
         let compares = |wanted: &[Ordering]| {
-            any(&|found, value| compare(found, value).is_some_and(|order| wanted.contains(&order)))
+            any(&|found, value| {
+                found.and_then(|found| compare(found, value)).is_some_and(|order| wanted.contains(&order))
+            })
         };
         match self.operator {
             Operator::Equal => equal(),
@@ -105,20 +122,45 @@ impl Condition {
     }
 }
 
-/// Whether any value at a path passes: arrays on the way are gone through, and a number also names an element; at the end an array
-/// passes as a whole or with one of its elements.
-fn any_at(doc: Doc<'_>, path: &[&str], test: &dyn Fn(&Element<'_>) -> bool) -> bool {
+/// Whether a value is what a plain number can mean, and is a number.
+fn is_plain_number(value: &DocumentId) -> bool {
+    value.values().any(|value| value.kind() == kind::STRING)
+        && value.values().any(|value| Number::of(&value).is_some())
+}
+
+/// Whether any value at a path passes, or nothing where it leads nowhere: arrays on the way are gone through, and a number also names
+/// an element; at the end an array passes as a whole or with one of its elements.
+fn any_at(doc: Doc<'_>, path: &[&str], test: &dyn Fn(Option<&Element<'_>>) -> bool) -> bool {
     let Some((first, rest)) = path.split_first() else { return false };
-    let Some(found) = doc.get(first) else { return false };
-    if rest.is_empty() {
-        return test(&found) || found.kind() == kind::ARRAY && elements(&found).any(|element| test(&element));
+    let Some(found) = doc.get(first) else { return test(None) };
+    match (found.kind(), found.as_doc()) {
+        (kind::ARRAY, Some(array)) if !rest.is_empty() => any_within(array, rest, test),
+        (_, Some(inner)) if !rest.is_empty() => any_at(inner, rest, test),
+        _ if !rest.is_empty() => test(None),
+        _ => any_of(&found, test),
     }
-    let Some(inner) = found.as_doc() else { return false };
-    any_at(inner, rest, test)
-        || found.kind() == kind::ARRAY
-            && elements(&found)
-                .filter(|element| element.kind() == kind::DOCUMENT)
-                .any(|element| element.as_doc().is_some_and(|doc| any_at(doc, rest, test)))
+}
+
+/// The same of the rest of a path behind an array.
+fn any_within(array: Doc<'_>, path: &[&str], test: &dyn Fn(Option<&Element<'_>>) -> bool) -> bool {
+    let Some((first, rest)) = path.split_first() else { return false };
+    array.elements().map_while(Result::ok).any(|element| {
+        let of_document = || element.as_doc().filter(|_| element.kind() == kind::DOCUMENT);
+        let is_named = element.name() == first.as_bytes();
+        of_document().is_some_and(|doc| any_at(doc, path, test))
+            || is_named
+                && match element.as_doc() {
+                    _ if rest.is_empty() => test(Some(&element)),
+                    Some(inner) if element.kind() == kind::ARRAY => any_within(inner, rest, test),
+                    Some(inner) => any_at(inner, rest, test),
+                    None => false,
+                }
+    })
+}
+
+/// Whether a value passes, an array also with one of its elements.
+fn any_of(value: &Element<'_>, test: &dyn Fn(Option<&Element<'_>>) -> bool) -> bool {
+    value.kind() == kind::ARRAY && elements(value).any(|element| test(Some(&element))) || test(Some(value))
 }
 
 fn elements<'a>(of: &Element<'a>) -> impl Iterator<Item = Element<'a>> {
@@ -130,8 +172,8 @@ fn equals(a: &Element<'_>, b: &Element<'_>) -> bool {
     if a.kind() == b.kind() && a.value() == b.value() {
         return true;
     }
-    if let (Some(a), Some(b)) = (number(a), number(b)) {
-        return a == b;
+    if let (Some(a), Some(b)) = (Number::of(a), Number::of(b)) {
+        return a.compare(b) == Some(Ordering::Equal);
     }
     if a.kind() != b.kind() || !matches!(a.kind(), kind::DOCUMENT | kind::ARRAY) {
         return false;
@@ -148,12 +190,8 @@ fn equals(a: &Element<'_>, b: &Element<'_>) -> bool {
 
 /// How two values of one kind compare; `None` for those of different kinds, and for kinds that are not compared here.
 fn compare(a: &Element<'_>, b: &Element<'_>) -> Option<Ordering> {
-    let whole = |e: &Element<'_>| e.as_i64().or_else(|| e.as_i32().map(i64::from));
-    if let (Some(a), Some(b)) = (whole(a), whole(b)) {
-        return Some(a.cmp(&b));
-    }
-    if let (Some(a), Some(b)) = (number(a), number(b)) {
-        return a.partial_cmp(&b);
+    if let (Some(a), Some(b)) = (Number::of(a), Number::of(b)) {
+        return a.compare(b);
     }
     if a.kind() != b.kind() {
         return None;
@@ -188,6 +226,7 @@ mod tests {
     fn equality_means_what_mongodb_means() {
         let document = doc! {
             "status": "open", "n": 5_i64, "big": 9_007_199_254_740_993_i64, "none": Bson::Null, "flag": true,
+            "price": Bson::Decimal128("12.1".parse().unwrap()), "empty": [],
             "customer": {"name": "Ann=1", "tags": ["a", "b"]},
             "lines": [{"sku": "x", "price": 9.5}, {"sku": "y", "price": 12}],
         };
@@ -209,6 +248,11 @@ mod tests {
             "status!=closed",
             "missing!=1",
             r#"big={"$numberLong":"9007199254740993"}"#,
+            "price=12.10",
+            "price!=12.2",
+            "price=1.21e1",
+            r#"price={"$numberDecimal":"12.1"}"#,
+            "lines.missing=null",
         ] {
             assert!(matches(&[met], document.clone()), "{met}");
         }
@@ -225,6 +269,10 @@ mod tests {
             "missing=1",
             r#"lines={"price":12,"sku":"y"}"#,
             r#"big={"$numberLong":"9007199254740992"}"#,
+            // It is not the double that is next to it.
+            r#"price={"$numberDouble":"12.1"}"#,
+            "price=\"12.1\"",
+            "empty.x=null",
         ] {
             assert!(!matches(&[not_met], document.clone()), "{not_met}");
         }
@@ -235,14 +283,26 @@ mod tests {
     #[test]
     fn order_is_within_one_kind_of_value() {
         let date = DateTime::from_millis(-5);
-        let document = doc! {"n": 10, "s": "m", "d": date, "list": [1, 20]};
-        for met in
-            ["n>9", "n>=10.0", "n<1e3", "s>a", "s<=m", "list>15", r#"d<{"$date":"1970-01-01T00:00:00Z"}"#]
-        {
+        let document = doc! {"n": 10, "s": "m", "d": date, "list": [1, 20], "price": Bson::Decimal128("12.1".parse().unwrap())};
+        for met in [
+            "price>=12.1",
+            "price<=12.1",
+            "price>12",
+            "price<12.2",
+            "n>9",
+            "n>=10.0",
+            "n<1e3",
+            "s>a",
+            "s<=m",
+            "list>15",
+            r#"d<{"$date":"1970-01-01T00:00:00Z"}"#,
+        ] {
             assert!(matches(&[met], document.clone()), "{met}");
         }
         for not_met in [
             "n>10",
+            "price>12.1",
+            "price<12.1",
             "n<a",
             r#"s>{"$numberInt":"5"}"#,
             "list>20",

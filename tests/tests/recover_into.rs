@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use archiver_tests::record::{integer, of};
 use archiver_tests::{Fixture, Server, wait_until};
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
@@ -121,10 +122,63 @@ async fn documents_of_two_collections_on_their_way_into_one_are_named() {
     let command = [&SINCE[..], &["--to-namespace", &to]].concat();
     let plan = fixture.archiver.run(&command).await.expect_code(0);
     assert!(plan.stderr.contains("the documents are of several collections"), "{}", plan.stderr);
+    let counts =
+        |stdout: &str| ["will insert", "inserted", "conflict"].map(|action| lines(stdout, action).len());
+    assert_eq!(counts(&plan.stdout), [1, 0, 1], "they have one _id: {}", plan.stdout);
+    // What the plan says is what happens, and none of them takes the other's place.
+    let elsewhere = format!("{}.elsewhere", fixture.db.name());
+    for overwrite in [false, true] {
+        let mut apply = [&SINCE[..], &["--to-namespace", &elsewhere, "--apply"]].concat();
+        apply.extend(overwrite.then_some("--overwrite"));
+        let done = fixture.archiver.run(&apply).await.expect_code(INVALID);
+        assert_eq!(counts(&done.stdout), [0, 1, 1], "{}", done.stdout);
+        let words =
+            if overwrite { "have the _id of one that was written before" } else { "live documents differ" };
+        assert!(done.stderr.contains(words), "{}", done.stderr);
+        assert_eq!(all(&fixture.collection("elsewhere")).await.len(), 1);
+        fixture.collection("elsewhere").delete_many(doc! {}).await.unwrap();
+    }
+    let twice = [
+        "recover",
+        "--source",
+        "orders",
+        "--namespace",
+        &to,
+        "--id",
+        "1",
+        "--id",
+        "1",
+        "--to-namespace",
+        &elsewhere,
+    ];
+    let plan = fixture.archiver.run(&twice).await.expect_code(0);
+    assert!(plan.stderr.contains("1 will be inserted, 1 identical"), "{}", plan.stderr);
     let one =
         fixture.archiver.run(&[&command[..], &["--namespace", &to, "--apply"]].concat()).await.expect_code(0);
     assert!(!one.stderr.contains("several collections"), "{}", one.stderr);
     assert_eq!(all(&fixture.collection("orders")).await, [doc! {"_id": 1, "of": "orders"}]);
+}
+
+#[tokio::test]
+async fn a_recovery_that_fails_in_the_middle_says_what_it_has_written() {
+    let server = Server::shared().await;
+    let fixture = deleted(&server, 6, "{source}").await;
+    let refuses = doc! {"create": "restored", "validator": {"n": {"$ne": 3}}};
+    fixture.db.run_command(refuses).await.unwrap();
+    let to = format!("{}.restored", fixture.db.name());
+    let apply = [&SINCE[..], &["--to-namespace", &to, "--apply", "--reason", "exercise"]].concat();
+    let failed = fixture.archiver.run(&apply).await;
+    assert_ne!(failed.code, Some(0));
+    assert!(failed.stderr.contains("inserting recovered documents"), "{}", failed.stderr);
+    let restored = all(&fixture.collection("restored")).await;
+    let ids: Vec<String> =
+        restored.iter().map(|document| document.get_i32("_id").unwrap().to_string()).collect();
+    assert!(ids.len() < 6, "{ids:?}");
+    assert_eq!(lines(&failed.stdout, "inserted"), ids);
+    fixture.run_once().await;
+    let records = fixture.records("orders").await;
+    let ended = of(&records, &["recovery"]).into_iter().next_back().unwrap();
+    assert_eq!(integer(ended, "detail.counts.inserted"), ids.len() as i64, "{ended}");
 }
 
 /// kill -9 in the middle, wherever that is.

@@ -48,7 +48,8 @@ pub(crate) struct Args {
     ///
     /// FIELD=VALUE, with !=, <, <=, > or >= instead of =; the field is dotted, the value plain text or Extended JSON, as for --id. It
     /// means what it means in a query of MongoDB: an array meets it with any of its elements, what is not there is null, numbers are
-    /// equal whatever their type, and < and > compare within one type (numbers, strings, dates, timestamps, ObjectIds, booleans).
+    /// compared by value whatever their type, and < and > compare within one type (numbers, strings, dates, timestamps, ObjectIds,
+    /// booleans).
     #[arg(id = "conditions", long = "where", value_name = "CONDITION")]
     pub(super) conditions: Vec<String>,
     /// Every document there was; needs --at
@@ -103,15 +104,6 @@ struct Selection {
     namespace: Option<Namespace>,
 }
 
-/// How a recovery ended that went to its end.
-#[derive(Default)]
-struct Ended {
-    /// What the selection as a whole was told.
-    summary: Summary,
-    /// What was wrong with documents that were asked for by their ids.
-    failures: Vec<Error>,
-}
-
 impl Selection {
     fn of(args: &Args) -> Result<Selection> {
         let time =
@@ -150,33 +142,29 @@ impl Selection {
     }
 
     /// Gives the documents to `give`.
-    async fn recover(&self, history: &History, source: &str, give: &mut Give) -> archiver::Result<Ended> {
+    async fn recover(&self, history: &History, source: &str, give: &mut Give) -> archiver::Result<Summary> {
         // A change's time is the beginning of its second; what began before T counts.
         let at = self.at.map(|at| at.as_second() + i64::from(at.subsec_nanosecond() > 0));
         let namespace = self.namespace.as_ref();
         if !self.ids.is_empty() {
-            let mut failures = Vec::new();
             let take = async |found: archiver::Result<Recovered>| match found {
                 Ok(recovered) => give.one(recovered).await,
-                Err(error) => {
-                    failures.push(error);
-                    Ok(())
-                }
+                Err(error) => give.failed(error),
             };
             let ids = &self.ids;
             let policies = match self.from_file {
                 true => by_many_ids(history, source, ids, at, namespace, take).await?,
                 false => by_ids(history, source, ids, at, namespace, take).await?,
             };
-            return Ok(Ended { summary: Summary { policies, ..Summary::default() }, failures });
+            return Ok(Summary { policies, ..Summary::default() });
         }
-        let summary = match at {
+        match at {
             Some(at) => {
                 let take = async |answer: Answer| match answer {
                     Ok(recovered) => give.one(recovered).await,
                     Err(lost) => give.lost(&lost),
                 };
-                as_of(history, source, at, namespace, &self.conditions, take).await?
+                as_of(history, source, at, namespace, &self.conditions, take).await
             }
             None => {
                 let since = self.since.map_or(0, |since| since.as_second());
@@ -187,10 +175,9 @@ impl Selection {
                     Ok(_) => Ok(()),
                     Err(lost) => give.lost(&lost),
                 };
-                deleted_since(history, source, since, namespace, take).await?
+                deleted_since(history, source, since, namespace, take).await
             }
-        };
-        Ok(Ended { summary, failures: Vec::new() })
+        }
     }
 }
 
@@ -213,14 +200,13 @@ pub(super) async fn run(args: Args, global: &Global) -> Result<Outcome> {
     let flushed = give.flush_all().await;
     let ended = ended.and_then(|ended| flushed.map(|()| ended));
     if let Some(recovery) = recovery {
-        let failures = ended.as_ref().map_or(0, |ended| ended.failures.len());
         let failed = ended.as_ref().err().map(|error| error.kind().name());
-        let noted = recovery.end(give.counts(failures as u64), failed).await;
+        let noted = recovery.end(give.counts(), failed).await;
         if ended.is_ok() {
             noted?;
         }
     }
-    finish(&give, ended?, &selection)
+    finish(give, &ended?, &selection)
 }
 
 async fn access<'a>(args: &Args, selection: &'a Selection, give: &Give) -> Result<Access<'a>> {
@@ -266,19 +252,13 @@ fn ids_from(file: &str) -> Result<Vec<DocumentId>> {
 }
 
 /// Says what could not be given back, and fails where that is something.
-fn finish(give: &Give, ended: Ended, selection: &Selection) -> Result<Outcome> {
-    let Ended { summary, failures } = ended;
-    let finished = give.finish(&summary.policies);
+fn finish(give: Give, summary: &Summary, selection: &Selection) -> Result<Outcome> {
     if !selection.ids.is_empty() {
-        let mut failures = failures.into_iter();
-        // What the command ends with is named last, by its caller.
-        let last = finished.err().or_else(|| failures.next().map(Into::into));
-        for other in failures {
-            say(&format!("error: {other}"))?;
-        }
-        return last.map_or(Ok(Outcome::Fine), Err);
+        return give.finish(&summary.policies).map(|()| Outcome::Fine);
     }
-    of_period(&summary, give.given(), selection)?;
+    let given = give.given();
+    let finished = give.finish(&summary.policies);
+    of_period(summary, given, selection)?;
     finished?;
     match summary.lost {
         0 => Ok(Outcome::Fine),
@@ -299,6 +279,12 @@ fn of_period(summary: &Summary, given: u64, selection: &Selection) -> Result<()>
         say(&format!(
             "note: {}; documents that have not changed since then are not known",
             removed_words(until)
+        ))?;
+    }
+    if summary.unnamed > 0 {
+        say(&format!(
+            "note: {} changes were withheld, and nobody can say of which documents: some of these may be there again; archiver quarantine list shows them",
+            summary.unnamed
         ))?;
     }
     if summary.lost > 0 && !selection.conditions.is_empty() {

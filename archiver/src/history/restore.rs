@@ -2,7 +2,9 @@
 //! already, byte for byte, is left as it is: so a recovery that was interrupted is finished by running it again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 
 use bson::{Bson, RawDocumentBuf, doc};
 use bson_walker::{Doc, Writer};
@@ -12,6 +14,7 @@ use mongodb::Collection;
 use mongodb::error::ErrorKind;
 
 use super::Namespace;
+use super::id::Id;
 use crate::audit_log::account_of;
 use crate::config::Config;
 use crate::deployment::{code, connect, mongo_error};
@@ -26,6 +29,10 @@ pub struct Target {
     collection: Collection<RawDocumentBuf>,
     apply: bool,
     overwrite: bool,
+    /// Digests of the `_id`s that were put there, or would be, and of the documents: several can have one `_id`, those of several
+    /// collections and those whose `_id`s are masked. Only where the collection itself does not tell.
+    put: HashMap<u64, u64>,
+    digests: RandomState,
 }
 
 /// What happens, or would happen, to one document.
@@ -76,12 +83,17 @@ impl Target {
     ) -> Result<Target> {
         let client = connect(&config.mongodb_uri).await?;
         let collection = client.database(&namespace.db).collection(&namespace.coll);
-        Ok(Target { collection, apply, overwrite })
+        Ok(Target { collection, apply, overwrite, put: HashMap::new(), digests: RandomState::new() })
     }
 
     /// Whether it writes, or only says what it would do.
     pub fn writes(&self) -> bool {
         self.apply
+    }
+
+    /// Whether it writes over live documents.
+    pub fn overwrites(&self) -> bool {
+        self.overwrite
     }
 
     /// Where it is.
@@ -96,26 +108,32 @@ impl Target {
         status.map(|status| account_of(&status)).map_err(|e| mongo_error("asking who is logged in", e))
     }
 
-    /// Puts documents, in this order, and reads back what was written: what became, or would become, of each.
-    pub async fn put_all(&self, documents: &[Bytes]) -> Result<Vec<Action>> {
-        let mut actions = self.compare(documents).await?;
+    /// Puts documents, in this order, and reads back what was written. `actions` gets what became, or would become, of each; where this
+    /// fails, of those of which it is known, else `None`.
+    pub async fn put_all(&mut self, documents: &[Bytes], actions: &mut Vec<Option<Action>>) -> Result<()> {
+        *actions = self.repeated(documents);
+        let is_repeated: Vec<bool> = actions.iter().map(Option::is_some).collect();
+        for (action, live) in actions.iter_mut().zip(self.compare(documents).await?) {
+            *action = action.or(live);
+        }
         if !self.apply {
-            return Ok(actions.into_iter().map(|action| action.unwrap_or(Action::WillInsert)).collect());
+            actions.iter_mut().for_each(|action| *action = action.or(Some(Action::WillInsert)));
+            return Ok(());
         }
         let mut missing: Vec<usize> = (0..documents.len()).filter(|n| actions[*n].is_none()).collect();
         while !missing.is_empty() {
-            let (inserted, met) = self.insert(documents, &missing).await?;
+            let (inserted, met) = self.insert(documents, &missing).await;
             for n in missing.drain(..inserted) {
                 actions[n] = Some(Action::Inserted);
             }
-            if met && !missing.is_empty() {
+            if met? && !missing.is_empty() {
                 // Somebody was faster with this one, or an index is in its way.
                 let n = missing.remove(0);
                 actions[n] = Some(self.put(&documents[n]).await?);
             }
         }
         fail_point!("restore:inserted");
-        for n in (0..documents.len()).filter(|_| self.overwrite) {
+        for n in (0..documents.len()).filter(|n| self.overwrite && !is_repeated[*n]) {
             if actions[n] == Some(Action::Conflict) {
                 actions[n] = Some(self.put(&documents[n]).await?);
             }
@@ -129,7 +147,26 @@ impl Target {
             return Err(changed());
         }
         fail_point!("restore:batch");
-        Ok(actions.into_iter().flatten().collect())
+        Ok(())
+    }
+
+    /// What becomes of documents whose `_id` one before them has; `None`: of the first ones.
+    fn repeated(&mut self, documents: &[Bytes]) -> Vec<Option<Action>> {
+        let mut repeated = vec![None; documents.len()];
+        // Without these, a second one meets the first one in the collection.
+        if self.apply && !self.overwrite {
+            return repeated;
+        }
+        for (action, document) in repeated.iter_mut().zip(documents) {
+            let id = Doc::new(document).ok().and_then(|doc| doc.get("_id")).map(|id| Id::of(&id).key());
+            let digest = self.digests.hash_one(document);
+            match self.put.entry(self.digests.hash_one(id)) {
+                Entry::Vacant(first) => drop(first.insert(digest)),
+                Entry::Occupied(first) if *first.get() == digest => *action = Some(Action::Identical),
+                Entry::Occupied(_) => *action = Some(Action::Conflict),
+            }
+        }
+        repeated
     }
 
     /// Which documents are there, the same or others; `None`: not there.
@@ -167,22 +204,25 @@ impl Target {
 
     /// Inserts documents in order up to the first one whose `_id`, or value in another unique index, is there. How many, and whether
     /// there was such a one.
-    async fn insert(&self, documents: &[Bytes], which: &[usize]) -> Result<(usize, bool)> {
-        let invalid = |e| Error::corrupt("a recovered document is not valid BSON").because(e);
+    async fn insert(&self, documents: &[Bytes], which: &[usize]) -> (usize, Result<bool>) {
         let raw = which.iter().map(|n| RawDocumentBuf::from_bytes(documents[*n].to_vec()));
-        let raw: Vec<RawDocumentBuf> = raw.collect::<std::result::Result<_, _>>().map_err(invalid)?;
-        match self.collection.insert_many(raw).ordered(true).await {
-            Ok(_) => Ok((which.len(), false)),
-            Err(e) => match e.kind.as_ref() {
-                ErrorKind::InsertMany(many) => {
-                    let first = many.write_errors.as_deref().and_then(<[_]>::first);
-                    match first.filter(|error| error.code == DUPLICATE_KEY) {
-                        Some(first) => Ok((first.index, true)),
-                        None => Err(mongo_error("inserting recovered documents", e)),
-                    }
-                }
-                _ => Err(mongo_error("inserting recovered documents", e)),
-            },
+        let raw: Vec<RawDocumentBuf> = match raw.collect::<std::result::Result<_, _>>() {
+            Ok(raw) => raw,
+            Err(e) => return (0, Err(Error::corrupt("a recovered document is not valid BSON").because(e))),
+        };
+        let Err(error) = self.collection.insert_many(raw).ordered(true).await else {
+            return (which.len(), Ok(false));
+        };
+        let first = match error.kind.as_ref() {
+            ErrorKind::InsertMany(many) => many.write_errors.as_deref().and_then(<[_]>::first),
+            _ => None,
+        };
+        match first.map(|first| (first.index, first.code)) {
+            Some((index, DUPLICATE_KEY)) => (index, Ok(true)),
+            other => {
+                let inserted = other.map_or(0, |(index, _)| index);
+                (inserted, Err(mongo_error("inserting recovered documents", error)))
+            }
         }
     }
 

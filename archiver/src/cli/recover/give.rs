@@ -58,6 +58,8 @@ pub(super) struct Give {
     policies: BTreeSet<RecordId>,
     named: Vec<String>,
     counts: Counts,
+    /// What was wrong with the last of the documents that were asked for by id and can't be given.
+    failure: Option<Error>,
     said: Instant,
 }
 
@@ -87,6 +89,7 @@ impl Give {
             redacted: 0,
             named: Vec::new(),
             counts: Counts::default(),
+            failure: None,
             said: Instant::now(),
         })
     }
@@ -136,6 +139,15 @@ impl Give {
         say(&named).map_err(unwritten)
     }
 
+    /// Says that an id that was asked for gives no document, but for the last such error, with which the command ends.
+    pub(super) fn failed(&mut self, error: Error) -> archiver::Result<()> {
+        self.counts.lost += 1;
+        match self.failure.replace(error) {
+            Some(earlier) => say_failed(&earlier),
+            None => Ok(()),
+        }
+    }
+
     fn print(&mut self, recovered: &Recovered) -> archiver::Result<()> {
         self.counts.printed += 1;
         match self.format {
@@ -152,23 +164,27 @@ impl Give {
 
     /// Puts the batch into the target, and prints what became, or would become, of each document.
     async fn put(&mut self) -> archiver::Result<()> {
-        let Some(target) = &self.target else { return Ok(()) };
+        let Some(target) = &mut self.target else { return Ok(()) };
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         let refused = |recovered: &Recovered| recovered.is_redacted && !self.allow_redacted;
         let documents: Vec<_> = batch.iter().filter(|r| !refused(r)).map(|r| r.document.clone()).collect();
-        let mut actions = target.put_all(&documents).await?.into_iter();
+        let mut actions = Vec::with_capacity(documents.len());
+        let put = target.put_all(&documents, &mut actions).await;
+        let mut actions = actions.into_iter();
         for recovered in &batch {
             let action = match refused(recovered) {
-                true => Action::Redacted,
-                false => actions.next().ok_or_else(|| Error::internal("a document was lost on its way"))?,
+                true => Some(Action::Redacted),
+                false => actions.next().flatten(),
             };
+            // Where it failed, nothing is known of those behind.
+            let Some(action) = action else { continue };
             self.counts.note(action);
             let marked = if recovered.is_redacted && action != Action::Redacted { "\tredacted" } else { "" };
             self.printed
                 .extend_from_slice(format!("{action}\t{}{marked}\n", printable(&recovered.id)).as_bytes());
         }
-        self.flush()
+        put.and(self.flush())
     }
 
     /// Says now and then how far it is.
@@ -195,8 +211,8 @@ impl Give {
         self.flush()
     }
 
-    /// The counts for the record of a recovery, with how many of the ids that were asked for can't be given.
-    pub(super) fn counts(&self, failures: u64) -> Document {
+    /// The counts for the record of a recovery.
+    pub(super) fn counts(&self) -> Document {
         let Counts { printed, will_insert, inserted, identical, replaced, conflicts, redacted, lost } =
             self.counts;
         let mut counts = doc! {};
@@ -216,7 +232,7 @@ impl Give {
                 ("redacted", redacted),
             ],
         };
-        for (name, n) in named.into_iter().chain([("lost", lost + failures)]) {
+        for (name, n) in named.into_iter().chain([("lost", lost)]) {
             counts.insert(name, i64::try_from(n).unwrap_or(i64::MAX));
         }
         counts
@@ -247,8 +263,20 @@ impl Give {
         }
     }
 
+    /// Says what is to be known of what was given, and fails where something was not written, else where an id gave nothing.
+    pub(super) fn finish(mut self, known: &Policies) -> Result<()> {
+        let failure = self.failure.take();
+        match (self.told(known), failure) {
+            (Err(error), Some(failure)) => {
+                say_failed(&failure)?;
+                Err(error)
+            }
+            (told, failure) => told.and(failure.map_or(Ok(()), |failure| Err(failure.into()))),
+        }
+    }
+
     /// Says what the documents are not: unredacted; what would happen, or did; and fails where something was not written.
-    pub(super) fn finish(&self, known: &Policies) -> Result<()> {
+    fn told(&self, known: &Policies) -> Result<()> {
         clear_progress()?;
         for policy in &self.policies {
             match known.plugins(*policy) {
@@ -290,6 +318,11 @@ impl Give {
                 .hint("what redaction took away would be missing in the live collection; --allow-redacted writes them as they are")
                 .into());
         }
+        if conflicts > 0 && target.overwrites() {
+            return Err(Error::invalid(format!("{conflicts} documents have the _id of one that was written before, and were not written"))
+                .hint("they are of several collections, or their ids are masked; --namespace keeps it to one collection")
+                .into());
+        }
         if conflicts > 0 {
             return Err(Error::invalid(format!(
                 "{conflicts} live documents differ, and were left as they are"
@@ -320,6 +353,10 @@ fn clear_progress() -> Result<()> {
         write!(io::stderr().lock(), "\r\x1b[2K")?;
     }
     Ok(())
+}
+
+fn say_failed(error: &Error) -> archiver::Result<()> {
+    clear_progress().and_then(|()| say(&format!("error: {error}"))).map_err(unwritten)
 }
 
 fn printable(id: &str) -> String {

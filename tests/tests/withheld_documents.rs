@@ -149,3 +149,57 @@ async fn withheld_documents_are_read_again_once_wherever_a_retry_is_killed() {
     fixture.run_once().await;
     fixture.ok(&["verify"]).await;
 }
+
+#[tokio::test]
+async fn a_deleted_document_whose_return_was_withheld_is_not_given_back() {
+    let fixture = withheld(1, &[]).await;
+    let things = fixture.collection("things");
+    let images = doc! {"collMod": "things", "changeStreamPreAndPostImages": {"enabled": true}};
+    fixture.db.run_command(images).await.unwrap();
+    things.delete_many(doc! {"_id": {"$lt": 4}}).await.unwrap();
+    fixture.run_once().await;
+    // 0 stays deleted; 1 comes back unseen; 2 comes back and is changed; 3 comes back, and goes again. All in one transaction, so that they are
+    // read together with an event that shows that ids are left as they are.
+    let mut session = fixture.db.client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let back = [1, 2, 3].map(|id| doc! {"_id": id, "do": "panic"});
+    things.insert_many(back).session(&mut session).await.unwrap();
+    things.insert_one(doc! {"_id": 50}).session(&mut session).await.unwrap();
+    let set = doc! {"$set": {"n": 1}};
+    things.update_one(doc! {"_id": 2}, set).session(&mut session).await.unwrap();
+    things.delete_one(doc! {"_id": 3}).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    fixture.run_once().await;
+    let found = fixture
+        .archiver
+        .run(&["recover", "--source", "all", "--deleted-since", "2020-01-01T00:00:00Z"])
+        .await;
+    let ids: Vec<String> = found
+        .stdout
+        .lines()
+        .map(|line| {
+            let document: Value = serde_json::from_str(line).unwrap();
+            document["_id"]["$numberInt"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(ids, ["0", "3"], "{}", found.stderr);
+    assert!(found.stderr.contains("2 recovered, 0 not"), "{}", found.stderr);
+    assert!(!found.stderr.contains("nobody can say of which"), "{}", found.stderr);
+}
+
+#[tokio::test]
+async fn a_return_that_was_withheld_and_may_be_any_documents_is_noted() {
+    let fixture = withheld(1, &[]).await;
+    let things = fixture.collection("things");
+    things.delete_many(doc! {"_id": {"$lt": 2}}).await.unwrap();
+    fixture.run_once().await;
+    things.insert_one(doc! {"_id": 1, "do": "panic"}).await.unwrap();
+    fixture.run_once().await;
+    for (since, recovered, noted) in [("2020", 2, true), ("2099", 0, false)] {
+        let since = format!("{since}-01-01T00:00:00Z");
+        let found = fixture.archiver.run(&["recover", "--source", "all", "--deleted-since", &since]).await;
+        assert_eq!(found.stdout.lines().count(), recovered, "{}", found.stderr);
+        let note = "note: 1 changes were withheld, and nobody can say of which documents";
+        assert_eq!(found.stderr.contains(note), noted, "{}", found.stderr);
+    }
+}

@@ -2,9 +2,10 @@
 //! witness to, and those whose first record is of a change to something that must have been there.
 
 use super::Namespace;
+use super::detail::quarantined;
 use super::id::{DocumentId, Id};
 use super::released::notes;
-use super::states::{Identity, States, quarantined};
+use super::states::{Identity, States};
 use crate::error::Result;
 use crate::record::Record;
 

@@ -12,7 +12,7 @@ use crate::archive::tombstone::{DeletedBy, Expiry, Tombstone};
 use crate::error::Kind;
 
 /// Lets the first segments of this archive expire, and deletes them.
-async fn expire(archive: &Archive, folder: &TempDir, segments: usize) {
+pub(super) async fn expire(archive: &Archive, folder: &TempDir, segments: usize) {
     let mut removed_before = None;
     for sealed in &archive.manifests(&StreamId::whole("shop")).await.unwrap()[..segments] {
         let last = i64::from(sealed.manifest.last_cluster_time.t);

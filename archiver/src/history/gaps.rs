@@ -1,6 +1,8 @@
 //! What `gap` records say: that a stretch of history is missing, or that it has been dealt with; and what the
 //! comparison of the present with the recorded found behind one.
 
+use std::collections::BTreeSet;
+
 use bson::Timestamp;
 use bson_walker::{Doc, kind};
 
@@ -104,6 +106,70 @@ impl Found {
     /// Whether it is known when it happened: at one moment, as when another collection takes a watched name.
     pub fn at_one_moment(&self) -> bool {
         self.after >= self.until
+    }
+}
+
+/// All gaps of a source there have been, and what comparisons have told of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PastGaps {
+    gaps: Vec<PastGap>,
+    /// The partitions of which something had expired: a comparison knows only of what was still there.
+    expired: BTreeSet<Option<u32>>,
+}
+
+#[derive(Debug, Clone)]
+struct PastGap {
+    gap: Gap,
+    /// Once it is closed by a comparison that knew everything: the namespaces of which it could not tell.
+    undecided: Option<Vec<Namespace>>,
+}
+
+impl PastGap {
+    fn concerns(&self, namespace: &Namespace, partition: Option<u32>) -> bool {
+        let Gap { id, namespace: only, .. } = &self.gap;
+        id.partition == partition && only.as_ref().is_none_or(|only| only == namespace)
+    }
+
+    /// Whether each document that was there before it, and is not what it was, has a record that says so.
+    fn is_told(&self, namespace: &Namespace) -> bool {
+        self.undecided.as_ref().is_some_and(|undecided| !undecided.contains(namespace))
+    }
+}
+
+impl PastGaps {
+    pub(super) fn open(&mut self, gap: Gap) {
+        self.gaps.push(PastGap { gap, undecided: None });
+    }
+
+    pub(super) fn close(&mut self, gap: RecordId, undecided: Vec<Namespace>) {
+        let is_known = !self.expired.contains(&gap.partition);
+        if let Some(past) = self.gaps.iter_mut().find(|past| past.gap.id == gap && is_known) {
+            past.undecided = Some(undecided);
+        }
+    }
+
+    /// Notes what a policy record says of what has expired.
+    pub(super) fn note_expired(&mut self, record: &Record<'_>) -> Result<()> {
+        if record.part("detail").is_some_and(|detail| detail.get("expired").is_some()) {
+            self.expired.insert(record.record_id()?.partition);
+        }
+        Ok(())
+    }
+
+    /// The gap in which a moment lies, after all changes of the seconds before `at`, if it can be of a namespace's documents whose
+    /// records are in this partition.
+    pub(super) fn around(&self, namespace: &Namespace, partition: Option<u32>, at: i64) -> Option<RecordId> {
+        let mut concerned = self.gaps.iter().filter(|past| past.concerns(namespace, partition));
+        concerned.find(|past| is_inside(past.gap.after, past.gap.until, at)).map(|past| past.gap.id)
+    }
+
+    /// The gap behind a moment and before a document's first record in which the document may have ended: what its record tells of the
+    /// time before is not told of that moment.
+    pub(super) fn between(&self, namespace: &Namespace, at: i64, first: RecordId) -> Option<RecordId> {
+        let concerned = self.gaps.iter().filter(|past| past.concerns(namespace, first.partition));
+        let mut open = concerned.filter(|past| !past.is_told(namespace));
+        let is_between = |gap: &Gap| at <= i64::from(gap.until.time) && gap.id.seq < first.seq;
+        open.find(|past| is_between(&past.gap)).map(|past| past.gap.id)
     }
 }
 

@@ -4,6 +4,7 @@
 //! rolled and trimmed in between is then seen twice, never not at all.
 
 pub mod access;
+pub mod detail;
 pub mod document;
 mod effect;
 mod expected;
@@ -261,7 +262,7 @@ fn last_change_of_its_time(sorted: &[(Timestamp, Vec<u8>)]) -> Result<usize> {
     for (n, (_, bytes)) in (1..).zip(rest.iter().take_while(|(other, _)| other == time)) {
         let other = Record::new(bytes)?;
         let is_of_it = other.op() != "snapshot" && Identity::of(&other) == identity;
-        if is_of_it || other.op() == "rename" && states::target(&other) == Namespace::of(&record) {
+        if is_of_it || other.op() == "rename" && detail::target(&other) == Namespace::of(&record) {
             last = n;
         }
     }
@@ -291,6 +292,8 @@ fn policies(wide: &[Vec<u8>]) -> Result<Policies> {
     Ok(policies)
 }
 
+#[cfg(test)]
+mod doubt_tests;
 #[cfg(test)]
 mod expired_tests;
 #[cfg(test)]

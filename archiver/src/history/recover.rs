@@ -5,6 +5,8 @@ mod conditions;
 mod deleted;
 mod gather;
 mod many;
+mod number;
+mod returned;
 
 use std::collections::BTreeSet;
 
@@ -16,6 +18,7 @@ use super::document::Unapplied;
 use super::gaps::{Finding, Found, is_inside, window_of};
 use super::id::DocumentId;
 use super::policies::{Origin, Policies};
+use super::released::place;
 use super::states::{Identity, Known, Reason, State, States};
 use super::timeline::{Entry, Timeline};
 use super::{History, Namespace, removed_words};
@@ -72,6 +75,8 @@ pub struct Summary {
     pub renamed: Vec<(Namespace, Namespace)>,
     /// Until when history has been removed by retention: documents that have not changed since are not known.
     pub removed_until: Option<Timestamp>,
+    /// How many changes in the period were withheld of which nobody can say whose they are: what is given as deleted may be there again.
+    pub unnamed: usize,
     /// The policies, to name the plugins of [`Recovered::origins`].
     pub policies: Policies,
 }
@@ -176,7 +181,7 @@ fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
     // It may have lived and ended there, though nothing is recorded of it before.
     if let Some(first) = own.first()
         && let partition = Record::new(&first.record)?.record_id()?.partition
-        && let Some(gap) = states.gap_around(&first.identity.namespace, partition, at)
+        && let Some(gap) = states.past_gaps().around(&first.identity.namespace, partition, at)
     {
         return Ok((Known::unknown(Reason::InsideGap(gap.seq)), gap.seq));
     }
@@ -184,6 +189,11 @@ fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
         && is_before_capture(first, states, at)?
     {
         return Ok((Known::unrecorded(), Record::new(&first.record)?.seq()?));
+    }
+    if let Some(first) = own.first()
+        && let Some(gap) = gap_before(first, states, at)?
+    {
+        return Ok((Known::unknown(Reason::Gap(gap.seq)), gap.seq));
     }
     let mut last = None;
     for entry in own {
@@ -210,12 +220,22 @@ fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
     }
 }
 
+/// The gap between a time and the document's first record in which what it was may have ended, but for that of which the record itself tells.
+fn gap_before(first: &Entry, states: &States, at: i64) -> Result<Option<RecordId>> {
+    let record = Record::new(&first.record)?;
+    if i64::from(record.cluster_time()?.time) < at {
+        return Ok(None);
+    }
+    let (_, event, _) = place(&record)?;
+    let own = window_of(&record)?.map(|(gap, ..)| gap);
+    let gap = states.past_gaps().between(&first.identity.namespace, at, event);
+    Ok(gap.filter(|gap| own != Some(gap.seq)))
+}
+
 /// Whether a time is before that from which on all changes of one collection were recorded until the document's first record.
 fn is_before_capture(first: &Entry, states: &States, at: i64) -> Result<bool> {
-    let record = Record::new(&first.record)?;
-    let id = record.record_id()?;
-    let event = RecordId { seq: record.late().unwrap_or(id.seq), ..id };
-    let since = states.recorded_since(&first.identity.namespace, event, record.cluster_time()?);
+    let (time, event, _) = place(&Record::new(&first.record)?)?;
+    let since = states.recorded_since(&first.identity.namespace, event, time);
     Ok(since.is_some_and(|since| at <= i64::from(since.time)))
 }
 

@@ -13,9 +13,10 @@ use std::fmt;
 use bson::Timestamp;
 use bytes::Bytes;
 
+use super::detail::{is_from_watched, quarantined, target};
 use super::document::{Contents, Unapplied};
 use super::effect::{Effect, effect};
-use super::gaps::{Gap, GapRecord, is_inside};
+use super::gaps::{Gap, GapRecord, PastGaps};
 use super::id::Id;
 use super::policies::{Origin, Policies};
 use super::released::notes;
@@ -206,11 +207,11 @@ pub struct States {
     documents: HashMap<Identity, Tracked>,
     /// Those that no comparison has closed.
     gaps: BTreeMap<RecordId, Gap>,
-    /// All gaps there have been, closed ones, too.
-    all_gaps: Vec<Gap>,
+    past_gaps: PastGaps,
     /// Renames of unknown collections into known ones.
     renames: BTreeSet<RecordId>,
     watched: WatchLists,
+    removed_until: Option<Timestamp>,
 }
 
 impl States {
@@ -218,6 +219,11 @@ impl States {
     /// of its namespace.
     pub fn new(policies: Policies, salts: Salts) -> States {
         States { policies, salts, ..States::default() }
+    }
+
+    /// Where retention has removed history up to a time.
+    pub(super) fn removed_until(self, removed_until: Option<Timestamp>) -> States {
+        States { removed_until, ..self }
     }
 
     /// The policies known so far.
@@ -240,20 +246,9 @@ impl States {
         self.documents.get(identity)?.doubts.last().copied()
     }
 
-    /// The gap in which a moment lies, after all changes of the seconds before `at`, if it can be of a namespace's documents whose records
-    /// are in this partition.
-    pub(super) fn gap_around(
-        &self,
-        namespace: &Namespace,
-        partition: Option<u32>,
-        at: i64,
-    ) -> Option<RecordId> {
-        let concerns = |gap: &&Gap| {
-            gap.id.partition == partition && gap.namespace.as_ref().is_none_or(|only| only == namespace)
-        };
-        let mut around =
-            self.all_gaps.iter().filter(concerns).filter(|gap| is_inside(gap.after, gap.until, at));
-        around.next().map(|gap| gap.id)
+    /// All gaps there have been so far.
+    pub(super) fn past_gaps(&self) -> &PastGaps {
+        &self.past_gaps
     }
 
     /// Whether a document is in doubt behind this gap.
@@ -348,6 +343,7 @@ impl States {
         match record.op() {
             "policy" => {
                 self.policies.note(record)?;
+                self.past_gaps.note_expired(record)?;
                 self.note_dropping(record.record_id()?);
                 self.note_watched(record)?;
             }
@@ -400,6 +396,12 @@ impl States {
             other.set(effect.after);
             self.documents.insert(Identity { id, ..identity.clone() }, other);
             tracked.set(Known::unknown(Reason::OtherId(record.seq()?)));
+        } else if let Some(until) = self.removed_until
+            && record.late().is_some()
+            && time <= until
+        {
+            // What came behind its event may have expired, which it has not.
+            tracked.set(Known::unknown(Reason::Removed(until.time.into())));
         } else if effect.is_certain {
             tracked.set(effect.after);
         } else {
@@ -435,7 +437,7 @@ impl States {
                     concerned
                 });
                 self.renames = renames;
-                self.all_gaps.push(gap.clone());
+                self.past_gaps.open(gap.clone());
                 self.gaps.insert(gap.id, gap);
             }
             GapRecord::Closes { gap, undecided } => {
@@ -445,6 +447,7 @@ impl States {
                         tracked.set(Known::unknown(Reason::Gap(gap.seq)));
                     }
                 }
+                self.past_gaps.close(gap, undecided);
             }
         }
         Ok(())
@@ -577,22 +580,4 @@ fn other_id(record: &Record<'_>, identity: &Identity, contents: Contents) -> Opt
     let is_own = record.op() == "replace" && contents == Contents::Full;
     let id = record.part("after").filter(|_| is_own)?.get("_id")?;
     Some(Id::of(&id)).filter(|id| *id != identity.id)
-}
-
-/// What a quarantine record says in a field of its `detail`.
-pub fn quarantined<'a>(record: &Record<'a>, field: &str) -> Option<&'a str> {
-    record.part("detail")?.get(field)?.as_str()
-}
-
-/// The new namespace of a rename.
-pub fn target(record: &Record<'_>) -> Option<Namespace> {
-    let to = record.part("detail")?.get("to")?.as_doc()?;
-    let text = |name| to.get(name).and_then(|e| e.as_str()).map(str::to_owned);
-    Some(Namespace { db: text("db")?, coll: text("coll")? })
-}
-
-/// Whether the documents of a renamed collection are known: the source watched it under its old name too.
-pub fn is_from_watched(record: &Record<'_>) -> bool {
-    let detail = record.part("detail");
-    detail.and_then(|detail| detail.get("fromWatched")).and_then(|e| e.as_bool()).unwrap_or(false)
 }

@@ -1,13 +1,16 @@
 //! The history of one document: its records in order, with the document before and after each.
 
+use std::collections::HashMap;
+
 use bson::Timestamp;
 use bson_walker::{Doc, Element};
 
+use super::detail::target;
 use super::expected::Expected;
 use super::gaps::Found;
 use super::id::DocumentId;
-use super::released::Released;
-use super::states::{Change, Identity, Known, State, States, target};
+use super::released::{Released, place};
+use super::states::{Change, Identity, Known, State, States};
 use super::{History, Namespace, Salts, in_order, policies, removed_words};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Kind, Result};
@@ -64,25 +67,25 @@ impl History {
         self.require(source).await?;
         let wide = self.wide(source).await?;
         let removed_until = self.removed_until(source).await?;
-        match (self.timeline_among(source, id, namespace, &wide).await, removed_until) {
-            (Ok(timeline), _) => Ok(Timeline { removed_until, ..timeline }),
-            (Err(error), Some(until)) if error.kind() == Kind::NotFound => {
-                Err(error.hint(format!("{}: it may have been there before", removed_words(until))))
+        self.timeline_among(source, id, namespace, &wide, removed_until).await.map_err(|error| {
+            match removed_until.filter(|_| error.kind() == Kind::NotFound) {
+                Some(until) => error.hint(format!("{}: it may have been there before", removed_words(until))),
+                None => error,
             }
-            (Err(error), _) => Err(error),
-        }
+        })
     }
 
-    /// The same, with the source's wide records at hand.
+    /// The same, with what concerns all documents of the source at hand.
     pub(super) async fn timeline_among(
         &self,
         source: &str,
         id: &DocumentId,
         namespace: Option<&Namespace>,
         wide: &[Vec<u8>],
+        removed_until: Option<Timestamp>,
     ) -> Result<Timeline> {
         let own = self.document(source, id).await?;
-        let timeline = Timeline::of(id, own, wide, self.salts(source).await?)?;
+        let timeline = Timeline::of(id, own, wide, self.salts(source).await?, removed_until)?;
         let identities = timeline.identities.clone();
         let timeline = timeline.within(namespace);
         if timeline.entries.is_empty() {
@@ -94,12 +97,19 @@ impl History {
 
 impl Timeline {
     /// The history of the documents with this id, of which these are all records, among the source's wide ones. It may have no entry.
-    pub(super) fn of(id: &DocumentId, own: Vec<Vec<u8>>, wide: &[Vec<u8>], salts: Salts) -> Result<Timeline> {
-        let mut states = States::new(policies(wide)?, salts);
+    pub(super) fn of(
+        id: &DocumentId,
+        own: Vec<Vec<u8>>,
+        wide: &[Vec<u8>],
+        salts: Salts,
+        removed_until: Option<Timestamp>,
+    ) -> Result<Timeline> {
+        let mut states = States::new(policies(wide)?, salts).removed_until(removed_until);
         let released = Released::among(wide)?;
         let expected = Expected::of(id, &own)?;
         let mut identities: Vec<Identity> = Vec::new();
         let mut entries = Vec::new();
+        let mut renames: HashMap<Namespace, Vec<u8>> = HashMap::new();
         // A gap record of one lost change is about its document alone.
         let wide = wide.iter().filter(|bytes| Record::new(bytes).is_ok_and(|record| record.id().is_none()));
         for bytes in in_order(own.into_iter().chain(wide.cloned()).collect())? {
@@ -125,7 +135,7 @@ impl Timeline {
                             resolve(&mut entries, &identity, doubt, &after)?;
                         } else if was_absent && record.op() != "insert" {
                             let then = if record.op() == "snapshot" { &after } else { &before };
-                            came_along(&mut entries, &identity, then)?;
+                            came_along(&mut entries, &identity, renames.get(&identity.namespace), then)?;
                         }
                         entries.push(Entry {
                             record: bytes.clone(),
@@ -138,10 +148,15 @@ impl Timeline {
                         identities.push(identity);
                     }
                 }
-                None => wide_entries(&bytes, &mut identities, &mut states, &mut entries)?,
+                None => {
+                    if let Some(to) = target(&record).filter(|_| record.op() == "rename") {
+                        renames.insert(to, bytes.clone());
+                    }
+                    wide_entries(&bytes, &mut identities, &mut states, &mut entries)?;
+                }
             }
         }
-        Ok(Timeline { entries, states, identities, removed_until: None })
+        Ok(Timeline { entries, states, identities, removed_until })
     }
 
     /// Only what happened in a namespace; `None`: everything.
@@ -202,13 +217,26 @@ fn resolve(entries: &mut [Entry], identity: &Identity, doubt: Option<RecordId>, 
     Ok(())
 }
 
-/// Says what a document was since a rename that seemed to end it, where its next record shows that it was there: it came with the
+/// Says what a document was since the last rename to its name, where its next record shows that it was there: it came with the
 /// renamed collection, in which no baseline had read it yet.
-fn came_along(entries: &mut [Entry], identity: &Identity, known: &Known) -> Result<()> {
-    if let Some(last) = entries.iter_mut().rev().find(|entry| entry.identity == *identity)
-        && Record::new(&last.record)?.op() == "rename"
-    {
-        last.after = known.clone();
+fn came_along(
+    entries: &mut Vec<Entry>,
+    identity: &Identity,
+    rename: Option<&Vec<u8>>,
+    known: &Known,
+) -> Result<()> {
+    let Some(rename) = rename else { return Ok(()) };
+    let Some(at) = entries.iter().rposition(|entry| entry.identity == *identity) else { return Ok(()) };
+    let (moved, last) = (place(&Record::new(rename)?)?, place(&Record::new(&entries[at].record)?)?);
+    if last == moved {
+        entries[at].after = known.clone();
+    } else if last < moved {
+        let (identity, before, after) = (identity.clone(), entries[at].after.clone(), known.clone());
+        let mut to = entries.len();
+        while place(&Record::new(&entries[to - 1].record)?)? > moved {
+            to -= 1;
+        }
+        entries.insert(to, Entry { record: rename.clone(), identity, before, after });
     }
     Ok(())
 }

@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 use bson::Timestamp;
 
 use super::Namespace;
+use super::detail::{is_from_watched, target};
 use super::id::Id;
-use super::states::{Identity, target};
+use super::states::Identity;
 use crate::error::Result;
 use crate::record::{Record, RecordId};
 
@@ -156,10 +157,4 @@ impl Concerned {
     pub(super) fn is_empty(&self) -> bool {
         self.namespaces.is_empty() && self.databases.is_empty()
     }
-}
-
-/// Whether the documents of a renamed collection are known: the source watched it under its old name too.
-fn is_from_watched(record: &Record<'_>) -> bool {
-    let detail = record.part("detail");
-    detail.and_then(|detail| detail.get("fromWatched")).and_then(|e| e.as_bool()).unwrap_or(false)
 }

@@ -11,12 +11,14 @@ use futures_util::TryStreamExt;
 
 use super::gather::{Key, Spread, gather_to};
 use super::many::Wide;
+use super::returned::{Fate, Returns};
 use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, id_text};
 use crate::error::Result;
+use crate::history::detail::target;
 use crate::history::id::{DocumentId, Id};
 use crate::history::policies::Origin;
 use crate::history::released::place;
-use crate::history::states::{Identity, Known, State, target};
+use crate::history::states::{Identity, Known, State};
 use crate::history::timeline::Timeline;
 use crate::history::vanished::{Concerned, Moment, Vanished};
 use crate::history::{History, Namespace, holds, in_order, policies};
@@ -46,7 +48,9 @@ pub async fn deleted_since(
     let mut summary = Summary { policies: policies(&wide)?, removed_until, ..Summary::default() };
     note_renames(&wide, since, &mut summary)?;
     let concerned = Concerned::since(&wide, since)?;
-    let mut search = Search { source, since, namespace, concerned, wide, summary, take: &mut take };
+    let returns = Returns::among(&wide, history.salts(source).await?, removed_until)?;
+    summary.unnamed = returns.unnamed_since(since, namespace);
+    let mut search = Search { source, since, namespace, concerned, returns, wide, summary, take: &mut take };
     let left = search.by_images(history).await?;
     match left.count <= ONE_BY_ONE && search.concerned.is_empty() {
         true => search.one_by_one(history, left).await?,
@@ -61,6 +65,7 @@ struct Search<'a, T> {
     namespace: Option<&'a Namespace>,
     /// Whose documents may have ended, or live on, without an event of their own.
     concerned: Concerned,
+    returns: Returns,
     /// The source's records about more than one document.
     wide: Vec<Vec<u8>>,
     summary: Summary,
@@ -68,9 +73,11 @@ struct Search<'a, T> {
 }
 
 /// A document's last deletion.
-struct End {
-    identity: Identity,
-    at: Moment,
+pub(super) struct End {
+    pub(super) identity: Identity,
+    pub(super) at: Moment,
+    /// Whether its record came long after it.
+    pub(super) is_late: bool,
     /// The document before it, where it brought that.
     image: Option<(Bytes, Origin)>,
 }
@@ -100,7 +107,7 @@ impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
                     if !may_be_elsewhere && !self.is_wanted(&end.identity) {
                         continue;
                     }
-                    if !may_be_elsewhere && end.image.is_some() {
+                    if !may_be_elsewhere && end.image.is_some() && !self.returns.concern(&end) {
                         self.hand_over(end, Known::unrecorded()).await?;
                         continue;
                     }
@@ -122,9 +129,10 @@ impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
         for end in left.first {
             let Some(id) = document_id(&end.identity) else { continue };
             let namespace = Some(&end.identity.namespace);
-            let timeline = history.timeline_among(self.source, &id, namespace, &self.wide).await?;
-            let before = before(&timeline, &end)?;
-            self.hand_over(end, before).await?;
+            let timeline = history
+                .timeline_among(self.source, &id, namespace, &self.wide, self.summary.removed_until)
+                .await?;
+            self.decide(end, &timeline).await?;
         }
         Ok(())
     }
@@ -138,7 +146,8 @@ impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
         };
         let key = |record: &Record<'_>| BY_ID(record).filter(|key| is_looked_for(record, key));
         let mut gathered = gather_to(ends, history, self.source, &key).await?;
-        let wide = Wide::of(self.wide.clone(), history.salts(self.source).await?)?;
+        let wide =
+            Wide::of(self.wide.clone(), history.salts(self.source).await?, self.summary.removed_until)?;
         while let Some(group) = gathered.next(BY_ID)? {
             for (_, records) in group.documents() {
                 self.document(records, &wide).await?;
@@ -160,24 +169,38 @@ impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
             let all = in_order(own.iter().chain(&self.wide).cloned().collect())?;
             let vanished = Vanished::among(&all, self.since, &self.concerned)?;
             ends.retain(|end| !vanished.is_alive(&end.identity) && !vanished.has_ended(&end.identity));
-            ends.extend(vanished.ended().map(|(identity, at)| End { identity, at, image: None }));
+            ends.extend(vanished.ended().map(|(identity, at)| End::of_all(identity, at)));
         }
         ends.retain(|end| self.is_wanted(&end.identity));
         ends.sort_by(|a, b| (a.at, &a.identity.namespace).cmp(&(b.at, &b.identity.namespace)));
         let mut timeline = None;
         for end in ends {
-            let known = match (&end.image, document_id(&end.identity)) {
-                (None, Some(id)) => {
-                    if timeline.is_none() {
-                        timeline = Some(wide.timeline(&id, &own)?);
-                    }
-                    timeline.as_ref().map(|timeline| before(timeline, &end)).transpose()?
+            let is_told = end.image.is_some() && !self.returns.concern(&end);
+            match document_id(&end.identity).filter(|_| !is_told) {
+                Some(id) => {
+                    let timeline = match &mut timeline {
+                        Some(timeline) => timeline,
+                        none => none.insert(wide.timeline(&id, &own)?),
+                    };
+                    self.decide(end, timeline).await?;
                 }
-                _ => None,
-            };
-            self.hand_over(end, known.unwrap_or_else(Known::unrecorded)).await?;
+                None => self.hand_over(end, Known::unrecorded()).await?,
+            }
         }
         Ok(())
+    }
+
+    /// Gives a document back as its history tells.
+    async fn decide(&mut self, mut end: End, timeline: &Timeline) -> Result<()> {
+        let known = match Fate::of(timeline, &end)? {
+            Fate::Back => return Ok(()),
+            Fate::Ended => before(timeline, &end)?,
+            Fate::Unknown(reason) => {
+                end.image = None;
+                Known::unknown(reason)
+            }
+        };
+        self.hand_over(end, known).await
     }
 
     fn is_wanted(&self, identity: &Identity) -> bool {
@@ -186,7 +209,7 @@ impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
 
     /// Gives a document back by the image that its end brought, else as it is known otherwise.
     async fn hand_over(&mut self, end: End, known: Known) -> Result<()> {
-        let End { identity, at, image } = end;
+        let End { identity, at, image, .. } = end;
         let known = match image {
             Some((document, origin)) => Known { state: State::Present(document), origins: [origin].into() },
             None => known,
@@ -216,7 +239,16 @@ impl End {
         };
         let image = record.part("before");
         let image = image.map(|image| (Bytes::copy_from_slice(image.as_bytes()), Origin::of(record)));
-        Ok(Some(End { identity, at: moment(record)?, image }))
+        Ok(Some(End { identity, at: moment(record)?, is_late: record.late().is_some(), image }))
+    }
+
+    /// Of one that ended together with others.
+    fn of_all(identity: Identity, at: Moment) -> End {
+        End { identity, at, is_late: false, image: None }
+    }
+
+    pub(super) fn time(&self) -> Timestamp {
+        Timestamp { time: self.at.0, increment: self.at.1 }
     }
 }
 

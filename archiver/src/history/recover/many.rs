@@ -1,17 +1,19 @@
 //! Many documents at once, each exactly as it would be found alone: all that there were at a time, or those of a list of ids.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use bson::Timestamp;
 use bson_walker::Doc;
 
 use super::conditions::Conditions;
 use super::gather::{Key, gather};
 use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, at_time, by_id, id_text, of_timeline};
 use crate::error::{Error, Kind, Result};
+use crate::history::detail::quarantined;
 use crate::history::id::{DocumentId, Id};
 use crate::history::policies::Policies;
 use crate::history::released::notes;
-use crate::history::states::{Identity, State, quarantined};
+use crate::history::states::{Identity, State};
 use crate::history::timeline::{Entry, Timeline, unknown_document};
 use crate::history::{History, Namespace, Salts, policies, removed_words};
 use crate::record::{Record, unsalted_id_digest};
@@ -34,7 +36,7 @@ pub async fn as_of(
 ) -> Result<Summary> {
     history.require(source).await?;
     let wide = Wide::read(history, source).await?;
-    let removed_until = history.removed_until(source).await?;
+    let removed_until = wide.removed_until;
     if let Some(until) = removed_until.filter(|until| at <= i64::from(until.time)) {
         return Err(Error::not_found("history can't tell what there was at that time")
             .hint(format!("{}; a later --at can be answered", removed_words(until))));
@@ -102,7 +104,6 @@ pub async fn by_many_ids(
     }
     history.require(source).await?;
     let wide = Wide::read(history, source).await?;
-    let removed_until = history.removed_until(source).await?;
     for ids in ids.chunks(IDS_A_PASS) {
         let mut wanted: HashMap<Id, Vec<u32>> = HashMap::new();
         for (n, id) in ids.iter().enumerate() {
@@ -130,8 +131,7 @@ pub async fn by_many_ids(
                         Record::new(bytes).is_ok_and(|record| record.id().is_some_and(|e| id.matches(&e)))
                     };
                     let own: Vec<Vec<u8>> = own.iter().filter(is_its).cloned().collect();
-                    let mut timeline = wide.timeline(id, &own)?.within(namespace);
-                    timeline.removed_until = removed_until;
+                    let timeline = wide.timeline(id, &own)?.within(namespace);
                     match one(&timeline, source, id, at, namespace) {
                         Err(error) if !is_of_one(&error) => return Err(error),
                         found => take(found).await?,
@@ -144,8 +144,7 @@ pub async fn by_many_ids(
         for n in rest {
             // Nothing is recorded of them; a withheld change may bear witness to one all the same.
             let id = &ids[n as usize];
-            let mut timeline = wide.timeline(id, &[])?.within(namespace);
-            timeline.removed_until = removed_until;
+            let timeline = wide.timeline(id, &[])?.within(namespace);
             take(one(&timeline, source, id, at, namespace)).await?;
         }
     }
@@ -198,6 +197,7 @@ fn together(wanted: &HashMap<Id, Vec<u32>>, ids: usize) -> Vec<u32> {
 pub(super) struct Wide {
     pub(super) policies: Policies,
     salts: Salts,
+    pub(super) removed_until: Option<Timestamp>,
     /// Those that concern every document.
     of_all: Vec<Vec<u8>>,
     /// Of withheld changes of documents, by the digest that says which.
@@ -206,17 +206,22 @@ pub(super) struct Wide {
 
 impl Wide {
     async fn read(history: &History, source: &str) -> Result<Wide> {
-        Wide::of(history.wide(source).await?, history.salts(source).await?)
+        let removed_until = history.removed_until(source).await?;
+        Wide::of(history.wide(source).await?, history.salts(source).await?, removed_until)
     }
 
-    pub(super) fn of(all: Vec<Vec<u8>>, salts: Salts) -> Result<Wide> {
-        let mut wide = Wide { policies: policies(&all)?, salts, of_all: Vec::new(), of_one: HashMap::new() };
+    pub(super) fn of(all: Vec<Vec<u8>>, salts: Salts, removed_until: Option<Timestamp>) -> Result<Wide> {
+        let (policies, of_all, of_one) = (policies(&all)?, Vec::new(), HashMap::new());
+        let mut wide = Wide { policies, salts, removed_until, of_all, of_one };
+        let mut expired = BTreeSet::new();
         for bytes in all {
             let record = Record::new(&bytes)?;
             let digest = quarantined(&record, "keyDigest").map(str::to_owned);
             let detail = |name| record.part("detail").is_some_and(|detail| detail.get(name).is_some());
-            // Those that tell of holds and removals change nothing.
-            let is_of_none = record.op() == "policy" && !detail("plugins") && !detail("watch");
+            // Those that tell of holds change nothing, and of removals the first tells as much as all.
+            let is_of_none = record.op() == "policy"
+                && !["plugins", "watch"].into_iter().any(detail)
+                && !(detail("expired") && expired.insert(record.record_id()?.partition));
             match digest.filter(|_| record.op() == "quarantine" && notes(&record).is_none()) {
                 // Without the salt it may be any document's.
                 Some(digest) if wide.salts.contains_key(&record.record_id()?.partition) => {
@@ -240,7 +245,7 @@ impl Wide {
                 }
             }
         }
-        Timeline::of(id, own.to_vec(), &wide, self.salts.clone())
+        Timeline::of(id, own.to_vec(), &wide, self.salts.clone(), self.removed_until)
     }
 
     /// What the documents with one `_id` were at a time, those that were not there left out.

@@ -94,7 +94,7 @@ impl Range {
 /// Which namespaces' records are replayed. What concerns whole databases or the source belongs to all.
 pub(super) fn concerns(record: &Record<'_>, namespace: Option<&Namespace>) -> bool {
     let Some(wanted) = namespace else { return true };
-    let renamed_to = || super::super::states::target(record).is_some_and(|to| to == *wanted);
+    let renamed_to = || crate::history::detail::target(record).is_some_and(|to| to == *wanted);
     match (record.db(), record.coll()) {
         (Some(db), Some(coll)) => (db == wanted.db && coll == wanted.coll) || renamed_to(),
         (Some(db), None) => db == wanted.db,

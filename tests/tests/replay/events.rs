@@ -1,14 +1,17 @@
 //! The shape of the events: that of MongoDB's own, so that whoever reads change streams reads these.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use archiver_tests::record::{at, integer, must, text};
-use archiver_tests::{Fixture, Server};
+use archiver_tests::{Fixture, Server, wait_until};
 use bson::{Bson, Document, doc};
 use futures_util::StreamExt;
 use mongodb::change_stream::event::{ChangeStreamEvent, OperationType};
 
 use super::{COLD, events, replay};
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A little of everything that happens to a collection.
 async fn things_happen(server: &Server, fixture: &Fixture) {
@@ -144,6 +147,46 @@ async fn a_range_is_half_open_and_each_event_of_it_comes_once() {
     let items = seqs(&["--namespace", &namespace]).await;
     assert!(items.len() > 40 && items.len() < all.len(), "{items:?}");
     assert!(seqs(&["--from", "2100-01-01T00:00:00Z"]).await.is_empty());
+}
+
+/// Records are rolled and trimmed between the two places in which their beginning is looked for.
+#[tokio::test]
+async fn a_range_from_a_time_misses_nothing_that_is_rolled_while_its_beginning_is_looked_for() {
+    let server = Server::shared().await;
+    for pause in [2_000, 10_000, 60_000] {
+        let fixture = Fixture::new(&server);
+        let source = Fixture::source("orders", &["orders"]);
+        fixture.configure(&format!("record_access = true\n\n{COLD}{source}"));
+        fixture.db.create_collection("orders").await.unwrap();
+        let capturing = fixture.start();
+        wait_until("capture begins", LIMIT, async || fixture.checkpoint("orders").await).await;
+        fixture.collection("orders").insert_many((0..20).map(|n| doc! {"_id": n})).await.unwrap();
+        wait_until("all is captured", LIMIT, async || (fixture.count("orders").await >= 21).then_some(()))
+            .await;
+        capturing.terminate().await.expect_code(0);
+        let from = all_times(&fixture).await[1].clone();
+        let mut archiver = fixture.archiver.clone();
+        archiver.env("ARCHIVER_FAIL_POINTS", &format!("replay:sealed=sleep({pause})@1"));
+        let mut running =
+            archiver.start(&["replay", "--source", "orders", "--output", "ndjson", "--from", &from]);
+        // It notes its reading just before.
+        let notices = fixture.audit.collection::<Document>("archiver.notices");
+        wait_until("the replay has begun", LIMIT, async || {
+            (notices.count_documents(doc! {}).await.unwrap() == 2).then_some(())
+        })
+        .await;
+        fixture.run_once().await;
+        assert_eq!(fixture.count("orders").await, 0, "all are rolled and trimmed");
+        let was_in_time = running.is_alive();
+        let outcome = running.finish(LIMIT).await.expect_code(0);
+        let events = events(&outcome.stdout);
+        let ids: BTreeSet<_> = events.iter().filter_map(|e| at(e, "documentKey._id")?.as_i32()).collect();
+        assert_eq!(ids, (0..20).collect(), "{}", outcome.stderr);
+        if was_in_time {
+            return;
+        }
+    }
+    panic!("rolling takes longer than a minute");
 }
 
 async fn all_times(fixture: &Fixture) -> Vec<String> {

@@ -8,6 +8,7 @@ use bson::Timestamp;
 use super::baselines::Baselines;
 use super::range::{Bound, Range};
 use crate::error::Result;
+use crate::fail_point::fail_point;
 use crate::history::released::{LateRecords, Released};
 use crate::history::stream::{Records, is_timed};
 use crate::history::{BEGINNING, History};
@@ -227,6 +228,7 @@ impl History {
         let mut before = None;
         loop {
             let (first, is_found) = self.first_sealed(stream, second).await?;
+            fail_point!("replay:sealed");
             let Some(log) = self.log.as_ref().filter(|_| !is_found) else { return Ok(first) };
             // Asked before the records: of those that come meanwhile none is left out.
             let next =

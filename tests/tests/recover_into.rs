@@ -138,6 +138,19 @@ async fn documents_of_two_collections_on_their_way_into_one_are_named() {
         assert_eq!(all(&fixture.collection("elsewhere")).await.len(), 1);
         fixture.collection("elsewhere").delete_many(doc! {}).await.unwrap();
     }
+    // What is there already is met by both.
+    let met = |stdout: &str| {
+        ["will insert", "inserted", "identical", "conflict"].map(|action| lines(stdout, action).len())
+    };
+    for (live, expected) in [("orders", [0, 0, 1, 1]), ("refunds", [0, 0, 1, 1]), ("other", [0, 0, 0, 2])] {
+        fixture.collection("elsewhere").insert_one(doc! {"_id": 1, "of": live}).await.unwrap();
+        let apply = [&SINCE[..], &["--to-namespace", &elsewhere, "--apply"]].concat();
+        for command in [&apply[..apply.len() - 1], &apply[..]] {
+            let told = fixture.archiver.run(command).await;
+            assert_eq!(met(&told.stdout), expected, "{live} {}", told.stdout);
+        }
+        fixture.collection("elsewhere").delete_many(doc! {}).await.unwrap();
+    }
     let twice = [
         "recover",
         "--source",

@@ -114,7 +114,8 @@ impl Target {
         *actions = self.repeated(documents);
         let is_repeated: Vec<bool> = actions.iter().map(Option::is_some).collect();
         for (action, live) in actions.iter_mut().zip(self.compare(documents).await?) {
-            *action = action.or(live);
+            // Without --overwrite a second one meets what is there, as the first one does.
+            *action = if self.overwrite { action.or(live) } else { live.or(*action) };
         }
         if !self.apply {
             actions.iter_mut().for_each(|action| *action = action.or(Some(Action::WillInsert)));

@@ -85,6 +85,9 @@ pub struct Resync {
     pub after: Timestamp,
     /// … and no later than this one.
     pub until: Timestamp,
+    /// Whether everything that was there before was recorded: the source has a baseline, and it was complete.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// What a request to try withheld events again has released so far. Durable together with the releases: whoever goes on with the

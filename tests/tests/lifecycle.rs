@@ -106,6 +106,9 @@ async fn everything_that_happens_to_collections_is_a_record_in_the_oplogs_order(
     };
     let found: Vec<_> = records.iter().filter(own).map(told).collect();
     assert_eq!(found, in_oplog(&server, db.name()).await);
+    for rename in of(&records, &["rename"]) {
+        assert_eq!(must(rename, "detail.whole"), &true.into(), "everything was recorded: {rename}");
+    }
     assert!(of(&records, &["update"]).is_empty(), "an update that changes nothing is no event");
     let evicted = of(&records, &["delete"]);
     assert_eq!(evicted.len(), 1, "an eviction from a capped collection is an ordinary delete");

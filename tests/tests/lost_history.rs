@@ -186,6 +186,7 @@ async fn assert_gap_is_told(fixture: &Fixture) {
     assert_counters(&fixture.checkpoint("orders").await.unwrap(), &records, 1);
     let gaps = gaps(&records);
     let (opening, closing) = gaps[0];
+    assert_eq!(must(closing, "detail.whole"), &true.into(), "everything was known from before");
     let until = must(opening, "detail.until");
     assert_eq!((time(opening), until), (until.as_timestamp().unwrap(), must(opening, "clusterTime")));
     for record in records.iter().filter(|r| at(r, "detail.found").is_some()) {
@@ -416,6 +417,9 @@ async fn history_lost_while_the_baseline_is_read_leaves_both_complete() {
     let records = fixture.records("orders").await;
     assert_dense(&records);
     assert_counters(&fixture.checkpoint("orders").await.unwrap(), &records, 1);
+    let closing = |record: &&Document| at(record, "detail.closes").is_some();
+    let closing = of(&records, &["gap"]).into_iter().find(closing).unwrap();
+    assert_eq!(at(closing, "detail.whole"), None, "not everything was known: {closing}");
     // What the baseline had not come to before is in it as it is now.
     assert_eq!(found(&records), BTreeMap::from([(-5, "inserted"), (3, "changed"), (4, "deleted")]));
     assert_history_is_the_present(&fixture, "orders").await;

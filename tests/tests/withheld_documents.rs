@@ -185,6 +185,19 @@ async fn a_deleted_document_whose_return_was_withheld_is_not_given_back() {
     assert_eq!(ids, ["0", "3"], "{}", found.stderr);
     assert!(found.stderr.contains("2 recovered, 0 not"), "{}", found.stderr);
     assert!(!found.stderr.contains("nobody can say of which"), "{}", found.stderr);
+    // With its collection they ended, too, as whatever they were.
+    things.drop().await.unwrap();
+    fixture.run_once().await;
+    let found = fixture
+        .archiver
+        .run(&["recover", "--source", "all", "--deleted-since", "2020-01-01T00:00:00Z"])
+        .await;
+    for id in [1, 2] {
+        let words =
+            format!("not recovered: \"{id}\" of {}.things: a change was quarantined", fixture.db.name());
+        assert!(found.stderr.contains(&words), "{words}: {}", found.stderr);
+    }
+    assert!(found.stderr.contains("39 recovered, 2 not"), "{}", found.stderr);
 }
 
 #[tokio::test]
@@ -202,4 +215,7 @@ async fn a_return_that_was_withheld_and_may_be_any_documents_is_noted() {
         let note = "note: 1 changes were withheld, and nobody can say of which documents";
         assert_eq!(found.stderr.contains(note), noted, "{}", found.stderr);
     }
+    let all = ["recover", "--source", "all", "--all", "--at", "2100-01-01T00:00:00Z"];
+    let found = fixture.archiver.run(&all).await;
+    assert!(found.stderr.contains("note: 1 inserts were withheld before that time"), "{}", found.stderr);
 }

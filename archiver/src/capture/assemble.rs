@@ -114,6 +114,10 @@ impl Identity {
             if let Some(digest) = key_digest {
                 detail.str("keyDigest", digest);
             }
+            // Where a collection went is a name, as `ns` is.
+            if let Some(to) = doc.get_path(&["detail", "to"]).filter(|_| self.op() == "rename") {
+                detail.append(&to);
+            }
             detail.str("error", failure.code.as_str());
             detail.str("plugin", &failure.plugin);
             detail.str("sha256", &failure.sha256);

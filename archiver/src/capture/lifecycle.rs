@@ -23,12 +23,15 @@ pub(super) struct Part {
 /// Splits events behind those with which an unknown collection takes a watched name, so that a gap can be recorded right
 /// there, and marks the renames of known ones.
 ///
+/// `whole`: whether everything that is there is recorded, which the marks say then.
+///
 /// Without `keyless` the stream records no events of collections, which are the first partition's: they are taken out, and
 /// the time of the last one of [`LIFECYCLE`] is returned.
 pub(super) fn split(
     events: Vec<Event>,
     watch: &[Watch],
     keyless: bool,
+    whole: bool,
 ) -> Result<(Vec<Part>, Option<Timestamp>)> {
     let watched = |(db, coll): &Name| watch.iter().any(|w| w.covers(db, coll));
     let mut parts = Vec::new();
@@ -38,7 +41,7 @@ pub(super) fn split(
         let of_collection = LIFECYCLE.contains(&operation(event.doc()?));
         if of_collection && let Some((from, to)) = renamed(&event)? {
             match watched(&from) {
-                true => event.body = marked(event.doc()?),
+                true => event.body = marked(event.doc()?, whole),
                 false => part.replaced = watched(&to).then(|| (to, event.position.clone())),
             }
         }
@@ -74,8 +77,8 @@ fn renamed(event: &Event) -> Result<Option<(Name, Name)>> {
     Ok(from.zip(name(&["detail", "to", "db"], &["detail", "to", "coll"])))
 }
 
-/// The event with `detail.fromWatched`.
-fn marked(event: Doc<'_>) -> Vec<u8> {
+/// The event with `detail.fromWatched`, and with `detail.whole` where everything is recorded.
+fn marked(event: Doc<'_>, whole: bool) -> Vec<u8> {
     Writer::build(|writer| {
         for element in event.elements().map_while(std::result::Result::ok) {
             match element.as_doc().filter(|_| element.name() == b"detail") {
@@ -86,6 +89,9 @@ fn marked(event: Doc<'_>) -> Vec<u8> {
                         out.append(&element);
                     }
                     out.bool("fromWatched", true);
+                    if whole {
+                        out.bool("whole", true);
+                    }
                     out.end();
                 }
             }
@@ -122,7 +128,7 @@ mod tests {
             rename("a", "away"),
             rename("x", "y"),
         ];
-        let (parts, _) = split(events.clone(), &watch, true).unwrap();
+        let (parts, _) = split(events.clone(), &watch, true, true).unwrap();
         assert_eq!(parts.len(), 2);
         assert_eq!(parts[0].events, [insert(), rename("tmp", "a")]);
         let a = ("shop".to_owned(), "a".to_owned());
@@ -138,7 +144,7 @@ mod tests {
         let kept = parts[1].events[1].doc().unwrap().get_path(&["detail", "x"]).and_then(|e| e.as_i32());
         assert_eq!(kept, Some(1));
 
-        let (parts, last) = split(events, &watch, false).unwrap();
+        let (parts, last) = split(events, &watch, false, false).unwrap();
         let inserts = [vec![insert()], vec![insert()]];
         assert_eq!(parts.iter().map(|part| part.events.clone()).collect::<Vec<_>>(), inserts);
         assert_eq!(parts[0].replaced, Some((a, insert().position)));

@@ -238,7 +238,7 @@ impl BatchWriter<'_> {
     async fn release(&mut self, events: Vec<(Event, Option<Withheld>)>, trying: &mut Trying) -> Result<()> {
         let (events, withheld): (Vec<_>, Vec<_>) = events.into_iter().unzip();
         // Where an unknown collection took a watched name, the gap is recorded already.
-        let (parts, _) = lifecycle::split(events, &self.capture.source.watch, true)?;
+        let (parts, _) = lifecycle::split(events, &self.capture.source.watch, true, false)?;
         let events = parts.into_iter().flat_map(|part| part.events).collect();
         let mut next = self.durable.clone();
         let outcomes = self.pass(events, &mut next).await?;

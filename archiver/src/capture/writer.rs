@@ -152,7 +152,10 @@ impl BatchWriter<'_> {
         advance: impl FnOnce(&mut Checkpoint),
     ) -> Result<()> {
         let keyless = self.capture.stream.partition.is_none_or(|partition| partition == 0);
-        let (parts, seen) = lifecycle::split(events, &self.capture.source.watch, keyless)?;
+        let whole = self.is_whole();
+        // Of other partitions nobody can say here.
+        let of_all = whole && self.capture.stream.partition.is_none();
+        let (parts, seen) = lifecycle::split(events, &self.capture.source.watch, keyless, of_all)?;
         if let Some(time) = seen.filter(|_| !keyless) {
             self.lifecycle.send_replace(time);
         }
@@ -165,7 +168,7 @@ impl BatchWriter<'_> {
             next.position = behind;
             let mut append = self.append_of(events, &mut next).await?;
             let namespace = Some(namespace);
-            let resync = Resync { gap: next.next_seq, namespace, after: time, until: time };
+            let resync = Resync { gap: next.next_seq, namespace, after: time, until: time, whole };
             append.records.push(own_record(&opening(&resync, "renamed-into", None), &mut next)?);
             next.counters.gaps += 1;
             next.resyncs.push(resync);
@@ -173,6 +176,11 @@ impl BatchWriter<'_> {
             warn!(source = %self.durable.stream, gap = self.durable.next_seq - 1, "a collection that is not watched took a watched name: its documents are compared with what is known");
         }
         Ok(())
+    }
+
+    /// Whether everything that is there is recorded: the source has a baseline, and it is complete.
+    fn is_whole(&self) -> bool {
+        self.durable.snapshot.is_none() && self.capture.source.snapshot == SnapshotMode::Initial
     }
 
     /// Records that everything between the checkpoint and the present is missing, and goes on from the present.
@@ -187,7 +195,8 @@ impl BatchWriter<'_> {
             return Err(lost);
         }
         let mut next = self.durable.clone();
-        let resync = Resync { gap: next.next_seq, namespace: None, after, until };
+        let whole = self.is_whole();
+        let resync = Resync { gap: next.next_seq, namespace: None, after, until, whole };
         let reason = "the change stream can't go on from the checkpoint";
         let record = own_record(&opening(&resync, reason, Some(&lost)), &mut next)?;
         next.position = Position { token: None, cluster_time: until };

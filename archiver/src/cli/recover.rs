@@ -281,10 +281,25 @@ fn of_period(summary: &Summary, given: u64, selection: &Selection) -> Result<()>
             removed_words(until)
         ))?;
     }
-    if summary.unnamed > 0 {
+    if summary.unseen.unnamed > 0 {
         say(&format!(
             "note: {} changes were withheld, and nobody can say of which documents: some of these may be there again; archiver quarantine list shows them",
-            summary.unnamed
+            summary.unseen.unnamed
+        ))?;
+    }
+    for namespace in &summary.unseen.namespaces {
+        say(&format!(
+            "note: behind deletions in {namespace} history is missing, or it is not watched any more: some of these documents may be there again"
+        ))?;
+    }
+    if summary.withheld > 0 {
+        let (what, which) = match selection.at {
+            Some(_) => ("inserts were withheld before that time", "whose they are"),
+            None => ("deletions were withheld", "what they ended"),
+        };
+        say(&format!(
+            "note: {} {what}: {which} need not be among these; archiver quarantine list shows them",
+            summary.withheld
         ))?;
     }
     if summary.lost > 0 && !selection.conditions.is_empty() {

@@ -20,3 +20,8 @@ pub fn is_from_watched(record: &Record<'_>) -> bool {
     let detail = record.part("detail");
     detail.and_then(|detail| detail.get("fromWatched")).and_then(|e| e.as_bool()).unwrap_or(false)
 }
+
+/// Whether everything that was there was recorded when it was written: what it says of a rename whose documents are known.
+pub fn is_whole(record: &Record<'_>) -> bool {
+    record.part("detail").and_then(|detail| detail.get("whole")).and_then(|e| e.as_bool()).unwrap_or(false)
+}

@@ -43,8 +43,7 @@ fn gap(shop: &mut Shop, namespace: Option<Document>) -> i64 {
 
 #[tokio::test]
 async fn what_a_first_record_behind_a_gap_tells_is_not_told_of_the_time_before_it() {
-    let closed = |gap: i64, undecided: &[Document]| doc! {"closes": gap, "undecided": undecided};
-    let expired = doc! {"expired": {"firstSeq": 1_i64, "endSeq": 2_i64}};
+    let closed = |gap: i64, undecided: &[Document], whole: bool| doc! {"closes": gap, "undecided": undecided, "whole": whole};
     for (op, parts, before) in [
         ("insert", doc! {"after": {"_id": 1}}, ABSENT),
         ("update", doc! {"before": {"_id": 1, "x": 1}, "after": {"_id": 1}}, r#"{ "_id": 1, "x": 1 }"#),
@@ -55,28 +54,23 @@ async fn what_a_first_record_behind_a_gap_tells_is_not_told_of_the_time_before_i
             ("closed", before),
             ("undecided", MISSING),
             ("undecided elsewhere", before),
-            ("expired before it was closed", MISSING),
-            ("expired since", before),
+            ("closed without knowing all", MISSING),
             ("of another collection", before),
         ] {
             let mut shop = Shop::with_plugins(&[]);
             shop.second += 5;
             let then = i64::from(shop.second) - 1;
-            if end == "expired before it was closed" {
-                shop.push(doc! {"op": "policy"}, doc! {"detail": expired.clone()});
-            }
             let others = doc! {"db": "shop", "coll": "others"};
             let gap = gap(&mut shop, (end == "of another collection").then(|| others.clone()));
+            let mut close = |undecided: &[Document], whole: bool| {
+                shop.push(doc! {"op": "gap"}, doc! {"detail": closed(gap, undecided, whole)});
+            };
             match end {
                 "open" | "of another collection" => {}
-                "undecided" => drop(shop.push(doc! {"op": "gap"}, doc! {"detail": closed(gap, &[orders()])})),
-                "undecided elsewhere" => {
-                    shop.push(doc! {"op": "gap"}, doc! {"detail": closed(gap, &[others])});
-                }
-                _ => drop(shop.push(doc! {"op": "gap"}, doc! {"detail": closed(gap, &[])})),
-            }
-            if end == "expired since" {
-                shop.push(doc! {"op": "policy"}, doc! {"detail": expired.clone()});
+                "undecided" => close(&[orders()], true),
+                "undecided elsewhere" => close(&[others], true),
+                "closed without knowing all" => close(&[], false),
+                _ => close(&[], true),
             }
             shop.second += 5;
             shop.change(op, 1, parts.clone());
@@ -210,7 +204,7 @@ async fn a_document_that_was_absent_came_with_the_collection_that_took_the_name(
     for (op, parts, behind) in [
         ("snapshot", doc! {"after": {"_id": 1, "x": 2}}, r#"{ "_id": 1, "x": 2 }"#),
         ("update", doc! {"before": {"_id": 1, "x": 2}, "after": {"_id": 1}}, r#"{ "_id": 1, "x": 2 }"#),
-        ("delete", doc! {}, "nothing is kept of it from before"),
+        ("delete", doc! {}, "another collection was renamed to this one"),
         ("insert", doc! {"after": {"_id": 1}}, ABSENT),
     ] {
         let mut shop = Shop::with_plugins(&[]);
@@ -242,5 +236,280 @@ async fn a_document_that_was_absent_came_with_the_collection_that_took_the_name(
         let entries = history.timeline("shop", &id, None).await.unwrap().entries;
         let seqs: Vec<i64> = entries.iter().map(|e| Record::new(&e.record).unwrap().seq().unwrap()).collect();
         assert!(seqs.is_sorted(), "{op}: {seqs:?}");
+    }
+}
+
+fn of(coll: &str, op: &str) -> Document {
+    doc! {"op": op, "ns": {"db": "shop", "coll": coll}}
+}
+
+fn one_of(coll: &str, op: &str) -> Document {
+    doc! {"op": op, "ns": {"db": "shop", "coll": coll}, "key": {"_id": 1}}
+}
+
+/// Document 1 of a collection as of a second.
+async fn told_of(history: &History, coll: &str, at: i64) -> String {
+    let namespace = Namespace::parse(&format!("shop.{coll}")).unwrap();
+    match by_id(history, "shop", &DocumentId::parse("1").unwrap(), Some(at), Some(&namespace)).await {
+        Ok((found, _)) => bson::deserialize_from_slice::<Document>(&found.document).unwrap().to_string(),
+        Err(error) => error.explain(),
+    }
+}
+
+const BEFORE: &str = "nothing is kept of it from before";
+
+#[tokio::test]
+async fn a_rename_tells_nothing_of_what_had_the_name_before_unless_that_began_empty_or_is_known_whole() {
+    let gap = |shop: &mut Shop| {
+        gap(shop, None);
+    };
+    let nothing = |_: &mut Shop| {};
+    let emptied = |shop: &mut Shop| {
+        shop.push(of("orders", "drop"), doc! {});
+    };
+    let created = |shop: &mut Shop| {
+        shop.push(of("orders", "create"), doc! {});
+    };
+    let withheld = |shop: &mut Shop| {
+        let detail = doc! {"op": "drop", "plugin": "p", "error": "trap"};
+        shop.push(of("orders", "quarantine"), doc! {"detail": detail});
+    };
+    let renamed = |shop: &mut Shop| {
+        shop.push(of("fresh", "create"), doc! {});
+        shop.push(of("fresh", "rename"), doc! {"detail": {"to": orders(), "fromWatched": true}});
+    };
+    let unknown = |shop: &mut Shop| {
+        shop.push(of("fresh", "rename"), doc! {"detail": {"to": orders(), "fromWatched": true}});
+    };
+    type Happens<'a> = &'a dyn Fn(&mut Shop);
+    let cases: [(&str, Happens<'_>, bool, &str); 9] = [
+        ("nothing", &nothing, false, BEFORE),
+        ("all is known", &nothing, true, ABSENT),
+        ("a gap", &gap, true, BEFORE),
+        ("it was dropped", &emptied, false, ABSENT),
+        ("it was created", &created, false, ABSENT),
+        ("its end was withheld", &withheld, true, BEFORE),
+        ("it was renamed, and began empty", &renamed, false, ABSENT),
+        ("it was renamed, and was there before", &unknown, false, BEFORE),
+        ("it was renamed, and all is known", &unknown, true, ABSENT),
+    ];
+    for (what, happens, whole, expected) in cases {
+        let mut shop = Shop::with_plugins(&[]);
+        happens(&mut shop);
+        shop.second += 5;
+        let then = i64::from(shop.second);
+        shop.second += 5;
+        shop.push(one_of("others", "insert"), doc! {"after": {"_id": 1}});
+        let mut detail = doc! {"to": orders(), "fromWatched": true};
+        detail.extend(whole.then(|| ("whole".to_owned(), true.into())));
+        shop.push(of("others", "rename"), doc! {"detail": detail});
+        let (history, _folder) = history(&shop, &[]).await;
+        let said = told_of(&history, "orders", then).await;
+        assert!(said.contains(expected), "{what}: {said}");
+        assert_eq!(told_of(&history, "orders", i64::from(shop.second)).await, r#"{ "_id": 1 }"#, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn before_its_collection_was_created_a_document_did_not_exist() {
+    let mut shop = Shop::with_plugins(&[]);
+    shop.second += 5;
+    let then = i64::from(shop.second) - 1;
+    shop.push(of("orders", "create"), doc! {});
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    let (history, _folder) = history(&shop, &[]).await;
+    let said = told(&history, then).await;
+    assert!(said.contains(ABSENT), "{said}");
+}
+
+#[tokio::test]
+async fn what_has_expired_may_have_been_in_a_collection_that_is_renamed() {
+    let renamed = "another collection was renamed";
+    for (emptied, is_recreated, expected) in
+        [(false, false, renamed), (true, false, renamed), (false, true, ABSENT)]
+    {
+        let mut shop = Shop::with_plugins(&[]);
+        if emptied {
+            shop.push(of("others", "drop"), doc! {});
+        }
+        shop.push(one_of("others", "insert"), doc! {"after": {"_id": 1, "x": 2}});
+        shop.second += 5;
+        let end = shop.next_seq();
+        if is_recreated {
+            shop.push(of("others", "drop"), doc! {});
+            shop.push(of("others", "create"), doc! {});
+        }
+        shop.change("insert", 1, doc! {"after": {"_id": 1, "x": 1}});
+        shop.second += 5;
+        let detail = doc! {"to": orders(), "fromWatched": true, "whole": true};
+        shop.push(of("others", "rename"), doc! {"detail": detail});
+        let then = i64::from(shop.second);
+        let (archive, folder) = shop.archive(&[end]).await;
+        expire(&archive, &folder, 1).await;
+        let said = told_of(&History::new(None, archive), "orders", then).await;
+        assert!(said.contains(expected), "{emptied} {is_recreated}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_renamed_out_of_what_is_watched_is_not_known_any_more() {
+    let mut shop = Shop::default();
+    shop.second = super::testing::DAY;
+    let detail = doc! {"plugins": [], "watch": ["shop.orders"]};
+    shop.push(doc! {"op": "policy"}, doc! {"detail": detail});
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    let there = i64::from(shop.second);
+    shop.push(
+        of("orders", "rename"),
+        doc! {"detail": {"to": {"db": "shop", "coll": "old"}, "fromWatched": true}},
+    );
+    let then = i64::from(shop.second);
+    let (history, _folder) = history(&shop, &[]).await;
+    assert_eq!(told_of(&history, "orders", there).await, r#"{ "_id": 1 }"#);
+    assert!(told_of(&history, "orders", then).await.contains(ABSENT));
+    let said = told_of(&history, "old", then).await;
+    assert!(said.contains("no longer watched"), "{said}");
+}
+
+#[tokio::test]
+async fn a_withheld_rename_makes_both_names_unknown_and_all_where_it_does_not_say_whereto() {
+    for to in [Some(orders()), Some(doc! {"db": "shop", "coll": "more"}), None] {
+        let mut shop = Shop::with_plugins(&[]);
+        shop.change("insert", 1, doc! {"after": {"_id": 1}});
+        let mut detail = doc! {"op": "rename", "plugin": "p", "error": "trap"};
+        detail.extend(to.clone().map(|to| ("to".to_owned(), to.into())));
+        shop.push(of("others", "quarantine"), doc! {"detail": detail});
+        let then = i64::from(shop.second);
+        let (history, _folder) = history(&shop, &[]).await;
+        let said = told_of(&history, "orders", then).await;
+        let expected =
+            if to.is_some_and(|to| to != orders()) { r#"{ "_id": 1 }"# } else { "was quarantined" };
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn before_a_withheld_end_of_its_collection_nothing_is_told_by_the_next_insert() {
+    let mut shop = Shop::with_plugins(&[]);
+    shop.second += 5;
+    let then = i64::from(shop.second);
+    shop.second += 5;
+    let detail = doc! {"op": "drop", "plugin": "p", "error": "trap"};
+    shop.push(of("orders", "quarantine"), doc! {"detail": detail});
+    shop.change("insert", 1, doc! {"after": {"_id": 1}});
+    let (history, _folder) = history(&shop, &[]).await;
+    let said = told(&history, then).await;
+    assert!(said.contains(BEFORE), "{said}");
+}
+
+#[tokio::test]
+async fn what_came_back_with_a_renamed_collection_is_not_deleted() {
+    for images in [true, false] {
+        for (op, expected) in [("snapshot", None), ("gap", None), ("none", Some("renamed"))] {
+            let mut shop = Shop::with_plugins(&[]);
+            shop.change("insert", 1, doc! {"after": {"_id": 1}});
+            shop.change(
+                "delete",
+                1,
+                if images {
+                    doc! {"before": {"_id": 1}}
+                } else {
+                    doc! {}
+                },
+            );
+            if op == "snapshot" {
+                shop.push(one_of("others", op), doc! {"after": {"_id": 1}});
+            } else if op == "gap" {
+                shop.push(one_of("others", op), doc! {"detail": {"reason": "r", "op": "insert"}});
+            }
+            shop.push(of("others", "rename"), doc! {"detail": {"to": orders(), "fromWatched": true}});
+            let (history, _folder) = history(&shop, &[]).await;
+            let found = deleted(&history).await;
+            let is_it = match (&found[..], expected) {
+                ([], None) => true,
+                ([Err(why)], Some(words)) => why.contains(words),
+                _ => false,
+            };
+            assert!(is_it, "images {images}, {op}: {found:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_came_back_unseen_and_ended_with_its_collection_is_named() {
+    for was_known in [true, false] {
+        let mut shop = Shop::with_plugins(&[]);
+        if was_known {
+            shop.change("insert", 1, doc! {"after": {"_id": 1}});
+            shop.change("delete", 1, doc! {"before": {"_id": 1}});
+        }
+        shop.change("gap", 1, doc! {"detail": {"reason": "event too large", "op": "insert"}});
+        shop.push(of("orders", "drop"), doc! {});
+        let (history, _folder) = history(&shop, &[]).await;
+        let found = deleted(&history).await;
+        let is_named = matches!(&found[..], [Err(why)] if why.contains("history is missing"));
+        assert!(is_named, "{was_known}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_deletion_behind_which_something_has_expired_gives_its_image_by_id() {
+    let parts = doc! {"before": {"_id": 1, "x": 1}};
+    let (history, _folder, _) = released_behind_what_has_expired("delete", parts, false).await;
+    let (found, _) = by_id(&history, "shop", &DocumentId::parse("1").unwrap(), None, None).await.unwrap();
+    assert_eq!(bson::deserialize_from_slice::<Document>(&found.document).unwrap(), doc! {"_id": 1, "x": 1});
+}
+
+#[tokio::test]
+async fn what_may_be_there_again_or_missing_among_the_deleted_is_counted() {
+    let withheld = |op: &'static str| {
+        move |shop: &mut Shop| {
+            let detail = doc! {"op": op, "plugin": "p", "error": "trap"};
+            shop.push(of("orders", "quarantine"), doc! {"detail": detail});
+        }
+    };
+    let open = |shop: &mut Shop| {
+        gap(shop, None);
+    };
+    let closed = |undecided: Vec<Document>| {
+        move |shop: &mut Shop| {
+            let gap = gap(shop, None);
+            shop.push(doc! {"op": "gap"}, doc! {"detail": {"closes": gap, "undecided": undecided.clone()}});
+        }
+    };
+    let unwatched = |shop: &mut Shop| {
+        shop.push(doc! {"op": "policy"}, doc! {"detail": {"plugins": [], "watch": ["shop.others"]}});
+    };
+    type Happens = Box<dyn Fn(&mut Shop)>;
+    let cases: Vec<(&str, Happens, (usize, usize, usize))> = vec![
+        ("nothing", Box::new(|_: &mut Shop| {}), (0, 0, 0)),
+        ("an insert", Box::new(withheld("insert")), (1, 0, 0)),
+        ("a deletion", Box::new(withheld("delete")), (0, 1, 0)),
+        ("a drop", Box::new(withheld("drop")), (0, 1, 0)),
+        ("a gap", Box::new(open), (0, 0, 1)),
+        ("a closed gap", Box::new(closed(vec![])), (0, 0, 0)),
+        ("one that is undecided", Box::new(closed(vec![orders()])), (0, 0, 1)),
+        ("it is not watched any more", Box::new(unwatched), (0, 0, 1)),
+    ];
+    for (what, happens, expected) in cases {
+        for is_before in [false, true] {
+            let mut shop = Shop::with_plugins(&[]);
+            shop.change("insert", 1, doc! {"after": {"_id": 1}});
+            if is_before {
+                happens(&mut shop);
+                shop.second += 2;
+            }
+            let since = i64::from(shop.second);
+            shop.change("delete", 1, doc! {"before": {"_id": 1}});
+            if !is_before {
+                happens(&mut shop);
+            }
+            let (history, _folder) = history(&shop, &[]).await;
+            let summary = deleted_since(&history, "shop", since, None, async |_| Ok(())).await.unwrap();
+            let found = (summary.unseen.unnamed, summary.withheld, summary.unseen.namespaces.len());
+            let unwatched = what.contains("watched");
+            let expected = if is_before && !unwatched { (0, 0, 0) } else { expected };
+            assert_eq!((summary.recovered, found), (1, expected), "{what} before the deletion: {is_before}");
+        }
     }
 }

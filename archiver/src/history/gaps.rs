@@ -1,12 +1,11 @@
 //! What `gap` records say: that a stretch of history is missing, or that it has been dealt with; and what the
 //! comparison of the present with the recorded found behind one.
 
-use std::collections::BTreeSet;
-
 use bson::Timestamp;
 use bson_walker::{Doc, kind};
 
 use super::Namespace;
+use super::detail::is_whole;
 use crate::error::Result;
 use crate::record::{Record, RecordId};
 
@@ -34,6 +33,8 @@ pub enum GapRecord {
         gap: RecordId,
         /// Namespaces of which it could not be told: their documents stay unknown.
         undecided: Vec<Namespace>,
+        /// Whether everything was known from before the gap: what was there, and is not what it was, has a record.
+        whole: bool,
     },
 }
 
@@ -44,7 +45,9 @@ impl GapRecord {
         if let Some(gap) = detail.get("closes").and_then(|e| e.as_i64()) {
             let list = detail.get("undecided").and_then(|e| e.as_doc()).unwrap_or(Doc::EMPTY);
             let undecided = list.elements().map_while(|e| namespace(e.ok()?.as_doc()?)).collect();
-            return Ok(GapRecord::Closes { gap: RecordId { seq: gap, ..record.record_id()? }, undecided });
+            let whole = is_whole(record);
+            let gap = RecordId { seq: gap, ..record.record_id()? };
+            return Ok(GapRecord::Closes { gap, undecided, whole });
         }
         let (after, until) = window(detail).unwrap_or((record.cluster_time()?, record.cluster_time()?));
         Ok(GapRecord::Opens(Gap { id: record.record_id()?, namespace: Namespace::of(record), after, until }))
@@ -111,65 +114,91 @@ impl Found {
 
 /// All gaps of a source there have been, and what comparisons have told of them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PastGaps {
-    gaps: Vec<PastGap>,
-    /// The partitions of which something had expired: a comparison knows only of what was still there.
-    expired: BTreeSet<Option<u32>>,
-}
+pub(super) struct PastGaps(Vec<PastGap>);
 
 #[derive(Debug, Clone)]
 struct PastGap {
     gap: Gap,
-    /// Once it is closed by a comparison that knew everything: the namespaces of which it could not tell.
+    /// Once it is closed: the namespaces of which the comparison could not tell.
     undecided: Option<Vec<Namespace>>,
+    /// Whether the comparison knew everything from before.
+    whole: bool,
 }
 
 impl PastGap {
-    fn concerns(&self, namespace: &Namespace, partition: Option<u32>) -> bool {
-        let Gap { id, namespace: only, .. } = &self.gap;
-        id.partition == partition && only.as_ref().is_none_or(|only| only == namespace)
+    fn concerns(&self, namespace: &Namespace) -> bool {
+        self.gap.namespace.as_ref().is_none_or(|only| only == namespace)
     }
 
     /// Whether each document that was there before it, and is not what it was, has a record that says so.
     fn is_told(&self, namespace: &Namespace) -> bool {
-        self.undecided.as_ref().is_some_and(|undecided| !undecided.contains(namespace))
+        self.whole && !self.is_open(namespace)
+    }
+
+    /// Whether nobody has compared what is known with the present.
+    fn is_open(&self, namespace: &Namespace) -> bool {
+        self.undecided.as_ref().is_none_or(|undecided| undecided.contains(namespace))
     }
 }
 
 impl PastGaps {
     pub(super) fn open(&mut self, gap: Gap) {
-        self.gaps.push(PastGap { gap, undecided: None });
+        self.0.push(PastGap { gap, undecided: None, whole: false });
     }
 
-    pub(super) fn close(&mut self, gap: RecordId, undecided: Vec<Namespace>) {
-        let is_known = !self.expired.contains(&gap.partition);
-        if let Some(past) = self.gaps.iter_mut().find(|past| past.gap.id == gap && is_known) {
-            past.undecided = Some(undecided);
+    /// Notes that a comparison is complete; `whole`: that it knew everything from before.
+    pub(super) fn close(&mut self, gap: RecordId, undecided: Vec<Namespace>, whole: bool) {
+        if let Some(past) = self.0.iter_mut().find(|past| past.gap.id == gap) {
+            (past.undecided, past.whole) = (Some(undecided), whole);
         }
-    }
-
-    /// Notes what a policy record says of what has expired.
-    pub(super) fn note_expired(&mut self, record: &Record<'_>) -> Result<()> {
-        if record.part("detail").is_some_and(|detail| detail.get("expired").is_some()) {
-            self.expired.insert(record.record_id()?.partition);
-        }
-        Ok(())
     }
 
     /// The gap in which a moment lies, after all changes of the seconds before `at`, if it can be of a namespace's documents whose
     /// records are in this partition.
     pub(super) fn around(&self, namespace: &Namespace, partition: Option<u32>, at: i64) -> Option<RecordId> {
-        let mut concerned = self.gaps.iter().filter(|past| past.concerns(namespace, partition));
+        let mut concerned =
+            self.0.iter().filter(|past| past.concerns(namespace) && past.gap.id.partition == partition);
         concerned.find(|past| is_inside(past.gap.after, past.gap.until, at)).map(|past| past.gap.id)
     }
 
-    /// The gap behind a moment and before a document's first record in which the document may have ended: what its record tells of the
-    /// time before is not told of that moment.
-    pub(super) fn between(&self, namespace: &Namespace, at: i64, first: RecordId) -> Option<RecordId> {
-        let concerned = self.gaps.iter().filter(|past| past.concerns(namespace, first.partition));
-        let mut open = concerned.filter(|past| !past.is_told(namespace));
-        let is_between = |gap: &Gap| at <= i64::from(gap.until.time) && gap.id.seq < first.seq;
-        open.find(|past| is_between(&past.gap)).map(|past| past.gap.id)
+    /// The gap behind a moment and before a document's first record, at this time, in which the document may have ended: what its
+    /// record tells of the time before is not told of that moment. `partition`: in which its records are.
+    pub(super) fn between(
+        &self,
+        namespace: &Namespace,
+        partition: Option<u32>,
+        at: i64,
+        first: (Timestamp, RecordId),
+    ) -> Option<RecordId> {
+        let (time, id) = first;
+        let is_before = |gap: &Gap| match gap.id.partition == id.partition {
+            true => gap.id.seq < id.seq,
+            false => gap.until < time,
+        };
+        let mut found = self.0.iter().filter(|past| {
+            let gap = &past.gap;
+            past.concerns(namespace)
+                && gap.id.partition == partition
+                && at <= i64::from(gap.until.time)
+                && is_before(gap)
+                && !past.is_told(namespace)
+        });
+        found.next().map(|past| past.gap.id)
+    }
+
+    /// Whether there is one that ends at a time or later, behind which nobody has compared what is known with the present.
+    pub(super) fn is_open_since(&self, namespace: &Namespace, time: Timestamp) -> bool {
+        self.0
+            .iter()
+            .any(|past| past.concerns(namespace) && past.gap.until >= time && past.is_open(namespace))
+    }
+
+    /// Whether there is one that ends at a time or later, and of which not everything is told.
+    pub(super) fn is_untold_since(&self, namespace: &Namespace, time: Option<Timestamp>) -> bool {
+        self.0.iter().any(|past| {
+            let is_behind = time.is_none_or(|time| past.gap.until >= time);
+            past.concerns(namespace) && is_behind && !past.is_told(namespace)
+        })
     }
 }
 

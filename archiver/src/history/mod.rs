@@ -45,7 +45,7 @@ use states::Identity;
 const LOOKUPS: usize = 16;
 const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
 /// Operations that concern more than one document: whole namespaces, or the source.
-const WIDE: [&str; 6] = ["drop", "dropDatabase", "rename", "gap", "quarantine", "policy"];
+const WIDE: [&str; 7] = ["create", "drop", "dropDatabase", "rename", "gap", "quarantine", "policy"];
 
 /// Reads what is kept, hot and cold.
 #[derive(Debug, Clone)]

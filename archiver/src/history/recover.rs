@@ -75,10 +75,21 @@ pub struct Summary {
     pub renamed: Vec<(Namespace, Namespace)>,
     /// Until when history has been removed by retention: documents that have not changed since are not known.
     pub removed_until: Option<Timestamp>,
-    /// How many changes in the period were withheld of which nobody can say whose they are: what is given as deleted may be there again.
-    pub unnamed: usize,
+    /// What may be there again, though it is given as deleted.
+    pub unseen: Unseen,
+    /// How many events were withheld that may have brought, or ended, documents of which nothing is said.
+    pub withheld: usize,
     /// The policies, to name the plugins of [`Recovered::origins`].
     pub policies: Policies,
+}
+
+/// Why documents that are given as deleted may be there again.
+#[derive(Debug, Clone, Default)]
+pub struct Unseen {
+    /// How many changes were withheld of which nobody can say whose they are.
+    pub unnamed: usize,
+    /// The namespaces of such documents in which history is missing behind their deletion, or that are not watched any more.
+    pub namespaces: BTreeSet<Namespace>,
 }
 
 /// Gives one document back as it was at a time, by default just before it was last deleted.
@@ -157,7 +168,12 @@ fn before_deletion(
     id: &DocumentId,
 ) -> Result<(Known, i64)> {
     // Behind a gap, too, in which nothing has happened to it, it is not there.
-    let is_end = |e: &&&Entry| e.after.state == State::Absent && e.before.state != State::Absent;
+    let is_end = |e: &&&Entry| match e.after.state {
+        State::Absent => e.before.state != State::Absent,
+        // A late one, behind which something has expired.
+        State::Unknown(Reason::Removed(_)) => Record::new(&e.record).is_ok_and(|r| r.op() == "delete"),
+        _ => false,
+    };
     if let Some(last) = own.iter().rev().find(is_end) {
         return Ok((last.before.clone(), Record::new(&last.record)?.seq()?));
     }
@@ -180,7 +196,7 @@ fn at_time(own: &[&Entry], states: &States, at: i64) -> Result<(Known, i64)> {
     }
     // It may have lived and ended there, though nothing is recorded of it before.
     if let Some(first) = own.first()
-        && let partition = Record::new(&first.record)?.record_id()?.partition
+        && let partition = states.partition(&first.identity)
         && let Some(gap) = states.past_gaps().around(&first.identity.namespace, partition, at)
     {
         return Ok((Known::unknown(Reason::InsideGap(gap.seq)), gap.seq));
@@ -226,9 +242,10 @@ fn gap_before(first: &Entry, states: &States, at: i64) -> Result<Option<RecordId
     if i64::from(record.cluster_time()?.time) < at {
         return Ok(None);
     }
-    let (_, event, _) = place(&record)?;
+    let (time, event, _) = place(&record)?;
     let own = window_of(&record)?.map(|(gap, ..)| gap);
-    let gap = states.past_gaps().between(&first.identity.namespace, at, event);
+    let (namespace, partition) = (&first.identity.namespace, states.partition(&first.identity));
+    let gap = states.past_gaps().between(namespace, partition, at, (time, event));
     Ok(gap.filter(|gap| own != Some(gap.seq)))
 }
 

@@ -7,26 +7,27 @@
 //! `Unknown` to whoever asks, until a record tells what it is, or a comparison with the present is complete and found
 //! nothing else.
 
+mod collections;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use bson::Timestamp;
 use bytes::Bytes;
 
-use super::detail::{is_from_watched, quarantined, target};
+use super::detail::{is_whole, quarantined};
 use super::document::{Contents, Unapplied};
 use super::effect::{Effect, effect};
 use super::gaps::{Gap, GapRecord, PastGaps};
 use super::id::Id;
 use super::policies::{Origin, Policies};
-use super::released::notes;
-use super::watched::{WatchLists, Watched};
+use super::watched::{Turned, WatchLists, Watched};
 use super::{Namespace, Salts, removed_words};
 use crate::error::Result;
 use crate::record::{Record, RecordId};
 
 /// Operations on one document.
-const DOCUMENT_OPS: [&str; 5] = ["insert", "update", "replace", "delete", "snapshot"];
+pub(super) const DOCUMENT_OPS: [&str; 5] = ["insert", "update", "replace", "delete", "snapshot"];
 
 /// What a document was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -292,6 +293,23 @@ impl States {
         self.watched.since(namespace, record, time)
     }
 
+    /// Whether nothing was in a collection, just before a record, of which nothing is recorded.
+    pub(super) fn is_complete(&self, namespace: &Namespace, record: &Record<'_>) -> Result<bool> {
+        let (time, removed) = (record.cluster_time()?, self.removed_until);
+        Ok(self.watched.is_complete(namespace, time, removed, is_whole(record), &self.past_gaps))
+    }
+
+    /// Whether a document of this namespace that was there no more at a time can be there again, and no record would tell: a gap is not
+    /// closed, or it is not watched.
+    pub(super) fn may_be_unseen(&self, namespace: &Namespace, since: Timestamp) -> bool {
+        self.past_gaps.is_open_since(namespace, since) || !self.watched.is_watched(namespace)
+    }
+
+    /// The partition that the records of a document are in, where any is known.
+    pub(super) fn partition(&self, identity: &Identity) -> Option<u32> {
+        self.documents.get(identity).and_then(|tracked| tracked.partition)
+    }
+
     /// Notes that there may be such a document, so that what concerns it is known of it before anything is recorded of it.
     pub(super) fn expect(&mut self, identity: &Identity, partition: Option<u32>) {
         let tracked = || Tracked::unrecorded(partition);
@@ -343,12 +361,15 @@ impl States {
         match record.op() {
             "policy" => {
                 self.policies.note(record)?;
-                self.past_gaps.note_expired(record)?;
                 self.note_dropping(record.record_id()?);
                 self.note_watched(record)?;
             }
             "drop" | "dropDatabase" => self.end_namespace(record)?,
             "rename" => self.rename(record)?,
+            "create" => {
+                let (db, coll) = (record.db().unwrap_or_default(), record.coll());
+                self.watched.turn(record.cluster_time()?, db, coll, Turned::Began);
+            }
             // One change of one document is missing; else all may have changed.
             "gap" if record.id().is_none() => self.gap(record)?,
             "quarantine" => self.quarantine(record)?,
@@ -409,7 +430,10 @@ impl States {
         }
         if !effect.tells_before {
             effect.before = told;
-            let shows_it = matches!(record.op(), "update" | "replace" | "delete");
+            let shows_it = match record.op() {
+                "gap" => quarantined(record, "op") != Some("insert"),
+                op => matches!(op, "update" | "replace" | "delete"),
+            };
             if shows_it && effect.before.state == State::Absent {
                 effect.before = Known::unrecorded();
             }
@@ -440,14 +464,14 @@ impl States {
                 self.past_gaps.open(gap.clone());
                 self.gaps.insert(gap.id, gap);
             }
-            GapRecord::Closes { gap, undecided } => {
+            GapRecord::Closes { gap, undecided, whole } => {
                 self.gaps.remove(&gap);
                 for (identity, tracked) in &mut self.documents {
                     if tracked.settle(gap) && undecided.contains(&identity.namespace) {
                         tracked.set(Known::unknown(Reason::Gap(gap.seq)));
                     }
                 }
-                self.past_gaps.close(gap, undecided);
+                self.past_gaps.close(gap, undecided, whole);
             }
         }
         Ok(())
@@ -492,86 +516,6 @@ impl States {
             }
         }
         Ok(())
-    }
-
-    fn end_namespace(&mut self, record: &Record<'_>) -> Result<()> {
-        let time = record.cluster_time()?;
-        self.watched.turn(time, record.db().unwrap_or_default(), record.coll());
-        for (identity, tracked) in &mut self.documents {
-            let in_it = record.db() == Some(identity.namespace.db.as_str())
-                && record.coll().is_none_or(|coll| coll == identity.namespace.coll);
-            if in_it && !tracked.is_read_after(time) {
-                tracked.set(Known::absent());
-            }
-        }
-        Ok(())
-    }
-
-    /// The documents go on under the other name; what was there before is gone. Where nothing was recorded of the collection
-    /// that takes the name, its documents are unknown: any that were there may be in it too. What a baseline read at that time may have
-    /// been read under either name.
-    fn rename(&mut self, record: &Record<'_>) -> Result<()> {
-        let (Some(from), Some(to)) = (Namespace::of(record), target(record)) else { return Ok(()) };
-        let (id, time) = (record.record_id()?, record.cluster_time()?);
-        for name in [&from, &to] {
-            self.watched.turn(time, &name.db, Some(&name.coll));
-        }
-        if !is_from_watched(record) {
-            self.doubt_all(id, time, |identity, _| identity.namespace == to);
-            self.renames.insert(id);
-            return Ok(());
-        }
-        let replaced = self.documents.iter_mut().filter(|(identity, _)| identity.namespace == to);
-        for (_, tracked) in replaced.filter(|(_, tracked)| !tracked.is_read_after(time)) {
-            tracked.set(Known::absent());
-        }
-        let is_moved = |(identity, tracked): &(&Identity, &Tracked)| {
-            identity.namespace == from && tracked.baseline.is_none_or(|baseline| baseline <= time)
-        };
-        let moved: Vec<Identity> =
-            self.documents.iter().filter(is_moved).map(|(identity, _)| identity.clone()).collect();
-        for identity in moved {
-            let Some(tracked) = self.documents.get_mut(&identity) else { continue };
-            let mut gone = tracked.clone();
-            gone.set(Known::absent());
-            let tracked = std::mem::replace(tracked, gone);
-            let there = Identity { namespace: to.clone(), id: identity.id };
-            if !self.documents.get(&there).is_some_and(|read| read.is_read_after(time)) {
-                self.documents.insert(there, tracked);
-            }
-        }
-        Ok(())
-    }
-
-    fn quarantine(&mut self, record: &Record<'_>) -> Result<()> {
-        if notes(record).is_some() {
-            return Ok(());
-        }
-        let reason = Reason::Quarantined(record.seq()?);
-        let Some(namespace) = Namespace::of(record) else {
-            self.lose(reason, record.cluster_time()?, |_, _| true);
-            return Ok(());
-        };
-        let key = quarantined(record, "keyDigest");
-        // One without a document, such as a drop, is withheld in the first partition and concerns all.
-        let of_document = quarantined(record, "op").is_some_and(|op| DOCUMENT_OPS.contains(&op));
-        let partition = record.record_id()?.partition;
-        let salt = self.salts.get(&partition).cloned();
-        self.lose(reason, record.cluster_time()?, |identity, tracked| {
-            identity.namespace == namespace
-                && (!of_document || tracked.partition == partition)
-                && key.is_none_or(|key| identity.id.may_have(key, salt.as_ref()))
-        });
-        Ok(())
-    }
-
-    /// Makes states unknown, but for those read by a later baseline.
-    fn lose(&mut self, reason: Reason, time: Timestamp, concerns: impl Fn(&Identity, &Tracked) -> bool) {
-        for (identity, tracked) in &mut self.documents {
-            if concerns(identity, tracked) && !tracked.is_read_after(time) {
-                tracked.set(Known::unknown(reason));
-            }
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::expected::Expected;
 use super::gaps::Found;
 use super::id::DocumentId;
 use super::released::{Released, place};
-use super::states::{Change, Identity, Known, State, States};
+use super::states::{Change, Identity, Known, Reason, State, States};
 use super::{History, Namespace, Salts, in_order, policies, removed_words};
 use crate::archive::extjson::doc_id_text;
 use crate::error::{Error, Kind, Result};
@@ -128,12 +128,15 @@ impl Timeline {
             match Identity::of(&record) {
                 Some(identity) => {
                     let doubt = states.doubt(&identity);
-                    let was_absent =
-                        states.recorded(&identity).is_some_and(|known| known.state == State::Absent);
+                    let may_have_come = match states.recorded(&identity).map(|known| &known.state) {
+                        Some(State::Absent) => record.op() != "insert",
+                        Some(State::Unknown(Reason::Renamed(_))) => true,
+                        _ => false,
+                    };
                     if let Some(Change { before, after }) = states.advance(&record)? {
                         if Found::of(&record).is_some() {
                             resolve(&mut entries, &identity, doubt, &after)?;
-                        } else if was_absent && record.op() != "insert" {
+                        } else if may_have_come {
                             let then = if record.op() == "snapshot" { &after } else { &before };
                             came_along(&mut entries, &identity, renames.get(&identity.namespace), then)?;
                         }
@@ -178,6 +181,10 @@ fn wide_entries(
     let record = Record::new(bytes)?;
     let told = |identity: &Identity| (states.now(identity), states.doubt(identity));
     let before: Vec<(Known, Option<RecordId>)> = identities.iter().map(told).collect();
+    let is_complete = match target(&record).filter(|_| record.op() == "rename") {
+        Some(to) => states.is_complete(&to, &record)?,
+        None => false,
+    };
     states.advance(&record)?;
     for (identity, (mut before, doubt)) in identities.iter().zip(before) {
         let after = states.now(identity);
@@ -198,7 +205,8 @@ fn wide_entries(
         |identity: &Identity| states.recorded(identity).is_some_and(|known| known.state != State::Absent);
     for identity in moved.into_iter().filter(is_there) {
         if !identities.contains(&identity) {
-            let (before, after) = (Known::absent(), states.now(&identity));
+            let before = if is_complete { Known::absent() } else { Known::unrecorded() };
+            let after = states.now(&identity);
             entries.push(Entry { record: bytes.to_vec(), identity: identity.clone(), before, after });
             identities.push(identity);
         }

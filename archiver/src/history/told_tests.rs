@@ -525,7 +525,9 @@ async fn a_document_that_no_baseline_had_read_came_with_the_collection_that_took
         let (history, _folder) = history(&shop, &[]).await;
         match behind {
             Some(document) => assert_eq!(told(&history, "1", then).await.unwrap(), document),
-            None => assert_said(told(&history, "1", then).await, "nothing is kept of it from before"),
+            None => {
+                assert_said(told(&history, "1", then).await, "another collection was renamed to this one")
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use bson::Timestamp;
 
 use super::Namespace;
-use super::detail::{is_from_watched, target};
+use super::detail::{is_from_watched, quarantined, target};
 use super::id::Id;
 use super::states::Identity;
 use crate::error::Result;
@@ -86,6 +86,8 @@ impl Vanished {
                         self.alive.get_mut(&identity.namespace).map(|ids| ids.remove(&identity.id));
                     }
                     "insert" | "snapshot" | "update" | "replace" => self.begin(identity),
+                    // A change without contents.
+                    "gap" if quarantined(record, "op") != Some("delete") => self.begin(identity),
                     _ => {}
                 }
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bson::Timestamp;
 
 use super::Namespace;
+use super::gaps::PastGaps;
 use crate::config::Watch;
 use crate::error::Result;
 use crate::record::{Record, RecordId};
@@ -49,8 +50,34 @@ pub(super) struct WatchLists {
     /// When each partition began.
     began: BTreeMap<Option<u32>, Timestamp>,
     lists: BTreeMap<Option<u32>, Vec<Watched>>,
-    /// When collections, or whole databases, ended or came under another name.
-    turns: Vec<(Timestamp, String, Option<String>)>,
+    /// When collections, or whole databases, began, ended or came under another name.
+    turns: Vec<Turn>,
+}
+
+/// That another collection has a name from some time on.
+#[derive(Debug, Clone)]
+struct Turn {
+    time: Timestamp,
+    db: String,
+    coll: Option<String>,
+    what: Turned,
+}
+
+impl Turn {
+    fn is_of(&self, namespace: &Namespace) -> bool {
+        self.db == namespace.db && self.coll.as_ref().is_none_or(|coll| *coll == namespace.coll)
+    }
+}
+
+/// What a name stands for from a turn on.
+#[derive(Debug, Clone)]
+pub(super) enum Turned {
+    /// Nothing any more.
+    Ended,
+    /// A collection that is empty, where there was none.
+    Began,
+    /// The collection that had this name before; `None`: one of which nothing is known.
+    Renamed(Option<Namespace>),
 }
 
 impl WatchLists {
@@ -65,13 +92,45 @@ impl WatchLists {
     }
 
     /// Notes that another collection can have this name from now on: what was not recorded of the one before may have been there.
-    pub(super) fn turn(&mut self, time: Timestamp, db: &str, coll: Option<&str>) {
-        self.turns.push((time, db.to_owned(), coll.map(str::to_owned)));
+    pub(super) fn turn(&mut self, time: Timestamp, db: &str, coll: Option<&str>, what: Turned) {
+        self.turns.push(Turn { time, db: db.to_owned(), coll: coll.map(str::to_owned), what });
+    }
+
+    /// Whether nothing was in a collection, just before a time, of which nothing is recorded behind another time: it began empty since
+    /// then and has been watched. `whole`: what to say of one that was there from the beginning.
+    pub(super) fn is_complete(
+        &self,
+        namespace: &Namespace,
+        before: Timestamp,
+        since: Option<Timestamp>,
+        whole: bool,
+        gaps: &PastGaps,
+    ) -> bool {
+        let turn = self.turns.iter().rfind(|turn| turn.time < before && turn.is_of(namespace));
+        let began = turn.map(|turn| turn.time);
+        let is_watched = self.lists.values().all(|lists| {
+            let in_force = lists.iter().rposition(|list| began.is_some_and(|began| list.time <= began));
+            lists.iter().skip(in_force.unwrap_or(0)).all(|list| list.covers(namespace))
+        });
+        let is_known = match turn.map(|turn| &turn.what) {
+            None => whole && since.is_none(),
+            Some(Turned::Ended | Turned::Began) => began > since,
+            Some(Turned::Renamed(None)) => false,
+            Some(Turned::Renamed(Some(from))) => {
+                began > since && self.is_complete(from, began.unwrap_or(before), since, whole, gaps)
+            }
+        };
+        is_known && is_watched && !gaps.is_untold_since(namespace, began)
     }
 
     /// As a partition's last policy record says.
     pub(super) fn last(&self, partition: Option<u32>) -> Option<&Watched> {
         self.lists.get(&partition)?.last()
+    }
+
+    /// Whether a namespace is watched, as far as policy records say.
+    pub(super) fn is_watched(&self, namespace: &Namespace) -> bool {
+        self.lists.values().filter_map(|lists| lists.last()).all(|list| list.covers(namespace))
     }
 
     /// Since when one collection was watched under this name without a break, when a record came.
@@ -88,10 +147,8 @@ impl WatchLists {
             Some(left_out) => before.get(left_out + 1)?.time,
             None => began,
         };
-        let is_its = |db: &str, coll: Option<&str>| {
-            db == namespace.db && coll.is_none_or(|coll| coll == namespace.coll)
-        };
-        let turns = self.turns.iter().filter(|(at, db, coll)| *at < time && is_its(db, coll.as_deref()));
-        turns.map(|turn| turn.0).chain([watched]).max()
+        let is_end = |turn: &&Turn| !matches!(turn.what, Turned::Began);
+        let turns = self.turns.iter().filter(|turn| turn.time < time && turn.is_of(namespace)).filter(is_end);
+        turns.map(|turn| turn.time).chain([watched]).max()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use archiver::Kind as ErrorKind;
+use archiver::history::detail::is_whole;
 use archiver::history::document::Unapplied;
 use archiver::history::id::DocumentId;
 use archiver::history::recover::{Answer, Recovered, by_id, deleted_since};
@@ -27,7 +28,8 @@ const OWN: [&str; 4] = ["insert", "update", "replace", "delete"];
 pub(super) struct Tally {
     /// States that are the truth.
     pub(super) exact: usize,
-    /// States of documents that are not known yet: their changes come before the baseline has read them.
+    /// States of documents that are not known yet: their changes come before the baseline has read them, or they may have been renamed
+    /// before it did.
     pub(super) before_baseline: usize,
     /// States behind a path with several readings.
     pub(super) ambiguous: usize,
@@ -270,6 +272,12 @@ impl Case<'_> {
                 tally.before_baseline += 1;
                 return false;
             }
+            (State::Unknown(Reason::Renamed(rename)), _)
+                if self.is_unread_under_another_name(*rename, at) =>
+            {
+                tally.before_baseline += 1;
+                return false;
+            }
             (State::Unknown(Reason::Delta(_, Unapplied::Ambiguous)), _) if self.may_be_ambiguous() => {
                 tally.ambiguous += 1;
                 return false;
@@ -284,6 +292,15 @@ impl Case<'_> {
     fn is_unread(&self, known: &Known, at: &Place<'_>) -> bool {
         let came = self.key.0 == Kind::Moved && at.record.op() == "rename";
         !at.has_begun && (came || known.state != State::Absent)
+    }
+
+    /// Whether a document may have come with this rename that no baseline had read: the rename does not say that all had been.
+    fn is_unread_under_another_name(&self, rename: i64, at: &Place<'_>) -> bool {
+        let is_whole = |entry: &Entry| {
+            let record = Record::new(&entry.record).unwrap();
+            record.op() == "rename" && record.seq().unwrap() == rename && is_whole(&record)
+        };
+        self.key.0 == Kind::Moved && !at.entries.iter().any(is_whole)
     }
 
     fn may_be_ambiguous(&self) -> bool {

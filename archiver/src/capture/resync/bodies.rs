@@ -29,7 +29,8 @@ pub(in crate::capture) fn opening(resync: &Resync, reason: &str, error: Option<&
 }
 
 /// The record that the comparison behind a gap is complete.
-pub(super) fn closing(resync: &Resync, read: Timestamp, undecided: &[Namespace]) -> Vec<u8> {
+/// `whole`: whether everything was known from before the gap.
+pub(super) fn closing(resync: &Resync, read: Timestamp, undecided: &[Namespace], whole: bool) -> Vec<u8> {
     Writer::build(|writer| {
         writer.str("op", "gap");
         if let Some((db, coll)) = &resync.namespace {
@@ -38,6 +39,9 @@ pub(super) fn closing(resync: &Resync, read: Timestamp, undecided: &[Namespace])
         time(writer, "clusterTime", read);
         let mut detail = writer.begin_doc(b"detail");
         detail.i64("closes", resync.gap);
+        if whole {
+            detail.bool("whole", true);
+        }
         if !undecided.is_empty() {
             let mut list = detail.begin_array(b"undecided");
             for (n, ns) in undecided.iter().enumerate() {

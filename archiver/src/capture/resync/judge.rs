@@ -19,8 +19,8 @@ use crate::record::{Record, RecordId};
 pub(super) struct Judge {
     gap: RecordId,
     policy: RecordId,
-    /// Whether a baseline was read, so that a document of which nothing is recorded was not there.
-    baseline: bool,
+    /// Whether a baseline was read, and nothing has expired, so that a document of which nothing is recorded was not there.
+    pub(super) baseline: bool,
     /// Whether the plugins leave `_id`s as they are, as far as has been seen.
     ids: Ids,
     /// Namespaces with documents that the plugins dropped or failed on.

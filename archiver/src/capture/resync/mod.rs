@@ -112,13 +112,10 @@ impl Comparison {
     async fn run(&self, found: &mpsc::Sender<Result<Documents>>) -> Result<()> {
         info!(source = %self.stream, gap = self.resync.gap, "comparing the present documents with what is known from before a gap");
         // Where history has expired, a document of which nothing is recorded may have been there all the same.
-        let whole = self.history.removed_until(&self.stream.source).await?.is_none();
+        let baseline = self.source.snapshot == SnapshotMode::Initial
+            && self.history.removed_until(&self.stream.source).await?.is_none();
         for _ in 0..ATTEMPTS {
-            let mut judge = Judge::new(
-                RecordId::new(&self.stream, self.resync.gap),
-                self.policy,
-                whole && self.source.snapshot == SnapshotMode::Initial,
-            );
+            let mut judge = Judge::new(RecordId::new(&self.stream, self.resync.gap), self.policy, baseline);
             if self.compare(&mut judge, found).await? {
                 info!(
                     source = %self.stream, gap = self.resync.gap, compared = judge.compared, found = judge.found,
@@ -165,7 +162,9 @@ impl Comparison {
                 return Ok(false);
             }
             if slices.is_empty() {
-                let own = vec![bodies::closing(&self.resync, hold.time, &judge.undecided())];
+                // What the baseline had not read before the gap may have ended in it.
+                let whole = judge.baseline && self.resync.whole;
+                let own = vec![bodies::closing(&self.resync, hold.time, &judge.undecided(), whole)];
                 let closes = Some(self.resync.gap);
                 self.send(found, Compared { outcomes: Vec::new(), ids_are_kept: false, own, closes, hold })
                     .await;

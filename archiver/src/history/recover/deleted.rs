@@ -16,12 +16,12 @@ use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, id_text};
 use crate::error::Result;
 use crate::history::detail::target;
 use crate::history::id::{DocumentId, Id};
-use crate::history::policies::Origin;
+use crate::history::policies::{Origin, Policies};
 use crate::history::released::place;
-use crate::history::states::{Identity, Known, State};
+use crate::history::states::{Identity, Known, State, States};
 use crate::history::timeline::Timeline;
 use crate::history::vanished::{Concerned, Moment, Vanished};
-use crate::history::{History, Namespace, holds, in_order, policies};
+use crate::history::{History, Namespace, Salts, holds, in_order, policies};
 use crate::record::Record;
 
 /// What a document that is deleted last ended with.
@@ -49,8 +49,14 @@ pub async fn deleted_since(
     note_renames(&wide, since, &mut summary)?;
     let concerned = Concerned::since(&wide, since)?;
     let returns = Returns::among(&wide, history.salts(source).await?, removed_until)?;
-    summary.unnamed = returns.unnamed_since(since, namespace);
-    let mut search = Search { source, since, namespace, concerned, returns, wide, summary, take: &mut take };
+    summary.unseen.unnamed = returns.unnamed_since(since, namespace);
+    summary.withheld = returns.deletions_since(since, namespace);
+    let mut states = States::new(Policies::default(), Salts::default());
+    for bytes in &wide {
+        states.advance(&Record::new(bytes)?)?;
+    }
+    let mut search =
+        Search { source, since, namespace, concerned, returns, states, wide, summary, take: &mut take };
     let left = search.by_images(history).await?;
     match left.count <= ONE_BY_ONE && search.concerned.is_empty() {
         true => search.one_by_one(history, left).await?,
@@ -66,6 +72,8 @@ struct Search<'a, T> {
     /// Whose documents may have ended, or live on, without an event of their own.
     concerned: Concerned,
     returns: Returns,
+    /// What is to be known of whole namespaces.
+    states: States,
     /// The source's records about more than one document.
     wide: Vec<Vec<u8>>,
     summary: Summary,
@@ -218,6 +226,9 @@ impl<T: AsyncFnMut(Answer) -> Result<()>> Search<'_, T> {
         let why = match known.state {
             State::Present(document) => {
                 summary.recovered += 1;
+                if self.states.may_be_unseen(&namespace, Timestamp { time: at.0, increment: at.1 }) {
+                    summary.unseen.namespaces.insert(namespace.clone());
+                }
                 let (seq, origins) = (at.2.seq, known.origins);
                 let is_redacted = summary.policies.may_be_redacted(&origins);
                 let recovered = Recovered { namespace, id, document, seq, origins, is_redacted };

@@ -1,12 +1,13 @@
 //! Many documents at once, each exactly as it would be found alone: all that there were at a time, or those of a list of ids.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use bson::Timestamp;
 use bson_walker::Doc;
 
 use super::conditions::Conditions;
 use super::gather::{Key, gather};
+use super::returned::withheld_inserts;
 use super::{Answer, Lost, ONE_BY_ONE, Recovered, Summary, at_time, by_id, id_text, of_timeline};
 use crate::error::{Error, Kind, Result};
 use crate::history::detail::quarantined;
@@ -35,13 +36,16 @@ pub async fn as_of(
     mut take: impl AsyncFnMut(Answer) -> Result<()>,
 ) -> Result<Summary> {
     history.require(source).await?;
-    let wide = Wide::read(history, source).await?;
-    let removed_until = wide.removed_until;
+    let wide = history.wide(source).await?;
+    let withheld = withheld_inserts(&wide, at, namespace)?;
+    let removed_until = history.removed_until(source).await?;
+    let wide = Wide::of(wide, history.salts(source).await?, removed_until)?;
     if let Some(until) = removed_until.filter(|until| at <= i64::from(until.time)) {
         return Err(Error::not_found("history can't tell what there was at that time")
             .hint(format!("{}; a later --at can be answered", removed_words(until))));
     }
-    let mut summary = Summary { policies: wide.policies.clone(), removed_until, ..Summary::default() };
+    let policies = wide.policies.clone();
+    let mut summary = Summary { policies, removed_until, withheld, ..Summary::default() };
     let key: &Key<'_> = &|record: &Record<'_>| Some(Id::of(&record.id()?).key());
     let mut gathered = gather(history, source, key).await?;
     while let Some(group) = gathered.next(key)? {
@@ -213,15 +217,12 @@ impl Wide {
     pub(super) fn of(all: Vec<Vec<u8>>, salts: Salts, removed_until: Option<Timestamp>) -> Result<Wide> {
         let (policies, of_all, of_one) = (policies(&all)?, Vec::new(), HashMap::new());
         let mut wide = Wide { policies, salts, removed_until, of_all, of_one };
-        let mut expired = BTreeSet::new();
         for bytes in all {
             let record = Record::new(&bytes)?;
             let digest = quarantined(&record, "keyDigest").map(str::to_owned);
             let detail = |name| record.part("detail").is_some_and(|detail| detail.get(name).is_some());
-            // Those that tell of holds change nothing, and of removals the first tells as much as all.
-            let is_of_none = record.op() == "policy"
-                && !["plugins", "watch"].into_iter().any(detail)
-                && !(detail("expired") && expired.insert(record.record_id()?.partition));
+            // Those that tell of holds and removals change nothing.
+            let is_of_none = record.op() == "policy" && !detail("plugins") && !detail("watch");
             match digest.filter(|_| record.op() == "quarantine" && notes(&record).is_none()) {
                 // Without the salt it may be any document's.
                 Some(digest) if wide.salts.contains_key(&record.record_id()?.partition) => {

@@ -7,10 +7,10 @@ use bson::Timestamp;
 
 use super::deleted::End;
 use crate::error::Result;
-use crate::history::detail::quarantined;
+use crate::history::detail::{quarantined, target};
 use crate::history::id::Id;
 use crate::history::released::Released;
-use crate::history::states::{Identity, Reason, State};
+use crate::history::states::{DOCUMENT_OPS, Identity, Reason, State};
 use crate::history::timeline::Timeline;
 use crate::history::{Namespace, Salts};
 use crate::record::{Record, unsalted_id_digest};
@@ -20,10 +20,19 @@ pub(super) struct Returns {
     missing: HashMap<Identity, Timestamp>,
     /// By the digest of the document's `_id`.
     withheld: HashMap<(Namespace, String), Timestamp>,
-    /// When changes were withheld of which nobody can say whose they are.
-    unnamed: Vec<(Namespace, Timestamp)>,
+    /// Events that were withheld of which nobody can say whose they are, and all deletions.
+    events: Vec<Withheld>,
+    /// When another collection took a name.
+    renamed: HashMap<Namespace, Timestamp>,
     salts: Salts,
     removed_until: Option<Timestamp>,
+}
+
+/// A withheld event.
+struct Withheld {
+    namespace: Namespace,
+    time: Timestamp,
+    ends: bool,
 }
 
 /// What became of a document behind its last recorded deletion.
@@ -40,31 +49,47 @@ impl Returns {
     /// Those among the source's records about more than one document.
     pub(super) fn among(wide: &[Vec<u8>], salts: Salts, removed_until: Option<Timestamp>) -> Result<Returns> {
         let released = Released::among(wide)?;
-        let (mut missing, mut withheld, mut unnamed) = (HashMap::new(), HashMap::new(), Vec::new());
+        let (mut missing, mut withheld, mut renamed) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut events = Vec::new();
         for bytes in wide {
             let record = Record::new(bytes)?;
             let (id, time) = (record.record_id()?, record.cluster_time()?);
-            if let Some(identity) = Identity::of(&record) {
+            if let Some(to) = target(&record).filter(|_| record.op() == "rename") {
+                renamed.insert(to, time);
+            } else if let Some(identity) = Identity::of(&record) {
                 missing.insert(identity, time);
-            } else if let (Some(_), Some(namespace)) = (quarantined(&record, "op"), Namespace::of(&record))
-                && record.op() == "quarantine"
-                && !released.holds(id)
-            {
-                match quarantined(&record, "keyDigest").filter(|_| salts.contains_key(&id.partition)) {
-                    Some(digest) => drop(withheld.insert((namespace, digest.to_owned()), time)),
-                    None => unnamed.push((namespace, time)),
+            } else if let Some((op, namespace)) = unreleased(&record, &released)? {
+                let ends = op == "delete" || !DOCUMENT_OPS.contains(&op);
+                let digest = quarantined(&record, "keyDigest").filter(|_| salts.contains_key(&id.partition));
+                if ends || digest.is_none() {
+                    events.push(Withheld { namespace: namespace.clone(), time, ends });
+                }
+                if let Some(digest) = digest {
+                    withheld.insert((namespace, digest.to_owned()), time);
                 }
             }
         }
-        Ok(Returns { missing, withheld, unnamed, salts, removed_until })
+        Ok(Returns { missing, withheld, events, renamed, salts, removed_until })
     }
 
-    /// How many changes were withheld since a time, in one namespace or all, of which nobody can say whose they are.
+    /// How many changes were withheld since a time, in one namespace or all, of which nobody can say whose they are, and that do not end
+    /// documents.
     pub(super) fn unnamed_since(&self, since: Timestamp, namespace: Option<&Namespace>) -> usize {
-        let counts = |(of, time): &&(Namespace, Timestamp)| {
-            *time >= since && namespace.is_none_or(|namespace| namespace == of)
+        self.count(since, namespace, false)
+    }
+
+    /// How many events were withheld that end documents.
+    pub(super) fn deletions_since(&self, since: Timestamp, namespace: Option<&Namespace>) -> usize {
+        self.count(since, namespace, true)
+    }
+
+    fn count(&self, since: Timestamp, namespace: Option<&Namespace>, ends: bool) -> usize {
+        let counts = |event: &&Withheld| {
+            event.ends == ends
+                && event.time >= since
+                && namespace.is_none_or(|namespace| *namespace == event.namespace)
         };
-        self.unnamed.iter().filter(counts).count()
+        self.events.iter().filter(counts).count()
     }
 
     /// Whether something may have become of a document behind this end.
@@ -72,7 +97,10 @@ impl Returns {
         let at = end.time();
         let is_behind = |time: Option<&Timestamp>| time.is_some_and(|time| *time >= at);
         let may_be_gone = end.is_late && self.removed_until.is_some_and(|until| at <= until);
-        may_be_gone || is_behind(self.missing.get(&end.identity)) || self.is_withheld_behind(end, is_behind)
+        may_be_gone
+            || is_behind(self.missing.get(&end.identity))
+            || is_behind(self.renamed.get(&end.identity.namespace))
+            || self.is_withheld_behind(end, is_behind)
     }
 
     fn is_withheld_behind(&self, end: &End, is_behind: impl Fn(Option<&Timestamp>) -> bool) -> bool {
@@ -106,12 +134,40 @@ impl Fate {
                     "insert" | "update" | "replace" | "snapshot" => Fate::Back,
                     "gap" if record.id().is_some() => lost(&record, Reason::Gap(record.seq()?)),
                     "quarantine" if is_named() => lost(&record, Reason::Quarantined(record.seq()?)),
-                    _ => before,
+                    _ => match (&entry.after.state, before, &entry.before.state) {
+                        (State::Present(_), ..) if record.op() == "rename" => Fate::Back,
+                        (State::Unknown(reason), ..) if record.op() == "rename" => Fate::Unknown(*reason),
+                        // It ended once more with its collection, and nobody knows as what.
+                        (State::Absent, Fate::Back, State::Unknown(reason)) => Fate::Unknown(*reason),
+                        (_, before, _) => before,
+                    },
                 });
             }
         }
         Ok(fate.unwrap_or(Fate::Ended))
     }
+}
+
+/// The operation and namespace of an event that is still withheld.
+fn unreleased<'a>(record: &Record<'a>, released: &Released) -> Result<Option<(&'a str, Namespace)>> {
+    let is_withheld = record.op() == "quarantine" && !released.holds(record.record_id()?);
+    let op = quarantined(record, "op").filter(|_| is_withheld);
+    Ok(op.zip(Namespace::of(record)))
+}
+
+/// How many inserts were withheld before a second, in one namespace or all: of such a document nothing else need be recorded.
+pub(super) fn withheld_inserts(wide: &[Vec<u8>], at: i64, namespace: Option<&Namespace>) -> Result<usize> {
+    let released = Released::among(wide)?;
+    let mut count = 0;
+    for bytes in wide {
+        let record = Record::new(bytes)?;
+        if let Some(("insert" | "snapshot", of)) = unreleased(&record, &released)?
+            && i64::from(record.cluster_time()?.time) < at
+        {
+            count += usize::from(namespace.is_none_or(|namespace| *namespace == of));
+        }
+    }
+    Ok(count)
 }
 
 /// What a change without contents says: it was there then, unless it was deleted once more.

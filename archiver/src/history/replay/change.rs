@@ -10,7 +10,7 @@ use crate::record::Record;
 use crate::stream_id::StreamId;
 
 /// What is in a change's `detail` that MongoDB has not sent.
-const OWN_DETAILS: [&str; 7] = ["late", "found", "gap", "after", "until", "fromWatched", REDACTED];
+const OWN_DETAILS: [&str; 8] = ["late", "found", "gap", "after", "until", "fromWatched", "whole", REDACTED];
 
 /// Operations that are the archiver's own: no change events, whose `detail` goes to `archiver.detail` as a whole.
 const OWN: [&str; 5] = ["gap", "policy", "quarantine", "recovery", "access"];

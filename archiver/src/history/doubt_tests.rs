@@ -311,6 +311,23 @@ async fn a_rename_tells_nothing_of_what_had_the_name_before_unless_that_began_em
 }
 
 #[tokio::test]
+async fn of_collections_that_began_only_those_are_looked_at_that_a_rename_has_to_do_with() {
+    let mut shop = Shop::with_plugins(&[]);
+    for n in 0..100 {
+        shop.push(of(&format!("other_{n}"), "create"), doc! {});
+    }
+    for coll in ["orders", "fresh", "kept"] {
+        shop.push(of(coll, "create"), doc! {});
+    }
+    shop.push(of("fresh", "rename"), doc! {"detail": {"to": orders(), "fromWatched": true}});
+    let (history, _folder) = history(&shop, &[]).await;
+    let wide = history.wide("shop").await.unwrap();
+    let of: Vec<String> =
+        wide.iter().filter_map(|bytes| Record::new(bytes).unwrap().coll().map(str::to_owned)).collect();
+    assert_eq!(of, ["orders", "fresh", "fresh"]);
+}
+
+#[tokio::test]
 async fn before_its_collection_was_created_a_document_did_not_exist() {
     let mut shop = Shop::with_plugins(&[]);
     shop.second += 5;

@@ -24,7 +24,7 @@ mod vanished;
 pub mod verify;
 mod watched;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bson::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream as futures};
@@ -191,9 +191,20 @@ impl History {
         in_order(found.collect())
     }
 
-    /// All records that concern more than one document, oldest first.
+    /// All records that concern more than one document, oldest first; of collections that began, those that a rename has to do with.
     pub async fn wide(&self, source: &str) -> Result<Vec<Vec<u8>>> {
-        in_order(self.operations(source, &WIDE, BEGINNING).await?)
+        let mut records = in_order(self.operations(source, &WIDE, BEGINNING).await?)?;
+        let mut renamed = HashSet::new();
+        for bytes in &records {
+            let record = Record::new(bytes)?;
+            let to = detail::target(&record).filter(|_| record.op() == "rename");
+            renamed.extend(to.into_iter().chain(Namespace::of(&record).filter(|_| record.op() == "rename")));
+        }
+        records.retain(|bytes| {
+            let began = Record::new(bytes).ok().filter(|record| record.op() == "create");
+            began.is_none_or(|record| Namespace::of(&record).is_some_and(|of| renamed.contains(&of)))
+        });
+        Ok(records)
     }
 
     /// The records of some operations from a time on, from both tiers, in no order and perhaps twice.

@@ -62,6 +62,6 @@ fn concerns(step: &Step, id: &DocumentId) -> Result<bool> {
     let record = Record::new(bytes)?;
     Ok(match record.id() {
         Some(its) => id.matches(&its),
-        None => WIDE.contains(&record.op()),
+        None => WIDE.contains(&record.op()) && record.op() != "create",
     })
 }

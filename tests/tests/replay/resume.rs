@@ -1,6 +1,7 @@
 //! A replay that is cut short goes on: collections become what the source was, and events come once.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -148,13 +149,7 @@ async fn a_file_of_events_has_each_once() {
     let fixture = restless(&server, seed()).await;
     let (file, state) = (fixture.path("events.ndjson"), fixture.path("state").display().to_string());
     let arguments = arguments("ndjson", &state, &[]);
-    let append = |point: &str| {
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$0\" --config \"$@\" >> \"$OUT\""]).arg(tools::archiver());
-        command.arg(fixture.path("archiver.toml")).args(&arguments).env("OUT", &file);
-        command.env("ARCHIVER_TEST_URI", fixture.uri()).env("ARCHIVER_FAIL_POINTS", point);
-        Running::start(&mut command)
-    };
+    let append = |point: &str| append(&fixture, &file, &arguments, point);
     for point in ["written=exit", "written=exit@4", "saved=exit", "saved=exit@7", "written=exit@2"] {
         let outcome = append(&format!("replay:{point}")).finish(LIMIT).await;
         assert_eq!(outcome.code, None, "{point}: {}", outcome.stderr);
@@ -253,4 +248,34 @@ async fn a_state_is_gone_on_from_by_one_process_at_a_time() {
     // With those two that read, not the refused ones.
     fixture.archiver.run(&arguments).await.expect_code(0).expect_message(&["replayed 11 events"]);
     assert_eq!(digests(&again, &["orders"]).await, source().await);
+}
+
+/// After its end a file of events is that of whoever else writes into it.
+#[tokio::test]
+async fn what_others_wrote_behind_the_end_of_a_replay_stays() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    fixture.run_once().await;
+    let (file, state) = (fixture.path("events.ndjson"), fixture.path("state").display().to_string());
+    let arguments = ["replay", "--source", "orders", "--output", "ndjson", "--state", &state];
+    append(&fixture, &file, &arguments, "").finish(LIMIT).await.expect_code(0);
+    let mut expected = std::fs::read_to_string(&file).unwrap() + "{\"another\": 1}\n";
+    std::fs::write(&file, &expected).unwrap();
+    fixture.collection("orders").insert_one(doc! {"_id": "new"}).await.unwrap();
+    fixture.run_once().await;
+    append(&fixture, &file, &arguments, "replay:written=exit").finish(LIMIT).await;
+    append(&fixture, &file, &arguments, "").finish(LIMIT).await.expect_code(0);
+    let whole = replay(&fixture, &arguments[1..5]).await.expect_code(0).stdout;
+    expected += &whole.split_inclusive('\n').skip(1).collect::<String>();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);
+}
+
+/// `archiver … >> file`, which ends itself at a fail point.
+fn append(fixture: &Fixture, file: &Path, arguments: &[&str], point: &str) -> Running {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" --config \"$@\" >> \"$OUT\""]).arg(tools::archiver());
+    command.arg(fixture.path("archiver.toml")).args(arguments).env("OUT", file);
+    command.env("ARCHIVER_TEST_URI", fixture.uri()).env("ARCHIVER_FAIL_POINTS", point);
+    Running::start(&mut command)
 }

@@ -29,7 +29,8 @@ pub(super) struct Ndjson {
 }
 
 impl Ndjson {
-    /// Where a replay goes on and its output is the same file, what the state does not know of is cut off.
+    /// Where a replay that was cut short goes on and its output is the same file, what the state does not know of is cut off. Behind
+    /// the end of a replay it is somebody else's, and stays.
     pub(super) fn open(
         namespace: Option<Namespace>,
         file: Option<StateFile>,
@@ -45,10 +46,12 @@ impl Ndjson {
                 |w: &Written| (w.device, w.inode) == (found.device, found.inode) && w.bytes <= found.bytes;
             match state.output.filter(|_| goes_on) {
                 Some(known) if is_same(&known) => {
-                    output
-                        .set_len(known.bytes)
-                        .and_then(|()| output.seek(SeekFrom::End(0)))
-                        .map_err(failed)?;
+                    if state.ended {
+                        state.output = Some(found);
+                    } else {
+                        output.set_len(known.bytes).map_err(failed)?;
+                    }
+                    output.seek(SeekFrom::End(0)).map_err(failed)?;
                 }
                 // It was cut short, and nobody knows what lies behind the end that it has noted.
                 Some(_) if !state.ended => {

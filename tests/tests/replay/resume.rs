@@ -9,7 +9,7 @@ use archiver_tests::application::{RESTLESS, STEADY, Writer, prepare};
 use archiver_tests::record::text;
 use archiver_tests::workload::seed;
 use archiver_tests::{Fixture, Running, Server, tools, wait_until};
-use bson::{Document, doc};
+use bson::{DateTime, Document, doc};
 use mongodb::Database;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -248,6 +248,51 @@ async fn a_state_is_gone_on_from_by_one_process_at_a_time() {
     // With those two that read, not the refused ones.
     fixture.archiver.run(&arguments).await.expect_code(0).expect_message(&["replayed 11 events"]);
     assert_eq!(digests(&again, &["orders"]).await, source().await);
+}
+
+/// What was captured late happened before what is there already: a drop would take with it what came after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_late_partition_may_still_come_before_waits_for_a_later_run() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    let source = Fixture::source("all", &["*"]);
+    fixture.configure(&format!("{}\npartitions = 2\n", source.trim_end()));
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..20).map(|n| doc! {"_id": n})).await.unwrap();
+    fixture.run_once().await;
+    let again = server.client().database(&format!("again_{}", fixture.tag()));
+    let into = output(fixture.uri(), again.name());
+    let state = fixture.path("state").display().to_string();
+    // Somebody else has the lease of the partition in which drops are, who records nothing.
+    let leases = fixture.audit.collection::<Document>("archiver.leases");
+    let lease = async |holder: &str, millis: i64| {
+        let now = DateTime::now();
+        let expires = DateTime::from_millis(now.timestamp_millis() + millis);
+        let change =
+            doc! {"$set": {"holder": holder, "since": now, "expires": expires}, "$inc": {"epoch": 1_i64}};
+        leases.update_one(doc! {"_id": "all/0"}, change).upsert(true).await.unwrap();
+    };
+    lease("nobody", 3_600_000).await;
+    let before = digests(&fixture.db, &["orders"]).await;
+    let capture = fixture.start();
+    orders.drop().await.unwrap();
+    orders.insert_many((0..40).map(|n| doc! {"_id": n, "n": 1})).await.unwrap();
+    let log = fixture.audit.collection::<Document>("all");
+    wait_until("the other partition", LIMIT, async || {
+        log.find_one(doc! {"op": "insert", "_id.p": 1}).await.unwrap()
+    })
+    .await;
+    capture.terminate().await.expect_code(0);
+    let outcome = fixture.archiver.run(&arguments(&into, &state, &[])).await.expect_code(0);
+    outcome.expect_message(&["is not captured as far as others", "stream=all/0"]);
+    assert_eq!(digests(&again, &["orders"]).await, before);
+    // Events are given as far as they are recorded.
+    let all = replay(&fixture, &["--source", "all", "--output", "ndjson"]).await.expect_code(0);
+    assert!(events(&all.stdout).len() as u64 == fixture.count("all").await);
+    lease("nobody", -1).await;
+    fixture.run_once().await;
+    fixture.archiver.run(&arguments(&into, &state, &[])).await.expect_code(0);
+    assert_eq!(digests(&again, &["orders"]).await, digests(&fixture.db, &["orders"]).await);
 }
 
 /// After its end a file of events is that of whoever else writes into it.

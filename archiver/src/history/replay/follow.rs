@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::merge::{Merge, Next};
+use super::merge::{Ending, Merge, Next};
 use super::range::Range;
 use super::tail::{Place, Step};
 use crate::error::Result;
@@ -33,7 +33,7 @@ impl Follow {
         }
         let sources = [source.to_owned()];
         let place = |stream: &StreamId| places.get(stream).cloned();
-        Ok(Follow { merge: Merge::open(history, &sources, Range::default(), true, place).await? })
+        Ok(Follow { merge: Merge::open(history, &sources, Range::default(), Ending::Never, place).await? })
     }
 
     /// Waits for records of this document, or of what may be its collection; false where it was stopped before.

@@ -40,10 +40,23 @@ pub(super) enum Next {
     End((u32, u32)),
 }
 
+/// Where the streams that are read together end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Nowhere: they are followed.
+    Never,
+    /// Each where it is captured to: everything that is recorded is given.
+    OfStreams,
+    /// Those of a source at one time, so that a later run has nothing that happened before what was given.
+    OfSources,
+    /// All at one time, so that a transaction is whole in each of them.
+    OfAll,
+}
+
 /// Reads several streams at once.
 pub(super) struct Merge {
     heads: Vec<Head>,
-    follow: bool,
+    ending: Ending,
     /// The latest time that has been given: streams that are not captured as far as that have been waited for.
     given: (u32, u32),
     /// Since when an item has been held back for other streams.
@@ -67,14 +80,17 @@ impl Merge {
         history: &History,
         sources: &[String],
         range: Range,
-        follow: bool,
+        ending: Ending,
         place: impl Fn(&StreamId) -> Option<Place>,
     ) -> Result<Merge> {
         let mut heads = Vec::new();
         for source in sources {
             let released = history.released(source).await?;
             let begun = history.streams(source).await?;
-            let streams = if follow { history.streams_to_come(source).await? } else { begun.clone() };
+            let streams = match ending {
+                Ending::Never => history.streams_to_come(source).await?,
+                _ => begun.clone(),
+            };
             for stream in streams {
                 let (place, is_to_come) = (place(&stream), !begun.contains(&stream));
                 let mut tail = Tail::open(history, stream, range, released.clone(), place).await?;
@@ -84,7 +100,7 @@ impl Merge {
                 heads.push(Head { tail, next: None, time: (0, 0), ended: false });
             }
         }
-        Ok(Merge { heads, follow, given: (0, 0), waiting: None, warned: false })
+        Ok(Merge { heads, ending, given: (0, 0), waiting: None, warned: false })
     }
 
     /// Where each stream begins.
@@ -95,10 +111,11 @@ impl Merge {
     /// The next item, or that there is none for now.
     pub(super) async fn next(&mut self) -> Result<Next> {
         for head in &mut self.heads {
-            head.read(self.follow).await?;
+            head.read(self.ending == Ending::Never).await?;
         }
         let Some(first) = self.first() else {
-            let over = self.heads.iter().all(|head| head.ended);
+            self.warn_of_held();
+            let over = self.ending != Ending::Never || self.heads.iter().all(|head| head.ended);
             return Ok(if over { Next::End(self.reached()) } else { Next::Wait(self.reached()) });
         };
         let time = self.heads[first].next.as_ref().map_or((0, 0), |item| item.time);
@@ -115,8 +132,37 @@ impl Merge {
 
     /// Equal times: the first stream's.
     fn first(&self) -> Option<usize> {
-        let times = self.heads.iter().enumerate().filter_map(|(n, head)| Some((head.next.as_ref()?.time, n)));
+        let heads = self.heads.iter().enumerate().filter(|(_, head)| self.held_by(head).is_none());
+        let times = heads.filter_map(|(n, head)| Some((head.next.as_ref()?.time, n)));
         times.min().map(|(_, n)| n)
+    }
+
+    /// The stream at whose end this one ends too: of what was captured late, some may have happened before this one's next item.
+    fn held_by(&self, head: &Head) -> Option<&Tail> {
+        let time = head.next.as_ref()?.time;
+        let ends = |other: &&Head| {
+            let is_joined = match self.ending {
+                Ending::Never | Ending::OfStreams => false,
+                Ending::OfSources => other.tail.stream.source == head.tail.stream.source,
+                Ending::OfAll => true,
+            };
+            // Of an archive alone nobody says how far it was captured.
+            let is_late = other.ended && !other.tail.is_over && other.tail.is_live();
+            is_late && is_joined && ordered(other.tail.reached) < time
+        };
+        self.heads.iter().find(ends).map(|other| &other.tail)
+    }
+
+    fn warn_of_held(&self) {
+        for head in &self.heads {
+            if let Some(late) = self.held_by(head) {
+                warn!(
+                    "a stream is not captured as far as others: what these have from there on waits for a later run \
+                     stream={} reached={} waiting={}",
+                    late.stream, late.reached.time, head.tail.stream
+                );
+            }
+        }
     }
 
     /// Whether other streams may still have something of an earlier time.

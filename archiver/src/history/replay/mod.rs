@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::record::Record;
 use apply::{Applier, Manner};
 pub use follow::Follow;
-use merge::{Item, Merge, Next};
+use merge::{Ending, Item, Merge, Next};
 use ndjson::Ndjson;
 use pace::Pace;
 pub use pace::Speed;
@@ -171,7 +171,8 @@ pub async fn replay(
     let goes_on = saved.is_some();
     let mut state = saved.unwrap_or_else(|| State::new(&name));
     let place = |stream: &_| state.place(stream);
-    let merge = Merge::open(history, &selection.sources, selection.range, selection.follow, place).await?;
+    let ending = ending(&selection, &output);
+    let merge = Merge::open(history, &selection.sources, selection.range, ending, place).await?;
     let places: Vec<_> = merge.places().collect();
     for (stream, place) in &places {
         state.set(stream, place);
@@ -222,6 +223,16 @@ impl Selection {
             name += &format!(" namespace {namespace}");
         }
         name
+    }
+}
+
+/// Collections become what the sources were at one time; events are given as far as they are recorded.
+fn ending(selection: &Selection, output: &Output) -> Ending {
+    match output {
+        _ if selection.follow => Ending::Never,
+        Output::Ndjson => Ending::OfStreams,
+        Output::Collections(into) if into.atomic => Ending::OfAll,
+        Output::Collections(_) => Ending::OfSources,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use bson::doc;
 
-use super::merge::{Merge, Next};
+use super::merge::{Ending, Merge, Next};
 use super::range::{Bound, Range};
 use super::tail::{Place, Step};
 use crate::history::History;
@@ -47,7 +47,8 @@ async fn read(
     most: usize,
 ) -> (Vec<Told>, Option<Place>) {
     let sources = ["shop".to_owned()];
-    let mut merge = Merge::open(history, &sources, range, false, |_| place.cloned()).await.unwrap();
+    let mut merge =
+        Merge::open(history, &sources, range, Ending::OfStreams, |_| place.cloned()).await.unwrap();
     let mut places: Vec<(StreamId, Place)> = merge.places().collect();
     let (mut told, mut at) = (Vec::new(), places.pop().map(|(_, place)| place));
     while told.len() < most {
@@ -105,7 +106,7 @@ async fn nothing_says_that_there_is_no_more_of_the_last_time_of_an_archive_alone
     let sources = ["shop".to_owned()];
     let reached = async |to| {
         let range = Range { from: None, to };
-        let mut merge = Merge::open(&history, &sources, range, false, |_| None).await.unwrap();
+        let mut merge = Merge::open(&history, &sources, range, Ending::OfStreams, |_| None).await.unwrap();
         loop {
             if let Next::End(reached) = merge.next().await.unwrap() {
                 return reached;

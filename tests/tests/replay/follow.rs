@@ -219,6 +219,34 @@ async fn what_is_followed_up_to_a_time_ends_there() {
     capture.terminate().await.expect_code(0);
 }
 
+/// Nothing is recorded behind it that would say so, but that its transaction is over.
+#[tokio::test]
+async fn what_is_followed_up_to_a_seq_ends_there() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let capture = fixture.start();
+    wait_until("the log", LIMIT, async || fixture.checkpoint("orders").await).await;
+    let orders = fixture.collection("orders");
+    for in_transaction in [false, true] {
+        let recorded = fixture.count("orders").await;
+        let end = (recorded + 2).to_string();
+        let arguments = ["replay", "--source", "orders", "--output", "ndjson", "--follow", "--to", &end];
+        let following = fixture.archiver.start(&arguments);
+        let mut session = server.client().start_session().await.unwrap();
+        if in_transaction {
+            session.start_transaction().await.unwrap();
+            orders.insert_one(doc! {"_id": 1}).session(&mut session).await.unwrap();
+            session.commit_transaction().await.unwrap();
+        } else {
+            orders.insert_one(doc! {"_id": 0}).await.unwrap();
+        }
+        let outcome = following.finish(LIMIT).await.expect_code(0);
+        assert_eq!(events(&outcome.stdout).len() as u64, recorded + 1);
+    }
+    capture.terminate().await.expect_code(0);
+}
+
 /// Whoever reads the target while transactions are replayed sees what readers of the source could see.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_never_sees_half_of_a_transaction() {

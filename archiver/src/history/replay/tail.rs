@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bson::Timestamp;
 
 use super::baselines::Baselines;
-use super::range::{Bound, Range};
+use super::range::{Bound, Range, ordered};
 use crate::error::Result;
 use crate::fail_point::fail_point;
 use crate::history::released::{LateRecords, Released};
@@ -55,8 +55,8 @@ pub(super) struct Tail {
     end: Option<i64>,
     /// Up to this time the stream has been read: nothing before it comes any more behind `end`, or behind the range.
     pub(super) reached: Timestamp,
-    /// The last record of the range that stands where its time says is of a transaction, which may go on behind it.
-    in_transaction: bool,
+    /// When the last record of the range that stands where its time says is of a transaction, which may go on behind it: its time.
+    transaction: Option<Timestamp>,
     /// What comes next is outside of the range.
     pub(super) is_over: bool,
 }
@@ -89,11 +89,11 @@ impl Tail {
             kept: None,
             end: None,
             reached: END_OF_TIME,
-            in_transaction: false,
+            transaction: None,
             is_over: false,
         };
-        tail.read_baselines_again().await?;
         tail.look_ahead().await?;
+        tail.read_baselines_again().await?;
         Ok(tail)
     }
 
@@ -142,25 +142,32 @@ impl Tail {
         loop {
             let Some(step) = self.next_of_all().await? else {
                 // Captured beyond the end, though nothing happened there.
-                self.is_over |= self.is_live() && self.range.ends_before(self.reached);
+                self.is_over |=
+                    self.is_live() && (self.range.ends_before(self.reached) || self.is_at_last_seq());
                 return Ok(None);
             };
             let Step::Record(bytes, _) = step else { return Ok(Some(step)) };
             let record = Record::new(&bytes)?;
             let is_timed = is_timed(&record);
             // What was read or done in between does not say whether a transaction is over.
-            if self.range.is_behind(&record, is_timed)? && (is_timed || !self.in_transaction) {
+            if self.range.is_behind(&record, is_timed)? && (is_timed || self.transaction.is_none()) {
                 self.is_over = true;
                 self.reached = if is_timed { record.cluster_time()? } else { END_OF_TIME };
                 return Ok(None);
             }
             if self.range.holds(&record)? {
                 if is_timed {
-                    self.in_transaction = record.part("txn").is_some();
+                    self.transaction = record.part("txn").map(|_| record.cluster_time()).transpose()?;
                 }
                 return Ok(Some(Step::Record(bytes, false)));
             }
         }
+    }
+
+    /// Whether everything before the seq at which the range ends has come, and the transaction that it may cut is over.
+    fn is_at_last_seq(&self) -> bool {
+        let is_over = self.transaction.is_none_or(|time| ordered(time) < ordered(self.reached));
+        is_over && matches!(self.range.to, Some(Bound::Seq(seq)) if self.place.next >= seq)
     }
 
     /// Takes note of a step when it is given, not when it is read: of several streams, some are read ahead of what is given.

@@ -122,6 +122,21 @@ impl History {
         ))
     }
 
+    /// Which audit log the records of a source are of; `None` where nothing tells.
+    async fn audit_log_of(&self, source: &str) -> Result<Option<String>> {
+        if let Some(log) = &self.log
+            && !log.streams_of(source).await?.is_empty()
+        {
+            return log.identity().await.map(Some);
+        }
+        for stream in self.archive.streams(source).await? {
+            if let Some(last) = self.archive.manifests(&stream).await?.pop() {
+                return Ok(Some(last.manifest.log));
+            }
+        }
+        Ok(None)
+    }
+
     /// What the streams of a source make digests with, by partition; empty where there are no checkpoints to tell.
     pub async fn salts(&self, source: &str) -> Result<Salts> {
         let mut salts = Salts::new();

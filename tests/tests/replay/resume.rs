@@ -295,6 +295,36 @@ async fn what_a_late_partition_may_still_come_before_waits_for_a_later_run() {
     assert_eq!(digests(&again, &["orders"]).await, digests(&fixture.db, &["orders"]).await);
 }
 
+/// An audit database that was made anew, or restored from before, counts other records by the same numbers.
+#[tokio::test]
+async fn a_state_is_that_of_one_history() {
+    let server = Server::shared().await;
+    let fixture = Fixture::new(&server);
+    fixture.configure(&Fixture::source("orders", &["orders"]));
+    let orders = fixture.collection("orders");
+    orders.insert_many((0..9).map(|n| doc! {"_id": n})).await.unwrap();
+    fixture.run_once().await;
+    let state = fixture.path("state").display().to_string();
+    let arguments = ["--source", "orders", "--output", "ndjson", "--state", &state];
+    replay(&fixture, &arguments).await.expect_code(0);
+    let checkpoints = fixture.audit.collection::<Document>("archiver.checkpoints");
+    let earlier = doc! {"$set": {"nextSeq": 5_i64}};
+    assert_eq!(checkpoints.update_one(doc! {"_id": "orders"}, earlier).await.unwrap().modified_count, 1);
+    let refused = replay(&fixture, &arguments).await.expect_code(INVALID);
+    refused.expect_message(&["ahead of what is recorded", "stream=orders", "restored", "--state"]);
+
+    fixture.audit.drop().await.unwrap();
+    std::fs::remove_dir_all(fixture.archive()).unwrap();
+    fixture.run_once().await;
+    let kept = std::fs::read(&state).unwrap();
+    let refused = replay(&fixture, &arguments).await.expect_code(INVALID);
+    refused.expect_message(&["the state of a replay of another history", &state, "empty target"]);
+    assert!(std::fs::read(&state).unwrap() == kept);
+    std::fs::remove_file(&state).unwrap();
+    let all = replay(&fixture, &arguments).await.expect_code(0);
+    assert_eq!(events(&all.stdout).len() as u64, fixture.count("orders").await);
+}
+
 /// After its end a file of events is that of whoever else writes into it.
 #[tokio::test]
 async fn what_others_wrote_behind_the_end_of_a_replay_stays() {

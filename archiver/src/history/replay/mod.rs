@@ -170,6 +170,13 @@ pub async fn replay(
     let saved = file.as_ref().map(|file| file.read(&name)).transpose()?.flatten();
     let goes_on = saved.is_some();
     let mut state = saved.unwrap_or_else(|| State::new(&name));
+    if let Some(file) = &file {
+        for source in &selection.sources {
+            if let Some(log) = history.audit_log_of(source).await? {
+                file.require_log(&mut state, source, log)?;
+            }
+        }
+    }
     let place = |stream: &_| state.place(stream);
     let ending = ending(&selection, &output);
     let merge = Merge::open(history, &selection.sources, selection.range, ending, place).await?;

@@ -39,6 +39,9 @@ pub(super) struct State {
     format: u32,
     /// What is replayed, and where to: a file is that of one replay.
     replay: String,
+    /// The audit logs whose records the sources' places count.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    logs: BTreeMap<String, String>,
     /// Where each stream goes on.
     streams: BTreeMap<String, StoredPlace>,
     /// The output, where it is a file.
@@ -84,6 +87,7 @@ impl State {
         State {
             format: FORMAT,
             replay: replay.to_owned(),
+            logs: BTreeMap::new(),
             streams: BTreeMap::new(),
             output: None,
             ended: false,
@@ -174,6 +178,22 @@ impl StateFile {
                 .hint(format!("it is of: {}; now it is: {replay}; name another file for it", state.replay)));
         }
         Ok(Some(state))
+    }
+
+    /// Notes which audit log a source's places are of. Fails as invalid where they are of another one.
+    pub(super) fn require_log(&self, state: &mut State, source: &str, log: String) -> Result<()> {
+        if state.logs.get(source).is_some_and(|known| *known != log) {
+            return Err(Error::invalid(format!(
+                "this is the state of a replay of another history: {} source={source}",
+                self.path.display()
+            ))
+            .hint(
+                "the audit database is not the one that was replayed, and numbers its records anew: begin anew, with another \
+                 state file and an empty target",
+            ));
+        }
+        state.logs.insert(source.to_owned(), log);
+        Ok(())
     }
 
     /// Makes a state durable.

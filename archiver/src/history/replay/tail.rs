@@ -7,7 +7,7 @@ use bson::Timestamp;
 
 use super::baselines::Baselines;
 use super::range::{Bound, Range, ordered};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
 use crate::history::released::{LateRecords, Released};
 use crate::history::stream::{Records, is_timed};
@@ -93,8 +93,23 @@ impl Tail {
             is_over: false,
         };
         tail.look_ahead().await?;
+        tail.require_recorded()?;
         tail.read_baselines_again().await?;
         Ok(tail)
+    }
+
+    /// Fails as invalid where more has been given than is recorded: then other records will have these seqs.
+    fn require_recorded(&self) -> Result<()> {
+        let Place { start, next, .. } = self.place;
+        let Some(end) = self.end.filter(|end| next > start && next > *end) else { return Ok(()) };
+        Err(Error::invalid(format!(
+            "the state of the replay is ahead of what is recorded stream={} next_seq={end} replayed_to={next}",
+            self.stream
+        ))
+        .hint(
+            "the audit database has been restored from before, and numbers what is recorded since anew: begin anew, with another \
+             --state file and an empty target",
+        ))
     }
 
     /// Learns again which documents were read ahead of the stream.

@@ -1,10 +1,11 @@
 //! Waits until something is recorded that may concern one document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::given::Given;
 use super::merge::{Ending, Merge, Next};
 use super::range::Range;
 use super::tail::{Place, Step};
@@ -29,7 +30,7 @@ impl Follow {
         for stream in history.streams(source).await? {
             let Some(log) = &history.log else { continue };
             let next = log.checkpoint(&stream).await?.map_or(1, |checkpoint| checkpoint.next_seq);
-            places.insert(stream, Place { start: next, next, since: next, late: BTreeSet::new() });
+            places.insert(stream, Place { start: next, next, since: next, late: Given::default() });
         }
         let sources = [source.to_owned()];
         let place = |stream: &StreamId| places.get(stream).cloned();

@@ -5,6 +5,7 @@ mod apply;
 mod baselines;
 mod change;
 mod follow;
+mod given;
 mod merge;
 mod ndjson;
 mod pace;

@@ -1,5 +1,6 @@
 //! Change events on standard output, one a line. Where it is a file, a replay that was cut short leaves none out and none twice.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -82,9 +83,13 @@ impl Ndjson {
     /// Writes items, and says so in the state.
     pub(super) async fn take(&mut self, items: Vec<Item>) -> Result<()> {
         let mut lines = String::new();
+        let mut places = BTreeMap::new();
         for item in items {
             self.write(&item, &mut lines)?;
-            self.state.set(&item.stream, &item.place);
+            places.insert(item.stream, item.place);
+        }
+        for (stream, place) in &places {
+            self.state.set(stream, place);
         }
         write(&lines)?;
         fail_point!("replay:written");

@@ -108,7 +108,7 @@ impl State {
 
     pub(super) fn set(&mut self, stream: &StreamId, place: &Place) {
         let Place { start, next, since, ref late } = *place;
-        let late = late.range(next..).copied().collect();
+        let late = late.from(next).collect();
         self.streams.insert(stream.to_string(), StoredPlace { start, next, since, late });
     }
 }
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     fn place(next: i64) -> Place {
-        Place { start: 1, next, since: next - 1, late: BTreeSet::from([3, 90]) }
+        Place { start: 1, next, since: next - 1, late: [3, 90].into_iter().collect() }
     }
 
     #[tokio::test]
@@ -332,7 +332,7 @@ mod tests {
         file.save(&state).await.unwrap();
         let read = file.read("a").unwrap();
         assert_eq!(read.as_ref(), Some(&state));
-        let late = BTreeSet::from([90]);
+        let late = [90].into_iter().collect();
         assert_eq!(read.unwrap().place(&stream), Some(Place { late, ..place(50) }));
         assert_eq!(file.read("b").unwrap_err().kind(), crate::Kind::Invalid);
         std::fs::write(&path, "{").unwrap();

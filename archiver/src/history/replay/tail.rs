@@ -1,11 +1,10 @@
 //! One stream's records for a replay: in seq order, late ones in the places of their events as far as these have been released, and
 //! nothing before it is durable together with its checkpoint.
 
-use std::collections::BTreeSet;
-
 use bson::Timestamp;
 
 use super::baselines::Baselines;
+use super::given::Given;
 use super::range::{Bound, Range, ordered};
 use crate::error::{Error, Result};
 use crate::fail_point::fail_point;
@@ -27,7 +26,7 @@ pub(super) struct Place {
     /// From here on documents were read to whose time the stream has not come yet: `next` where there are none.
     pub(super) since: i64,
     /// Late records behind it that have been given already, in the places of their events.
-    pub(super) late: BTreeSet<i64>,
+    pub(super) late: Given,
 }
 
 /// What comes next in a stream.
@@ -74,7 +73,7 @@ impl Tail {
             Some(place) => place,
             None => {
                 let start = history.first_seq(&stream, range.from).await?;
-                Place { start, next: start, since: start, late: BTreeSet::new() }
+                Place { start, next: start, since: start, late: Given::default() }
             }
         };
         let mut tail = Tail {
@@ -224,7 +223,7 @@ impl Tail {
     async fn placed(&mut self, id: RecordId, bytes: Vec<u8>) -> Result<Option<Vec<u8>>> {
         if let Some(quarantine) = Record::new(&bytes)?.late() {
             // Of an event before the beginning, or given with its event.
-            let is_other = quarantine < self.place.start || self.place.late.remove(&id.seq);
+            let is_other = quarantine < self.place.start || self.place.late.contains(id.seq);
             return Ok(Some(bytes).filter(|_| !is_other));
         }
         match self.released.outcome(id) {
@@ -232,7 +231,7 @@ impl Tail {
             Some(None) => Ok(None),
             Some(Some(late)) => {
                 let found = self.late.read(late).await?;
-                self.place.late.insert(late.seq);
+                self.place.late.insert(late.seq, self.place.next);
                 Ok(found)
             }
         }

@@ -347,10 +347,15 @@ async fn a_stream_that_halts_is_tried_once_by_each_archiver_and_status_says_why(
     })
     .await;
     assert_eq!(tries().await, tried);
-    let status = fixture.archiver.run(&["status", "--format", "json"]).await.expect_code(0).json();
+    let status = wait_until("the other source runs there", LIMIT, || async {
+        let status = fixture.archiver.run(&["status", "--format", "json"]).await.expect_code(0).json();
+        let other = &status[1];
+        assert_eq!(other["source"], "birch", "{status:#}");
+        (other["state"] == "running").then_some(status)
+    })
+    .await;
     assert_eq!((&status[0]["source"], &status[0]["state"]), (&"ash".into(), &"halted".into()), "{status:#}");
     assert_eq!(status[0]["lastError"]["kind"], "plugin");
-    assert_eq!((&status[1]["source"], &status[1]["state"]), (&"birch".into(), &"running".into()));
     let table = fixture.ok(&["status"]).await;
     assert!(table.contains("halted"), "{table}");
     // A new one tries again: that is how a human says that it is mended.

@@ -75,8 +75,8 @@ impl Tally {
 /// What a source's plugin makes of a document: the same rules, run natively.
 pub(super) struct Redaction {
     plugin: Option<Redact>,
-    /// Whether values are masked, by a rule or for want of one.
-    masks: bool,
+    /// What the nulls become up to which an update has filled an array, where a rule, or the want of one, hides values of arrays.
+    filled: Option<Filled>,
     /// Whether whatever no rule names is removed.
     removes: bool,
 }
@@ -90,9 +90,16 @@ impl Redaction {
             json = json.replace(&format!("{name} = "), &format!("\"{name}\": "));
         }
         let plugin = (!rules.is_empty()).then(|| Redact::configure(&json).expect("rules"));
-        let masks = rules.contains("\"mask\"");
+        let filled = match (
+            rules.contains("\"mask\""),
+            rules.contains("path = \"c.*\", action = \"replace\", value = 7"),
+        ) {
+            (true, _) => Some((kind::STRING, &b"\x04\0\0\0***\0"[..])),
+            (_, true) => Some((kind::INT32, &b"\x07\0\0\0"[..])),
+            _ => None,
+        };
         let removes = rules.contains("mode = \"allow\"") && !rules.contains("unnamed = \"mask\"");
-        Redaction { plugin, masks, removes }
+        Redaction { plugin, filled, removes }
     }
 
     fn is_none(&self) -> bool {
@@ -106,8 +113,8 @@ impl Redaction {
 
     /// Whether two are the same, as far as deltas tell.
     fn is_same(&self, found: &[u8], truth: &[u8]) -> bool {
-        let blurred = |bytes| blurred(bytes, self.masks, self.removes);
-        found == truth || (self.masks || self.removes) && blurred(found) == blurred(truth)
+        let blurred = |bytes| blurred(bytes, self.filled, self.removes);
+        found == truth || (self.filled.is_some() || self.removes) && blurred(found) == blurred(truth)
     }
 
     fn of(&self, document: &RawDocumentBuf) -> Vec<u8> {
@@ -386,37 +393,40 @@ impl Case<'_> {
     }
 }
 
-/// Without what no delta tells where something is hidden: the nulls up to which an update has filled an array, where values are masked;
-/// and where an allow list removes the rest, the order of fields, and whether a null under a number's name is one, or a removed field that
+/// A BSON type and value.
+type Filled = (u8, &'static [u8]);
+
+/// Without what no delta tells where something is hidden: the nulls up to which an update has filled an array, where values of arrays are
+/// masked or replaced; and where an allow list removes the rest, the order of fields, and whether a null under a number's name is one, or a removed field that
 /// was taken for an element.
-fn blurred(document: &[u8], masks: bool, removes: bool) -> Vec<u8> {
-    fn write(from: Doc<'_>, is_array: bool, how: (bool, bool), to: &mut Writer<'_>) {
+fn blurred(document: &[u8], filled: Option<Filled>, removes: bool) -> Vec<u8> {
+    fn write(from: Doc<'_>, is_array: bool, how: (Option<Filled>, bool), to: &mut Writer<'_>) {
         let mut elements: Vec<Element<'_>> = from.elements().map(Result::unwrap).collect();
-        let (masks, removes) = how;
+        let (filled, removes) = how;
         if removes && !is_array {
             elements.retain(|e| e.kind() != kind::NULL || !e.name().iter().all(u8::is_ascii_digit));
             elements.sort_by_key(Element::name);
         }
         for element in elements {
-            match element.as_doc() {
-                _ if element.kind() == kind::NULL && masks => {
-                    to.raw(kind::STRING, element.name(), b"\x04\0\0\0***\0");
+            match (element.as_doc(), filled) {
+                (_, Some((kind, value))) if element.kind() == kind::NULL => {
+                    to.raw(kind, element.name(), value)
                 }
-                Some(inner) if element.kind() == kind::ARRAY => {
+                (Some(inner), _) if element.kind() == kind::ARRAY => {
                     let mut array = to.begin_array(element.name());
                     write(inner, true, how, &mut array);
                     array.end();
                 }
-                Some(inner) => {
+                (Some(inner), _) => {
                     let mut document = to.begin_doc(element.name());
                     write(inner, false, how, &mut document);
                     document.end();
                 }
-                None => to.append(&element),
+                (None, _) => to.append(&element),
             }
         }
     }
-    Writer::build(|to| write(Doc::new(document).unwrap(), false, (masks, removes), to))
+    Writer::build(|to| write(Doc::new(document).unwrap(), false, (filled, removes), to))
 }
 
 fn short(text: &str) -> String {

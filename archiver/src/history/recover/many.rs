@@ -201,7 +201,7 @@ fn together(wanted: &HashMap<Id, Vec<u32>>, ids: usize) -> Vec<u32> {
 pub(super) struct Wide {
     pub(super) policies: Policies,
     salts: Salts,
-    pub(super) removed_until: Option<Timestamp>,
+    removed_until: Option<Timestamp>,
     /// Those that concern every document.
     of_all: Vec<Vec<u8>>,
     /// Of withheld changes of documents, by the digest that says which.
